@@ -1,0 +1,260 @@
+package tunnel
+
+import (
+	"crypto/ed25519"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net/netip"
+)
+
+// Version is the version of the protocol in PROTOCOL.md.
+const Version = 1
+
+// Sizes of the messages that open a carrier, in bytes. Every opening has one
+// size and every answer another, so that a peer can read them before it has
+// allocated anything for whoever sends them.
+const (
+	OpeningSize = 256
+	AnswerSize  = 64
+)
+
+const (
+	kindHello = 1
+	kindJoin  = 2
+
+	signatureAt = OpeningSize - ed25519.SignatureSize
+	nameAt      = 100
+	maxName     = signatureAt - nameAt - 1 // a length octet goes before the name
+)
+
+// Place says what an opening is bound to: the server it is meant for, and the
+// very carrier that it travels on. An opening signed for one place is worth
+// nothing at another.
+type Place struct {
+	Server  [32]byte // SHA-256 of the server key's SubjectPublicKeyInfo
+	Carrier [32]byte // on TLS: what the exporter gives for [ExporterLabel]
+}
+
+// ExporterLabel is the TLS exporter label (RFC 8446 section 7.5) for [Place].Carrier; its
+// context is empty.
+const ExporterLabel = "EXPORTER-adit-attach"
+
+// Hello asks to attach a carrier to a session: to a new one if Session is
+// zero.
+type Hello struct {
+	Device   ed25519.PublicKey
+	Session  [16]byte
+	Epoch    uint64 // counts the session's carriers: an attach must be above the last one
+	Received uint64 // absolute offset of the next byte that the device waits for
+}
+
+// Join asks to enrol a device by means of an invite's token.
+type Join struct {
+	Device    ed25519.PublicKey
+	WireGuard [32]byte // X25519 public key
+	Token     [32]byte
+	Name      string // what the device's owner calls it, at most 91 bytes of UTF-8
+}
+
+// Signer signs openings: a device's Ed25519 private key.
+type Signer interface {
+	Public() ed25519.PublicKey
+	Sign(message []byte) []byte
+}
+
+// Sign gives the opening's bytes for one place. h.Device is taken from the
+// signer.
+func (h Hello) Sign(key Signer, at Place) []byte {
+	b := newOpening(kindHello, key.Public())
+	copy(b[36:52], h.Session[:])
+	binary.BigEndian.PutUint64(b[52:60], h.Epoch)
+	binary.BigEndian.PutUint64(b[60:68], h.Received)
+	return seal(b, key, at)
+}
+
+// Sign gives the opening's bytes for one place. j.Device is taken from the
+// signer.
+func (j Join) Sign(key Signer, at Place) ([]byte, error) {
+	if len(j.Name) > maxName {
+		return nil, fmt.Errorf("device name has %d bytes, more than %d", len(j.Name), maxName)
+	}
+	b := newOpening(kindJoin, key.Public())
+	copy(b[36:68], j.WireGuard[:])
+	copy(b[68:100], j.Token[:])
+	b[nameAt] = byte(len(j.Name))
+	copy(b[nameAt+1:], j.Name)
+	return seal(b, key, at), nil
+}
+
+func newOpening(kind byte, device ed25519.PublicKey) []byte {
+	b := make([]byte, OpeningSize)
+	b[0], b[1] = Version, kind
+	copy(b[4:36], device)
+	return b
+}
+
+func seal(b []byte, key Signer, at Place) []byte {
+	copy(b[signatureAt:], key.Sign(signed(b, at)))
+	return b
+}
+
+// signed is what the device's signature covers: a label that no other use of
+// the key has, the place, and the opening up to the signature.
+func signed(b []byte, at Place) []byte {
+	m := make([]byte, 0, 16+64+signatureAt)
+	m = append(m, "adit opening 1\x00\x00"...)
+	m = append(m, at.Server[:]...)
+	m = append(m, at.Carrier[:]...)
+	return append(m, b[:signatureAt]...)
+}
+
+// ErrNoOpening says that bytes are no opening at all, or none for this place.
+// Whoever sent them has proved nothing and is told nothing.
+var ErrNoOpening = errors.New("not an opening for this carrier")
+
+// Opening is a verified opening: exactly one of Hello and Join is set, and its
+// device holds the private key.
+type Opening struct {
+	Hello *Hello
+	Join  *Join
+}
+
+// OpenAt verifies an opening that arrived at a place. Its error is
+// [ErrNoOpening].
+func OpenAt(b []byte, at Place) (Opening, error) {
+	if len(b) != OpeningSize || b[0] != Version || b[2] != 0 || b[3] != 0 {
+		return Opening{}, ErrNoOpening
+	}
+	device := ed25519.PublicKey(append([]byte(nil), b[4:36]...))
+	if !ed25519.Verify(device, signed(b, at), b[signatureAt:]) {
+		return Opening{}, ErrNoOpening
+	}
+	switch b[1] {
+	case kindHello:
+		h := &Hello{Device: device, Epoch: binary.BigEndian.Uint64(b[52:]), Received: binary.BigEndian.Uint64(b[60:])}
+		copy(h.Session[:], b[36:])
+		return Opening{Hello: h}, nil
+	case kindJoin:
+		n := int(b[nameAt])
+		if n > maxName {
+			return Opening{}, ErrNoOpening
+		}
+		j := &Join{Device: device, Name: string(b[nameAt+1 : nameAt+1+n])}
+		copy(j.WireGuard[:], b[36:])
+		copy(j.Token[:], b[68:])
+		return Opening{Join: j}, nil
+	}
+	return Opening{}, ErrNoOpening
+}
+
+// Refusal says why a server turns away a device that has proved who it is.
+// It is an error.
+type Refusal byte
+
+// The refusals. Only these numbers cross the wire; each end has its own words.
+const (
+	RefusedVersion       Refusal = 1 // the server speaks no version that the device does
+	RefusedDeviceRevoked Refusal = 2
+	RefusedUserDisabled  Refusal = 3
+	RefusedInviteExpired Refusal = 4
+	RefusedInviteUsed    Refusal = 5
+	RefusedBusy          Refusal = 6 // a limit is reached, or the server is going down: try again later
+	RefusedSession       Refusal = 7 // the session is not known any more: start a new one
+	RefusedDeviceKnown   Refusal = 8 // join: the device is enrolled already
+)
+
+func (r Refusal) Error() string {
+	switch r {
+	case RefusedVersion:
+		return "the server speaks another version of adit's protocol"
+	case RefusedDeviceRevoked:
+		return "this device has been revoked"
+	case RefusedUserDisabled:
+		return "this device's user is disabled"
+	case RefusedInviteExpired:
+		return "the invite has expired"
+	case RefusedInviteUsed:
+		return "the invite has been used already"
+	case RefusedBusy:
+		return "the server takes no more sessions at the moment"
+	case RefusedSession:
+		return "the server does not know this session any more"
+	case RefusedDeviceKnown:
+		return "this device is enrolled already"
+	}
+	return fmt.Sprintf("the server refused with code %d", byte(r))
+}
+
+// Temporary tells whether the same opening may be taken later.
+func (r Refusal) Temporary() bool { return r == RefusedBusy }
+
+// Welcome is the answer to a [Hello] or [Join] that was taken. After a Join only User and
+// Device are set, and the carrier ends.
+type Welcome struct {
+	Session  [16]byte
+	Epoch    uint64
+	Received uint64 // absolute offset of the next byte that the server waits for
+	Streams  uint32 // how many streams the device may have open at once
+	Grace    uint32 // how many seconds the session outlives its last carrier
+}
+
+// Bytes gives the answer's bytes.
+func (w Welcome) Bytes() []byte {
+	b := make([]byte, AnswerSize)
+	b[0] = Version
+	copy(b[4:20], w.Session[:])
+	binary.BigEndian.PutUint64(b[20:], w.Epoch)
+	binary.BigEndian.PutUint64(b[28:], w.Received)
+	binary.BigEndian.PutUint32(b[36:], w.Streams)
+	binary.BigEndian.PutUint32(b[40:], w.Grace)
+	return b
+}
+
+// Bytes gives the answer's bytes.
+func (r Refusal) Bytes() []byte {
+	b := make([]byte, AnswerSize)
+	b[0], b[1] = Version, byte(r)
+	return b
+}
+
+// ParseAnswer reads the server's answer. Its error is a [Refusal] if the
+// server has refused.
+func ParseAnswer(b []byte) (Welcome, error) {
+	if len(b) != AnswerSize {
+		return Welcome{}, fmt.Errorf("read the server's answer: %d bytes, want %d", len(b), AnswerSize)
+	}
+	if b[0] != Version {
+		return Welcome{}, RefusedVersion
+	}
+	if b[1] != 0 {
+		return Welcome{}, Refusal(b[1])
+	}
+	w := Welcome{
+		Epoch:    binary.BigEndian.Uint64(b[20:]),
+		Received: binary.BigEndian.Uint64(b[28:]),
+		Streams:  binary.BigEndian.Uint32(b[36:]),
+		Grace:    binary.BigEndian.Uint32(b[40:]),
+	}
+	copy(w.Session[:], b[4:])
+	return w, nil
+}
+
+// Arrival is an opening that a listener has read from a new carrier and not
+// yet judged.
+type Arrival struct {
+	Opening    []byte // OpeningSize bytes, not verified
+	Place      Place
+	Remote     netip.AddrPort
+	Protection Protection
+}
+
+// Protection says what keeps a carrier's bytes secret, in words for people and
+// for the record.
+type Protection struct {
+	Carrier     string // "tls"
+	Version     string // "TLS 1.3"
+	Cipher      string // "TLS_AES_128_GCM_SHA256"
+	KeyExchange string // "X25519MLKEM768"
+	Fingerprint string // the ClientHello that the client imitates; empty on the server
+}

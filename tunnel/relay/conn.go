@@ -1,0 +1,33 @@
+// Package relay copies bytes between two connections until both directions
+// have ended, and carries over how each of them ended: a clean end becomes a
+// clean end, a reset becomes a reset, and nothing turns into the other.
+package relay
+
+import "net"
+
+// Conn is a reliable two-way byte channel whose directions end one by one, as
+// those of TCP do. All methods are safe for concurrent use, and Read and Write
+// return soon after Close or Reset.
+type Conn interface {
+	net.Conn
+
+	// CloseWrite ends the outgoing direction: the peer reads io.EOF after the
+	// last byte. The incoming direction goes on.
+	CloseWrite() error
+
+	// Reset ends both directions at once. The peer's Read and Write fail; they
+	// never see io.EOF. Reset after Close does nothing.
+	Reset() error
+}
+
+// TCP offers a TCP connection as a [Conn].
+func TCP(c *net.TCPConn) Conn { return tcpConn{c} }
+
+type tcpConn struct{ *net.TCPConn }
+
+// Reset makes the kernel send RST: a close with a linger time of zero.
+func (c tcpConn) Reset() error {
+	// The error says that the socket is closed already, and so does Close.
+	_ = c.SetLinger(0)
+	return c.Close()
+}

@@ -1,0 +1,83 @@
+// Package socks speaks the SOCKS family and HTTP CONNECT: it reads requests
+// from apps at a [Door], asks a [Relay] to carry them out, and answers in the
+// app's own dialect. SOCKS 6, which travels inside the tunnel, is here too.
+//
+// SOCKS 5 is RFC 1928 and RFC 1929, SOCKS 6 is draft-olteanu-intarea-socks-6,
+// HTTP CONNECT is RFC 9110 section 9.3.6.
+package socks
+
+import (
+	"context"
+	"net/netip"
+
+	"github.com/adit-net/adit/tunnel/relay"
+)
+
+// Relay carries out the requests that apps make. The client's asks the server
+// through a session; the server's opens real sockets.
+//
+// A Relay is safe for concurrent use.
+type Relay interface {
+	// Connect opens a connection to r.Dst. It gives up when ctx ends; ctx does
+	// not bound the connection's life afterwards, which is the caller's, who
+	// closes it. On failure the error's [CodeOf] is what the app is told.
+	Connect(ctx context.Context, r Request) (relay.Conn, Reply, error)
+}
+
+// Request is what an app asked for, whatever its dialect.
+type Request struct {
+	Command Command
+	Dst     Addr
+	Dialect Dialect
+	User    string         // who the app has proved to be at the door; empty where the door asks nobody
+	Source  netip.AddrPort // where the app's own connection comes from
+}
+
+// Reply is the answer to a [Request].
+type Reply struct {
+	Code  Code
+	Bound netip.AddrPort // the address at the exit; zero where it is not known
+}
+
+// Command is a SOCKS command, by its number in SOCKS 5 and 6.
+type Command byte
+
+// The commands of RFC 1928 section 4 and of SOCKS 6, which adds Noop.
+const (
+	Noop      Command = 0
+	Connect   Command = 1
+	Bind      Command = 2
+	Associate Command = 3
+)
+
+// Dialect is the protocol in which an app made its request.
+type Dialect byte
+
+// What a door understands. The zero Dialect belongs to requests that no app made at a
+// door, such as those of a Go program that embeds the client.
+const (
+	Direct Dialect = iota
+	SOCKS4
+	SOCKS4a
+	SOCKS5
+	SOCKS6
+	HTTPConnect
+	HTTPForward
+)
+
+// Code says how a request ended, by its number in SOCKS 5 and 6.
+type Code byte
+
+// The reply codes of RFC 1928 section 6, and TimedOut of SOCKS 6.
+const (
+	Succeeded           Code = 0
+	GeneralFailure      Code = 1
+	NotAllowed          Code = 2
+	NetworkUnreachable  Code = 3
+	HostUnreachable     Code = 4
+	ConnectionRefused   Code = 5
+	TTLExpired          Code = 6
+	CommandNotSupported Code = 7
+	AddressNotSupported Code = 8
+	TimedOut            Code = 9
+)
