@@ -1,0 +1,67 @@
+//go:build unix
+
+package relay
+
+import (
+	"io"
+	"os"
+	"syscall"
+)
+
+// rawReader reads a socket without holding a buffer while the socket has
+// nothing: it takes one when the kernel says that there is something to read.
+type rawReader struct {
+	conn syscall.RawConn
+	try  func(fd uintptr) bool // made once, so that a read allocates nothing
+
+	buf *[]byte
+	n   int
+	err error
+}
+
+func newRawReader(c Conn) *rawReader {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	conn, err := s.SyscallConn()
+	if err != nil {
+		return nil // the plain Read says what is wrong
+	}
+	r := &rawReader{conn: conn}
+	r.try = r.read
+	return r
+}
+
+// read is called when fd may be readable; false means that it was not.
+func (r *rawReader) read(fd uintptr) bool {
+	if r.buf == nil {
+		r.buf = buffers.Get().(*[]byte)
+	}
+	for {
+		r.n, r.err = syscall.Read(int(fd), *r.buf)
+		switch r.err {
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			putBuffer(&r.buf)
+			return false
+		default:
+			return true
+		}
+	}
+}
+
+func (r *rawReader) next(buf **[]byte) ([]byte, error) {
+	r.buf, r.n, r.err = *buf, 0, nil
+	err := r.conn.Read(r.try)
+	*buf = r.buf
+	switch {
+	case err != nil:
+		return nil, err
+	case r.err != nil:
+		return nil, os.NewSyscallError("read", r.err)
+	case r.n == 0:
+		return nil, io.EOF
+	}
+	return (*r.buf)[:r.n], nil
+}
