@@ -1,0 +1,320 @@
+package tunnel
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// ProtocolError says what a peer did that no honest peer does. The session
+// ends with it.
+type ProtocolError struct{ What string }
+
+func (e *ProtocolError) Error() string { return "the peer broke the protocol: " + e.What }
+
+func violation(format string, args ...any) error {
+	return &ProtocolError{What: fmt.Sprintf(format, args...)}
+}
+
+// guard stands between yamux and the pipe. Inbound it lets pass only whole
+// frames that an honest peer may send, so that yamux can be neither flooded nor
+// stalled in the middle of a frame; it keeps the books of which stream is in which state, which
+// yamux does not tell; and it takes out the frames that are meant for itself.
+// Outbound it fills the outbox.
+//
+// yamux calls Read from one goroutine and Write from another.
+type guard struct {
+	s    *Session
+	pipe io.ReadWriteCloser
+
+	// Read's own state.
+	in   inbox
+	next []byte // what yamux reads next
+	body []byte // what it reads after that
+	head header
+
+	// Write's own state.
+	outLeft int // bytes of a data frame's payload that are still to come
+
+	mu      sync.Mutex
+	dropped []uint32 // streams that yamux is to forget
+}
+
+// Read gives yamux its next bytes.
+func (g *guard) Read(p []byte) (int, error) {
+	for len(g.next) == 0 {
+		if len(g.body) > 0 {
+			g.next, g.body = g.body, nil
+			break
+		}
+		if err := g.advance(); err != nil {
+			return 0, g.s.fail(err)
+		}
+	}
+	n := copy(p, g.next)
+	g.next = g.next[n:]
+	return n, nil
+}
+
+// advance handles one frame. If yamux is to see it, next and body are set.
+func (g *guard) advance() error {
+	if id, ok := g.takeDropped(); ok {
+		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0), nil)
+		return nil
+	}
+	h, body, err := g.in.frame(g.pipe)
+	if err != nil {
+		return err
+	}
+	switch h.version() {
+	case yamuxVersion:
+		return g.judge(h, body)
+	case guardVersion:
+		return g.obey(h)
+	}
+	return violation("frame version %d", h.version())
+}
+
+func (g *guard) give(h header, body []byte) {
+	g.head = h
+	g.next, g.body = g.head[:], body
+}
+
+// forget makes yamux drop a stream that has been reset here, with what it
+// holds of it. It happens when the next frame arrives; the peer answers a reset, so that is
+// soon.
+func (g *guard) forget(st *Stream) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.dropped = append(g.dropped, st.id)
+}
+
+func (g *guard) takeDropped() (uint32, bool) {
+	g.mu.Lock()
+	if len(g.dropped) == 0 {
+		g.dropped = nil
+		g.mu.Unlock()
+		return 0, false
+	}
+	id := g.dropped[0]
+	g.dropped = g.dropped[1:]
+	g.mu.Unlock()
+	g.s.remove(id)
+	return id, true
+}
+
+// judge decides on a frame of yamux's.
+func (g *guard) judge(h header, body []byte) error {
+	id, flags := h.stream(), h.flags()
+	if h.kind() != typeData && h.kind() != typeWindow {
+		return violation("yamux frame of type %d", h.kind())
+	}
+	if flags&^(flagSYN|flagACK|flagFIN) != 0 || h.kind() == typeData && flags != 0 {
+		return violation("flags %#x on a frame of type %d", flags, h.kind())
+	}
+	if flags&flagSYN != 0 {
+		ok, err := g.s.incoming(h)
+		if ok {
+			g.give(h, nil)
+		}
+		return err
+	}
+	st := g.s.lookup(id)
+	if st == nil {
+		return g.s.stray(id)
+	}
+	pass, err := st.receive(h)
+	if err != nil || !pass {
+		return err
+	}
+	g.give(h, body)
+	if flags&flagFIN != 0 {
+		g.s.settle(st)
+	}
+	return nil
+}
+
+// obey carries out a frame of the guard's own.
+func (g *guard) obey(h header) error {
+	s, st := g.s, g.s.lookup(h.stream())
+	switch h.kind() {
+	case typeCredit:
+		if st != nil && !st.send.add(int64(h.value())) {
+			return violation("credit without bound")
+		}
+		if st != nil && h.value() > firstWindow {
+			s.sweepLater()
+		}
+	case typeRelease:
+		if st != nil && !st.recv.release(int64(h.value())) {
+			return violation("release of credit that was never granted")
+		}
+	case typeReset:
+		if st != nil {
+			g.reset(st, resetCode(h.value()))
+		}
+	case typePing:
+		if !s.pings.allow(1, time.Now()) {
+			return violation("ping flood")
+		}
+		s.control(typePong, 0, h.value())
+	case typePong:
+		s.rtt.pong(h.value(), time.Now())
+	case typeDrain:
+		s.peerDrains()
+	case typeClose:
+		return &CloseError{Reason: Refusal(h.value())}
+	default:
+		return violation("frame of type %d", h.kind())
+	}
+	return nil
+}
+
+// reset ends a stream that the peer has reset. yamux is told that the peer
+// has ended, so that what came before can still be read.
+func (g *guard) reset(st *Stream, code resetCode) {
+	err := ErrReset
+	if code == resetRefused {
+		err = ErrRefused
+	}
+	if ended := st.resetByPeer(err); !ended {
+		g.give(makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0), nil)
+	}
+	g.s.remove(st.id)
+}
+
+// Write takes yamux's frames: a header, and a data frame's payload by itself.
+func (g *guard) Write(p []byte) (int, error) {
+	if g.outLeft > 0 {
+		g.outLeft -= len(p)
+		return len(p), g.s.out.put(p, true)
+	}
+	h := header(p)
+	data := h.kind() == typeData && h.value() > 0
+	switch {
+	case data:
+		g.outLeft = int(h.value())
+		if st := g.s.lookup(h.stream()); st != nil {
+			st.muxWindow.Add(-int64(h.value()))
+		}
+	case h.flags()&flagSYN != 0:
+		g.s.outgoing(h.stream())
+	}
+	if err := g.s.out.put(p, data); err != nil {
+		return 0, err
+	}
+	if h.flags()&flagFIN != 0 {
+		if st := g.s.lookup(h.stream()); st != nil {
+			st.sentEnd()
+			g.s.settle(st)
+		}
+	}
+	return len(p), nil
+}
+
+// Close is how yamux ends the session.
+func (g *guard) Close() error {
+	g.s.out.close(errSessionOver)
+	return g.pipe.Close()
+}
+
+var errSessionOver = errors.New("the session is over")
+
+// Sizes of the inbox's buffer, in bytes: one for a session with little to
+// do, and one that holds several whole frames.
+const (
+	inboxSmall = 4 << 10
+	inboxLarge = 64 << 10
+)
+
+var inboxes = sync.Pool{New: func() any {
+	b := make([]byte, inboxLarge)
+	return &b
+}}
+
+// inbox reads frames from the pipe.
+type inbox struct {
+	small [inboxSmall]byte
+	large *[]byte // from inboxes, or nil
+	buf   []byte  // small or large
+	r, w  int
+	busy  bool // the last read was as large as the small buffer
+}
+
+// frame gives the next frame. Its payload is valid until the next call.
+func (b *inbox) frame(pipe io.Reader) (h header, body []byte, err error) {
+	if err := b.need(pipe, headerSize); err != nil {
+		return h, nil, err
+	}
+	copy(h[:], b.buf[b.r:])
+	size := headerSize
+	if h.version() == yamuxVersion && h.kind() == typeData {
+		if h.value() == 0 || h.value() > maxFrameData {
+			return h, nil, violation("data frame of %d bytes", h.value())
+		}
+		size += int(h.value())
+	}
+	if err := b.need(pipe, size); err != nil {
+		return h, nil, err
+	}
+	body = b.buf[b.r+headerSize : b.r+size]
+	b.r += size
+	return h, body, nil
+}
+
+// need reads until n bytes are there.
+func (b *inbox) need(pipe io.Reader, n int) error {
+	for b.w-b.r < n {
+		b.makeRoom(n)
+		k, err := pipe.Read(b.buf[b.w:])
+		b.w += k
+		b.busy = k >= inboxSmall
+		if err != nil && b.w-b.r < n {
+			if err == io.EOF && b.w > b.r {
+				err = io.ErrUnexpectedEOF
+			}
+			return err
+		}
+	}
+	return nil
+}
+
+// makeRoom sees to it that n bytes from r on fit and that there is room to
+// read into. An idle session keeps the small buffer only.
+func (b *inbox) makeRoom(n int) {
+	if b.r == b.w {
+		b.r, b.w = 0, 0
+		if b.busy {
+			b.grow()
+		} else {
+			b.shrink()
+		}
+	}
+	if n > len(b.buf) {
+		b.grow()
+	}
+	if b.r+n > len(b.buf) || b.w == len(b.buf) {
+		b.w = copy(b.buf, b.buf[b.r:b.w])
+		b.r = 0
+	}
+}
+
+func (b *inbox) grow() {
+	if b.large != nil {
+		return
+	}
+	b.large = inboxes.Get().(*[]byte)
+	b.w = copy(*b.large, b.buf[b.r:b.w])
+	b.r, b.buf = 0, *b.large
+}
+
+// shrink must be called only while nothing is buffered.
+func (b *inbox) shrink() {
+	b.buf = b.small[:]
+	if b.large != nil {
+		inboxes.Put(b.large)
+		b.large = nil
+	}
+}

@@ -1,0 +1,71 @@
+package tunnel
+
+import (
+	"sync"
+	"time"
+)
+
+// rttPeriod is how old a round trip may get before it is measured again, and
+// only while it is of use.
+const rttPeriod = time.Second
+
+// rttMeter measures the session's round trip by pings.
+type rttMeter struct {
+	mu     sync.Mutex
+	value  time.Duration
+	sent   time.Time // when the last ping went out
+	number uint32    // of the last ping
+	open   bool      // it has not been answered
+}
+
+func (m *rttMeter) get() time.Duration {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.value
+}
+
+// refresh sends a ping if the last one is old.
+func (m *rttMeter) refresh(s *Session) {
+	m.mu.Lock()
+	now := time.Now()
+	due := !m.open && now.Sub(m.sent) >= rttPeriod
+	if due {
+		m.sent, m.open = now, true
+		m.number++
+	}
+	number := m.number
+	m.mu.Unlock()
+	if due {
+		s.control(typePing, 0, number)
+	}
+}
+
+// pong takes an answer. One that was not asked for is ignored.
+func (m *rttMeter) pong(number uint32, now time.Time) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.open && number == m.number {
+		m.value, m.open = now.Sub(m.sent), false
+	}
+}
+
+// bucket is a token bucket. It starts full.
+type bucket struct {
+	rate float64 // tokens per second
+	size float64
+	used float64
+	at   time.Time
+}
+
+// allow takes n tokens if they are there.
+func (b *bucket) allow(n float64, now time.Time) bool {
+	if !b.at.IsZero() {
+		b.used = max(0, b.used-b.rate*now.Sub(b.at).Seconds())
+	}
+	b.at = now
+	if b.used+n > b.size {
+		return false
+	}
+	b.used += n
+	return true
+}

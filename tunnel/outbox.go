@@ -1,0 +1,234 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"os"
+	"sync"
+	"time"
+)
+
+// Bounds of the outbox, in bytes.
+const (
+	outboxSize    = 32 << 10  // what bulk data may wait in memory; more only adds latency
+	outboxSmall   = 8 << 10   // room on top of it that only small frames may take
+	smallFrame    = 1500      // what counts as small: interactive, or the head of a reply
+	outboxControl = 512 << 10 // control frames that a peer may owe us to read
+)
+
+// outbox gathers what the session wants to send, so that the pipe sees few
+// large writes instead of two per frame. Nobody who puts bytes in is ever blocked by
+// that: senders of data reserve their room before, and may give up waiting for
+// it. Control frames need no room, but a peer that lets them pile up is cut off.
+type outbox struct {
+	mu      sync.Mutex
+	pending []byte    // put in and not yet given to the pipe
+	data    int       // bytes of data frames: reserved, or in pending
+	inFrame int       // how many bytes of pending are data
+	waiters []*waiter // for room, first come first served
+	err     error     // set once: nothing more can be sent
+	writing bool      // the pipe has bytes that it has not taken yet
+	wake    chan struct{}
+	drained chan struct{} // not nil while somebody waits in flush
+}
+
+type waiter struct {
+	size  int
+	ready chan struct{} // closed when the room is reserved or the outbox has failed
+}
+
+func newOutbox() *outbox {
+	return &outbox{wake: make(chan struct{}, 1)}
+}
+
+var errControlFlood = errors.New("the peer does not read what it makes us send")
+
+// run writes to the pipe until the outbox is closed or the pipe fails.
+func (o *outbox) run(pipe io.Writer) error {
+	var batch []byte
+	for {
+		var ok bool
+		if batch, ok = o.take(batch); !ok {
+			return o.failure()
+		}
+		if len(batch) > 0 {
+			if _, err := pipe.Write(batch); err != nil {
+				o.close(err)
+				return err
+			}
+			continue
+		}
+		<-o.wake
+	}
+}
+
+// take gives all that is pending and keeps spare for what comes next. An empty
+// batch means that there is nothing to do until the next wake.
+func (o *outbox) take(spare []byte) (batch []byte, ok bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return nil, false
+	}
+	o.writing = len(o.pending) > 0
+	if !o.writing {
+		// Idle: hold no buffers.
+		o.pending = nil
+		o.flushed()
+		return nil, true
+	}
+	batch, o.pending = o.pending, spare[:0]
+	o.data -= o.inFrame
+	o.inFrame = 0
+	o.admit()
+	return batch, true
+}
+
+// reserve waits for room for a data frame of n bytes, header included.
+func (o *outbox) reserve(n int, deadline, dead <-chan struct{}) error {
+	o.mu.Lock()
+	if o.err != nil {
+		defer o.mu.Unlock()
+		return o.err
+	}
+	if o.fits(n) {
+		o.data += n
+		o.mu.Unlock()
+		return nil
+	}
+	w := &waiter{size: n, ready: make(chan struct{})}
+	o.waiters = append(o.waiters, w)
+	o.mu.Unlock()
+
+	var err error
+	select {
+	case <-w.ready:
+		return o.failure()
+	case <-deadline:
+		err = os.ErrDeadlineExceeded
+	case <-dead:
+		err = errStreamDead
+	}
+	o.abandon(w)
+	return err
+}
+
+func (o *outbox) fits(n int) bool {
+	if n <= smallFrame {
+		return o.data+n <= outboxSize+outboxSmall
+	}
+	return len(o.waiters) == 0 && o.data+n <= outboxSize
+}
+
+// admit gives room to those who wait for it. The caller holds mu.
+func (o *outbox) admit() {
+	for len(o.waiters) > 0 {
+		w := o.waiters[0]
+		if o.err == nil && o.data+w.size > outboxSize {
+			return
+		}
+		o.data += w.size
+		o.waiters[0] = nil
+		o.waiters = o.waiters[1:]
+		close(w.ready)
+	}
+}
+
+// abandon takes back what w has waited for, or has got meanwhile.
+func (o *outbox) abandon(w *waiter) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for i, x := range o.waiters {
+		if x == w {
+			o.waiters = append(o.waiters[:i], o.waiters[i+1:]...)
+			return
+		}
+	}
+	o.data -= w.size
+	o.admit()
+}
+
+// unreserve gives back room that was reserved and not used.
+func (o *outbox) unreserve(n int) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.data -= n
+	o.admit()
+}
+
+// put appends bytes; data tells whether room was reserved for them.
+func (o *outbox) put(p []byte, data bool) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
+	}
+	if data {
+		o.inFrame += len(p)
+	} else if len(o.pending)-o.inFrame+len(p) > outboxControl {
+		o.fail(errControlFlood)
+		return o.err
+	}
+	o.pending = append(o.pending, p...)
+	o.signal()
+	return nil
+}
+
+// flush waits until all has been given to the pipe, for a limited time.
+func (o *outbox) flush(limit time.Duration) {
+	t := time.NewTimer(limit)
+	defer t.Stop()
+	o.mu.Lock()
+	if o.err != nil || len(o.pending) == 0 && !o.writing {
+		o.mu.Unlock()
+		return
+	}
+	if o.drained == nil {
+		o.drained = make(chan struct{})
+	}
+	drained := o.drained
+	o.mu.Unlock()
+	select {
+	case <-drained:
+	case <-t.C:
+	}
+}
+
+// flushed tells those who wait in flush. The caller holds mu.
+func (o *outbox) flushed() {
+	if o.drained != nil {
+		close(o.drained)
+		o.drained = nil
+	}
+}
+
+func (o *outbox) failure() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.err
+}
+
+// close fails everybody who waits or puts in from now on.
+func (o *outbox) close(err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.fail(err)
+}
+
+func (o *outbox) fail(err error) {
+	if o.err != nil {
+		return
+	}
+	o.err = err
+	o.pending = nil
+	o.admit()
+	o.flushed()
+	o.signal()
+}
+
+func (o *outbox) signal() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,588 @@
+// Package tunnel keeps sessions: many reliable streams between a client and a
+// server over one ordered byte pipe.
+//
+// A session is yamux with a guard below and flow control of its own above it.
+// PROTOCOL.md says byte by byte what travels.
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// DefaultStreams is how many streams each side of a session may have open if
+// the configuration does not say.
+const DefaultStreams = 10_000
+
+// Config says how a session behaves. The zero value is useful for a side that
+// only opens streams.
+type Config struct {
+	// Handle serves a stream that the peer has opened, in a goroutine of its own.
+	// Its ctx ends when the peer resets the stream or the session ends. The stream is
+	// closed when Handle returns. If it is nil, the peer may open none.
+	Handle func(ctx context.Context, s *Stream)
+
+	// Streams is how many streams each side may have open at once, and how
+	// many Handle may be busy with. 0 means DefaultStreams.
+	Streams int
+
+	// Log gets what yamux has to say, at debug level. nil discards it.
+	Log *slog.Logger
+}
+
+// Session is one end of a session. Its methods are safe for concurrent use.
+type Session struct {
+	cfg    Config
+	pipe   io.ReadWriteCloser
+	client bool
+	guard  *guard
+	out    *outbox
+	budget budget
+	rtt    rttMeter
+	slots  chan struct{} // one for every stream that we have opened
+
+	started  chan struct{} // closed when mux is set
+	mux      *yamux.Session
+	done     chan struct{} // closed when the session is over
+	draining chan struct{} // closed when the peer takes no more streams
+
+	pings bucket // only the guard's reading goroutine touches it
+
+	mu       sync.Mutex
+	err      error // why the session is over
+	streams  map[uint32]*Stream
+	fresh    map[uint32]*Stream // not yet handed to whoever opens or accepts them
+	handling int
+	drain    bool          // we take no more streams
+	idle     chan struct{} // closed when there are no streams left; nil while nobody waits
+	strikes  bucket
+	sweeper  *time.Timer
+	lastOwn  uint32 // the highest stream id so far, by us
+	lastPeer uint32 // and by the peer
+}
+
+// NewSession gives a session over a pipe, which it closes in the end. One end
+// must be the client. Nothing happens before Serve.
+func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
+	if cfg.Streams == 0 {
+		cfg.Streams = DefaultStreams
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Session{
+		cfg:      cfg,
+		pipe:     pipe,
+		client:   client,
+		out:      newOutbox(),
+		slots:    make(chan struct{}, cfg.Streams),
+		started:  make(chan struct{}),
+		done:     make(chan struct{}),
+		draining: make(chan struct{}),
+		pings:    bucket{rate: 20, size: 100},
+		strikes:  bucket{rate: 50, size: 1000},
+		streams:  make(map[uint32]*Stream),
+		fresh:    make(map[uint32]*Stream),
+	}
+	s.guard = &guard{s: s, pipe: pipe}
+	return s
+}
+
+// How a session can end, beside errors of the pipe and a [ProtocolError].
+var (
+	ErrClosed   = errors.New("the session was closed")
+	ErrDraining = errors.New("the peer takes no more streams in this session")
+)
+
+// CloseError says that the peer has ended the session, and why. The zero
+// Reason is an ordinary end.
+type CloseError struct{ Reason Refusal }
+
+func (e *CloseError) Error() string {
+	if e.Reason == 0 {
+		return "the peer has ended the session"
+	}
+	return "the peer has ended the session: " + e.Reason.Error()
+}
+
+// Unwrap gives the reason as an error that errors.As can find.
+func (e *CloseError) Unwrap() error {
+	if e.Reason == 0 {
+		return nil
+	}
+	return e.Reason
+}
+
+// Serve runs the session until ctx ends, the peer ends it or the pipe fails,
+// and says why. It returns after everything that it has started, handlers
+// among it, has ended. It must be called once.
+func (s *Session) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	start := yamux.Server
+	if s.client {
+		start = yamux.Client
+	}
+	mux, err := start(s.guard, s.muxConfig())
+	if err != nil {
+		return fmt.Errorf("start yamux: %w", err)
+	}
+	s.mux = mux
+	close(s.started)
+	s.rtt.refresh(s)
+
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := s.out.run(s.pipe); err != nil {
+			s.fail(err)
+		}
+	})
+	running.Go(func() { s.accept(ctx, &running) })
+	stop := context.AfterFunc(ctx, func() { s.fail(ErrClosed) })
+	defer stop()
+
+	<-mux.CloseChan()
+	s.fail(io.ErrUnexpectedEOF) // unless there is a better reason
+	cancel()
+	mux.Close() // waits for yamux's goroutines
+	s.breakStreams()
+	running.Wait()
+	return s.Err()
+}
+
+// muxConfig turns off every timer of yamux's: a pipe that stands still is not a
+// pipe that is dead, and whoever knows the difference ends the session. Its window
+// never binds; streams have their own.
+func (s *Session) muxConfig() *yamux.Config {
+	return &yamux.Config{
+		AcceptBacklog:          s.cfg.Streams + 1,
+		EnableKeepAlive:        false,
+		KeepAliveInterval:      time.Hour,
+		ConnectionWriteTimeout: math.MaxInt64,
+		MaxStreamWindowSize:    4 * maxWindow,
+		Logger:                 muxLog{s.cfg.Log},
+	}
+}
+
+// Open opens a stream. It waits while as many are open as the session allows.
+func (s *Session) Open(ctx context.Context) (*Stream, error) {
+	select {
+	case <-s.draining:
+		return nil, ErrDraining
+	default:
+	}
+	select {
+	case s.slots <- struct{}{}:
+	case <-s.draining:
+		return nil, ErrDraining
+	case <-s.done:
+		return nil, ErrSessionLost
+	case <-ctx.Done():
+		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+	}
+	select {
+	case <-s.started:
+	case <-ctx.Done():
+		s.releaseSlot()
+		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+	}
+	mux, err := s.mux.OpenStream()
+	if err != nil {
+		s.releaseSlot()
+		if errors.Is(err, yamux.ErrStreamsExhausted) {
+			return nil, ErrDraining
+		}
+		return nil, ErrSessionLost
+	}
+	st := s.hand(mux)
+	s.grantFirst(st)
+	return st, nil
+}
+
+func (s *Session) releaseSlot() {
+	select {
+	case <-s.slots:
+	default: // the session is dying, and somebody else has released it
+	}
+}
+
+// hand gives the stream that belongs to one of yamux's.
+func (s *Session) hand(mux *yamux.Stream) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := mux.StreamID()
+	st := s.fresh[id]
+	delete(s.fresh, id)
+	st.mux = mux
+	return st
+}
+
+func (s *Session) grantFirst(st *Stream) {
+	if more := st.recv.size - minWindow; more > 0 {
+		s.control(typeCredit, st.id, uint32(more))
+	}
+}
+
+// accept hands the peer's streams to Handle. It never waits for a handler:
+// the guard has counted them.
+func (s *Session) accept(ctx context.Context, running *sync.WaitGroup) {
+	for {
+		mux, err := s.mux.AcceptStream()
+		if err != nil {
+			return
+		}
+		st := s.hand(mux)
+		running.Go(func() { s.handle(ctx, st) })
+	}
+}
+
+func (s *Session) handle(ctx context.Context, st *Stream) {
+	defer s.handled()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	if st.abandonWith(cancel) {
+		s.grantFirst(st)
+		s.cfg.Handle(ctx, st)
+	}
+	st.Close()
+}
+
+func (s *Session) handled() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.handling--
+}
+
+// peers tells whether a stream id is one of the peer's. The client's are odd.
+func (s *Session) peers(id uint32) bool { return (id%2 == 1) != s.client }
+
+// incoming decides on a stream that the peer opens. Not ok and no error means
+// that yamux is not to know of it.
+func (s *Session) incoming(h header) (ok bool, err error) {
+	id := h.stream()
+	switch {
+	case h.flags() != flagSYN:
+		return false, violation("flags %#x on a new stream", h.flags())
+	case s.cfg.Handle == nil:
+		return false, violation("stream towards a side that takes none")
+	case id == 0 || !s.peers(id):
+		return false, violation("new stream with the wrong id %d", id)
+	case h.value() > maxCredit:
+		return false, violation("window overflow")
+	}
+	st, err := s.admit(id)
+	if st == nil {
+		s.control(typeReset, id, uint32(resetRefused))
+		return false, err
+	}
+	st.muxWindow.Add(int64(h.value()))
+	return true, nil
+}
+
+// admit books a stream that the peer opens, or gives nil.
+func (s *Session) admit(id uint32) (*Stream, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case id <= s.lastPeer:
+		return nil, violation("new stream with the old id %d", id)
+	case s.drain:
+		s.lastPeer = id
+		return nil, nil
+	case s.handling >= s.cfg.Streams+s.cfg.Streams/8+16:
+		// A little more than the peer's own count, which is ahead of ours by a moment.
+		s.lastPeer = id
+		return nil, s.strike()
+	}
+	s.lastPeer = id
+	s.handling++
+	return s.add(id), nil
+}
+
+// outgoing books a stream that yamux is opening for us. Only now its id is
+// known.
+func (s *Session) outgoing(id uint32) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastOwn = id
+	s.add(id)
+}
+
+func (s *Session) add(id uint32) *Stream {
+	st := newStream(s, id)
+	st.recv.open(&s.budget, time.Now())
+	s.streams[id], s.fresh[id] = st, st
+	return st
+}
+
+func (s *Session) lookup(id uint32) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.streams[id]
+}
+
+// stray decides on a frame for a stream that is not in the table. It may have been there.
+func (s *Session) stray(id uint32) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	last := s.lastOwn
+	if s.peers(id) {
+		last = s.lastPeer
+	}
+	if id == 0 || id > last {
+		return violation("frame for stream %d, which was never opened", id)
+	}
+	return nil
+}
+
+// settle removes a stream whose both directions have ended.
+func (s *Session) settle(st *Stream) {
+	if st.settled() {
+		s.remove(st.id)
+	}
+}
+
+// remove takes a stream out of the table.
+func (s *Session) remove(id uint32) {
+	s.mu.Lock()
+	st := s.streams[id]
+	if st == nil {
+		s.mu.Unlock()
+		return
+	}
+	delete(s.streams, id)
+	if len(s.streams) == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+	var err error
+	if s.peers(id) && !st.recv.any() {
+		// Opened for nothing: whoever does this all the time wants us to work.
+		err = s.strike()
+	}
+	s.mu.Unlock()
+
+	st.leave()
+	if !s.peers(id) {
+		s.releaseSlot()
+	}
+	if err != nil {
+		s.fail(err)
+	}
+}
+
+// Strike notes that the peer has made this end work for nothing. An honest
+// peer does so now and then; the session of one that does it all the time ends.
+func (s *Session) Strike() {
+	s.mu.Lock()
+	err := s.strike()
+	s.mu.Unlock()
+	if err != nil {
+		s.fail(err)
+	}
+}
+
+func (s *Session) strike() error {
+	if s.strikes.allow(1, time.Now()) {
+		return nil
+	}
+	return violation("too much work for nothing")
+}
+
+// control puts a frame of the guard's own into the outbox.
+func (s *Session) control(kind byte, id, value uint32) {
+	h := makeHeader(guardVersion, kind, 0, id, value)
+	if err := s.out.put(h[:], false); err != nil {
+		s.fail(err)
+	}
+}
+
+// fail ends the session for a reason; the first one counts. It gives err.
+func (s *Session) fail(err error) error {
+	s.mu.Lock()
+	first := s.err == nil
+	if first {
+		s.err = err
+		close(s.done)
+		if s.sweeper != nil {
+			s.sweeper.Stop()
+		}
+	}
+	s.mu.Unlock()
+	if first {
+		s.out.close(errSessionOver)
+		s.pipe.Close()
+	}
+	return err
+}
+
+// breakStreams wakes everybody who waits for a stream of a session that is
+// over. Those who read get what had come before.
+func (s *Session) breakStreams() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams {
+		st.stopWriting()
+		st.leave()
+	}
+	clear(s.streams)
+	if s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
+func (s *Session) over() bool { return isClosed(s.done) }
+
+// Done is closed when the session is over.
+func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Draining is closed when the peer takes no more streams, though those that
+// are open go on.
+func (s *Session) Draining() <-chan struct{} { return s.draining }
+
+// Err says why the session is over; nil if it is not.
+func (s *Session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// Drain takes no more streams from the peer and tells it so. It waits until
+// no stream is left or ctx ends.
+func (s *Session) Drain(ctx context.Context) error {
+	s.mu.Lock()
+	s.drain = true
+	if s.idle == nil {
+		s.idle = make(chan struct{})
+	}
+	idle := s.idle
+	if len(s.streams) == 0 {
+		close(idle)
+		s.idle = nil
+	}
+	s.mu.Unlock()
+	s.control(typeDrain, 0, 0)
+	select {
+	case <-idle:
+		return nil
+	case <-s.done:
+		return s.Err()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (s *Session) peerDrains() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !isClosed(s.draining) {
+		close(s.draining)
+	}
+}
+
+// flushLimit is how long the last words of a session may take to be sent.
+const flushLimit = time.Second
+
+// Close ends the session and tells the peer why. The zero reason is an
+// ordinary end.
+func (s *Session) Close(reason Refusal) {
+	if !s.over() {
+		s.control(typeClose, 0, uint32(reason))
+		s.out.flush(flushLimit)
+	}
+	s.fail(ErrClosed)
+}
+
+// sweepPeriod is how long a stream may keep credit that it does not use.
+const sweepPeriod = 5 * time.Second
+
+// sweepLater sees to it that unused credit is given back in a while.
+func (s *Session) sweepLater() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sweeper == nil && s.err == nil {
+		s.sweeper = time.AfterFunc(sweepPeriod, s.sweep)
+	}
+}
+
+func (s *Session) sweep() {
+	s.mu.Lock()
+	streams := make([]*Stream, 0, len(s.streams))
+	for _, st := range s.streams {
+		streams = append(streams, st)
+	}
+	s.sweeper = nil
+	s.mu.Unlock()
+	again := false
+	for _, st := range streams {
+		back, idle := st.send.sweep()
+		if back > 0 {
+			s.control(typeRelease, st.id, uint32(back))
+		}
+		again = again || !idle
+	}
+	if again {
+		s.sweepLater()
+	}
+}
+
+// Stats is what a session has to say about itself.
+type Stats struct {
+	Streams   int           // open now
+	Opened    uint64        // since the start, by both sides
+	RoundTrip time.Duration // the last measured; 0 if none
+}
+
+// Stats gives figures of this moment.
+func (s *Session) Stats() Stats {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Stats{
+		Streams:   len(s.streams),
+		Opened:    uint64(s.lastOwn+1)/2 + uint64(s.lastPeer+1)/2,
+		RoundTrip: s.rtt.get(),
+	}
+}
+
+func (s *Session) localAddr() net.Addr {
+	if c, ok := s.pipe.(interface{ LocalAddr() net.Addr }); ok {
+		return c.LocalAddr()
+	}
+	return pipeAddr{}
+}
+
+func (s *Session) remoteAddr() net.Addr {
+	if c, ok := s.pipe.(interface{ RemoteAddr() net.Addr }); ok {
+		return c.RemoteAddr()
+	}
+	return pipeAddr{}
+}
+
+// pipeAddr is the address of a pipe that has none.
+type pipeAddr struct{}
+
+func (pipeAddr) Network() string { return "pipe" }
+func (pipeAddr) String() string  { return "pipe" }
+
+// muxLog passes on what yamux says. It is of use to developers only: whatever
+// matters is an error somewhere.
+type muxLog struct{ log *slog.Logger }
+
+func (l muxLog) Print(v ...any)                 { l.say(fmt.Sprint(v...)) }
+func (l muxLog) Printf(format string, v ...any) { l.say(fmt.Sprintf(format, v...)) }
+func (l muxLog) Println(v ...any)               { l.say(fmt.Sprint(v...)) }
+
+func (l muxLog) say(text string) {
+	l.log.Debug("yamux", "text", strings.TrimSpace(text))
+}

@@ -1,0 +1,413 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/hashicorp/yamux"
+)
+
+// closeLinger is how long a stream that was closed while the peer could still
+// send waits for the peer's end, as a TCP connection in FIN-WAIT-2 does.
+const closeLinger = time.Minute
+
+// resetError is how a broken stream shows. It equals [syscall.ECONNRESET] to
+// errors.Is, because that is what it means.
+type resetError string
+
+func (e resetError) Error() string        { return string(e) }
+func (e resetError) Is(target error) bool { return target == syscall.ECONNRESET }
+
+// How a stream ends when it does not end cleanly.
+const (
+	ErrReset       resetError = "stream reset by the peer"
+	ErrRefused     resetError = "stream refused by the peer"
+	ErrSessionLost resetError = "the session is lost"
+)
+
+var errStreamDead = errors.New("stream is dead")
+
+// Stream is one reliable two-way byte channel in a session. It is a
+// [relay.Conn]: each direction ends by itself, and a clean end, a reset and the loss of
+// the session are told apart. Methods are safe for concurrent use.
+type Stream struct {
+	session *Session
+	id      uint32
+	mux     *yamux.Stream // set before anybody else sees the stream
+
+	recv recvWindow
+	send *sendCredit
+
+	writing     sync.Mutex // one Write at a time
+	readLimit   deadline
+	writeLimit  deadline
+	noMoreWrite chan struct{} // closed when Write must stop
+	stopWrite   sync.Once
+
+	muxWindow atomic.Int64 // what yamux believes it may send
+
+	mu         sync.Mutex
+	ended      bool  // our direction has its end, or is about to get it
+	endSent    bool  // the end is in the outbox
+	acked      bool  // the peer has accepted the stream
+	peerEnded  bool  // the peer's direction has its end
+	closed     bool  // by Close or Reset: nobody reads any more
+	localReset bool  // by us
+	peerReset  error // by the peer, and how
+	gone       bool  // out of the session's table
+	linger     *time.Timer
+	abandon    context.CancelFunc // ends the handler's context; nil if there is none
+}
+
+func newStream(s *Session, id uint32) *Stream {
+	st := &Stream{session: s, id: id, send: newSendCredit(), noMoreWrite: make(chan struct{})}
+	st.muxWindow.Store(firstWindow) // as yamux's specification has it
+	return st
+}
+
+// Read reads what the peer has written. It gives io.EOF after the peer's last
+// byte if the peer has ended its direction, and only then.
+func (s *Stream) Read(p []byte) (int, error) {
+	if err := s.mayRead(); err != nil {
+		return 0, err
+	}
+	n, err := s.mux.Read(p)
+	if n > 0 {
+		s.grant(n)
+	}
+	if err != nil {
+		return n, s.readError(err)
+	}
+	return n, nil
+}
+
+// WaitRead waits until Read has something to give: bytes, the end or an
+// error. It needs no buffer.
+func (s *Stream) WaitRead() error {
+	_, err := s.Read(nil)
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (s *Stream) mayRead() error {
+	s.mu.Lock()
+	closed := s.closed
+	s.mu.Unlock()
+	switch {
+	case closed:
+		return net.ErrClosed
+	case s.readLimit.passed():
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// readError tells what yamux's error means.
+func (s *Stream) readError(err error) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closed:
+		return net.ErrClosed
+	case errors.Is(err, yamux.ErrTimeout):
+		return os.ErrDeadlineExceeded
+	case s.peerReset != nil && !s.peerEnded:
+		s.recv.close()
+		return s.peerReset
+	case s.peerEnded:
+		// yamux says io.EOF for a lost session too; but then no end had come.
+		s.recv.close()
+		return io.EOF
+	}
+	s.recv.close()
+	return ErrSessionLost
+}
+
+// grant tells the sender that n bytes more have been read.
+func (s *Stream) grant(n int) {
+	if more := s.recv.consume(int64(n), time.Now(), s.session.rtt.get()); more > 0 {
+		s.session.rtt.refresh(s.session)
+		s.session.control(typeCredit, s.id, uint32(more))
+	}
+}
+
+// Write sends p in pieces of at most 16 KiB, in turn with other streams. It
+// blocks while the peer's reader is too far behind or the pipe is full.
+func (s *Stream) Write(p []byte) (n int, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	for len(p) > 0 {
+		k, err := s.writeSome(p)
+		n += k
+		if err != nil {
+			return n, err
+		}
+		p = p[k:]
+	}
+	return n, nil
+}
+
+func (s *Stream) writeSome(p []byte) (int, error) {
+	if err := s.mayWrite(); err != nil {
+		return 0, err
+	}
+	k, err := s.waitCredit(min(len(p), maxFrameData))
+	if err != nil {
+		return 0, err
+	}
+	out := s.session.out
+	if err := out.reserve(headerSize+k, s.writeLimit.wait(), s.noMoreWrite); err != nil {
+		s.send.giveBack(k)
+		return 0, s.writeError(err)
+	}
+	// yamux's own window never binds and the outbox never blocks, so this waits
+	// for nothing but yamux's goroutine.
+	if _, err := s.mux.Write(p[:k]); err != nil {
+		out.unreserve(headerSize + k)
+		return 0, s.writeError(err)
+	}
+	return k, nil
+}
+
+func (s *Stream) mayWrite() error {
+	select {
+	case <-s.noMoreWrite:
+		return s.writeError(errStreamDead)
+	default:
+	}
+	if s.writeLimit.passed() {
+		return os.ErrDeadlineExceeded
+	}
+	return nil
+}
+
+// waitCredit waits until at least one byte may be sent and takes up to n.
+func (s *Stream) waitCredit(n int) (int, error) {
+	for {
+		if k := s.send.take(n); k > 0 {
+			return k, nil
+		}
+		select {
+		case <-s.send.more:
+		case <-s.writeLimit.wait():
+			return 0, os.ErrDeadlineExceeded
+		case <-s.noMoreWrite:
+			return 0, s.writeError(errStreamDead)
+		}
+	}
+}
+
+// writeError tells what an error below means to the caller of Write.
+func (s *Stream) writeError(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.peerReset != nil:
+		return s.peerReset
+	case s.closed || s.ended:
+		return net.ErrClosed
+	}
+	return ErrSessionLost
+}
+
+// CloseWrite ends our direction: the peer reads io.EOF after the last byte.
+func (s *Stream) CloseWrite() error {
+	s.mu.Lock()
+	reset, done := s.peerReset, s.ended || s.localReset
+	s.ended = true
+	s.mu.Unlock()
+	if done {
+		return reset
+	}
+	s.stopWriting()
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	// yamux's Close is a half-close: it sends FIN and goes on reading. After a reset
+	// by the peer it makes yamux forget the stream.
+	err := s.mux.Close()
+	switch {
+	case reset != nil:
+		return reset
+	case err != nil || s.session.over():
+		return ErrSessionLost
+	}
+	return nil
+}
+
+// Close ends our direction, if that has not been done, and reads no more. If
+// the peer has sent bytes that nobody has read, or sends some later, it is told by a reset,
+// as TCP does it.
+func (s *Stream) Close() error {
+	s.mu.Lock()
+	if s.closed {
+		s.mu.Unlock()
+		return nil
+	}
+	if s.recv.unread() && s.peerReset == nil {
+		s.mu.Unlock()
+		return s.Reset()
+	}
+	s.closed = true
+	if !s.peerEnded && s.peerReset == nil && !s.gone {
+		s.linger = time.AfterFunc(closeLinger, func() { s.reset(resetByPeer) })
+	}
+	s.mu.Unlock()
+
+	s.stopReading()
+	s.CloseWrite() // it fails only if the stream is broken, and then it is closed too
+	return nil
+}
+
+// Reset ends both directions at once: the peer's Read and Write fail with
+// [ErrReset].
+func (s *Stream) Reset() error {
+	s.reset(resetByPeer)
+	return nil
+}
+
+func (s *Stream) reset(code resetCode) {
+	s.mu.Lock()
+	first := !s.localReset && s.peerReset == nil && !s.gone
+	s.closed, s.localReset = true, true
+	s.mu.Unlock()
+	s.stopWriting()
+	s.stopReading()
+	if first {
+		s.session.control(typeReset, s.id, uint32(code))
+		s.session.guard.forget(s)
+	} else {
+		s.mux.Close()
+	}
+}
+
+// stopWriting wakes a Write that waits.
+func (s *Stream) stopWriting() {
+	s.stopWrite.Do(func() { close(s.noMoreWrite) })
+}
+
+// stopReading wakes a Read that waits, and gives up what nobody will read.
+func (s *Stream) stopReading() {
+	s.recv.close()
+	s.mux.SetReadDeadline(time.Unix(1, 0))
+}
+
+// resetByPeer notes that the peer has reset the stream, and tells whether its
+// direction had ended before.
+func (s *Stream) resetByPeer(err error) (ended bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.peerReset = err
+	s.stopWriting()
+	if s.abandon != nil {
+		s.abandon()
+	}
+	return s.peerEnded
+}
+
+// abandonWith sets what ends the handler's context. It gives false if the
+// peer has reset the stream already.
+func (s *Stream) abandonWith(cancel context.CancelFunc) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.abandon = cancel
+	return s.peerReset == nil
+}
+
+// receive books one of yamux's frames. pass tells whether yamux may see it.
+func (s *Stream) receive(h header) (pass bool, err error) {
+	s.mu.Lock()
+	if h.flags()&flagACK != 0 {
+		if s.acked || s.session.peers(s.id) {
+			err = violation("acknowledgement of a stream that waits for none")
+		}
+		s.acked = true
+	}
+	switch {
+	case err != nil:
+	case s.peerEnded && (h.kind() == typeData || h.flags()&flagFIN != 0):
+		err = violation("frame of type %d after the end", h.kind())
+	case h.kind() == typeData && !s.recv.receive(int64(h.value())):
+		err = violation("more data than was granted")
+	case h.kind() == typeWindow && s.muxWindow.Add(int64(h.value())) > maxCredit:
+		err = violation("window overflow")
+	}
+	s.peerEnded = s.peerEnded || h.flags()&flagFIN != 0
+	unwanted := s.closed && h.kind() == typeData
+	pass = err == nil && !s.localReset && !unwanted
+	s.mu.Unlock()
+	if unwanted && err == nil {
+		s.reset(resetByPeer)
+	}
+	return pass, err
+}
+
+// sentEnd notes that the end of our direction is on its way.
+func (s *Stream) sentEnd() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endSent = true
+}
+
+// settled tells whether both directions have their ends.
+func (s *Stream) settled() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.endSent && s.peerEnded
+}
+
+// leave notes that the session does not know the stream any more.
+func (s *Stream) leave() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.gone = true
+	if s.linger != nil {
+		s.linger.Stop()
+	}
+}
+
+// LocalAddr is the session's, as far as the pipe has one.
+func (s *Stream) LocalAddr() net.Addr { return s.session.localAddr() }
+
+// RemoteAddr is the session's, as far as the pipe has one.
+func (s *Stream) RemoteAddr() net.Addr { return s.session.remoteAddr() }
+
+// SetDeadline sets both deadlines. A deadline that has passed can be set anew
+// and the stream goes on.
+func (s *Stream) SetDeadline(t time.Time) error {
+	s.SetWriteDeadline(t)
+	return s.SetReadDeadline(t)
+}
+
+// SetReadDeadline bounds Read, the one that waits included.
+func (s *Stream) SetReadDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.readLimit.set(t)
+	return s.mux.SetReadDeadline(t)
+}
+
+// SetWriteDeadline bounds Write, the one that waits included.
+func (s *Stream) SetWriteDeadline(t time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return net.ErrClosed
+	}
+	s.writeLimit.set(t)
+	return nil
+}
