@@ -1,0 +1,120 @@
+package main
+
+import (
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+// clientConfig is client.toml.
+type clientConfig struct {
+	Drain  duration     `toml:"drain"`
+	Server remoteConfig `toml:"server"`
+	Door   doorConfig   `toml:"door"`
+	Log    logConfig    `toml:"log"`
+}
+
+// remoteConfig says where the server is and how to know it: by its pinned key,
+// or by a public CA.
+type remoteConfig struct {
+	Address     string `toml:"address"`
+	Name        string `toml:"name"`
+	Pin         string `toml:"pin"`
+	CA          bool   `toml:"ca"`
+	Fingerprint string `toml:"fingerprint"`
+}
+
+// doorConfig says where apps come in, and which.
+type doorConfig struct {
+	Listen       string `toml:"listen"`
+	Socket       string `toml:"socket"`
+	Admission    string `toml:"admission"`
+	User         string `toml:"user"`
+	PasswordFile string `toml:"password_file"`
+}
+
+// The values of door.admission.
+const (
+	admitAuto     = "auto"      // sameUser where the system can tell, else password
+	admitSameUser = "same-user" // processes of the user who runs the client
+	admitPassword = "password"
+	admitAnyone   = "anyone"
+)
+
+func admissions() []string {
+	return []string{admitAuto, admitSameUser, admitPassword, admitAnyone}
+}
+
+func fingerprints() []string { return []string{"chrome", "firefox", "safari", "random", "go"} }
+
+const defaultDoor = "127.0.0.1:1080"
+
+func defaultClientConfig() clientConfig {
+	return clientConfig{
+		Drain:  duration{5 * time.Second},
+		Server: remoteConfig{Fingerprint: "chrome"},
+		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit"},
+		Log:    defaultLogConfig(),
+	}
+}
+
+func (c *clientConfig) validate(report func(key, what, todo string)) {
+	c.Drain.validate("drain", report)
+	c.Server.validate(report)
+	c.Door.validate(report)
+	c.Log.validate(report)
+}
+
+func (c remoteConfig) validate(report func(key, what, todo string)) {
+	if host, port, err := net.SplitHostPort(c.Address); err != nil || host == "" || port == "0" || badName(c.Address) {
+		report("server.address", strconv.Quote(c.Address)+" is not HOST:PORT", "adit join writes it from the invite")
+	}
+	if c.Name != "" && badName(c.Name) {
+		report("server.name", strconv.Quote(c.Name)+" is no host name", "leave it empty to use the address's host")
+	}
+	if (c.Pin != "") == c.CA {
+		report("server.pin", "there must be either a pin or ca = true", "adit join writes it from the invite")
+	}
+	if _, err := keys.ParsePin(c.Pin); c.Pin != "" && err != nil {
+		report("server.pin", "not a pin", "it has 43 characters; adit join writes it from the invite")
+	}
+	if !slices.Contains(fingerprints(), c.Fingerprint) {
+		report("server.fingerprint", "unknown fingerprint "+strconv.Quote(c.Fingerprint), oneOf(fingerprints()))
+	}
+}
+
+func (c doorConfig) validate(report func(key, what, todo string)) {
+	if c.Listen == "" && c.Socket == "" {
+		report("door.listen", "the door has neither an address nor a socket", `write listen = "`+defaultDoor+`"`)
+	}
+	if what := badListen(c.Listen); c.Listen != "" && what != "" {
+		report("door.listen", what, `write listen = "`+defaultDoor+`"`)
+	}
+	if !slices.Contains(admissions(), c.Admission) {
+		report("door.admission", "unknown admission "+strconv.Quote(c.Admission), oneOf(admissions()))
+	}
+	if c.Listen != "" && !loopback(c.Listen) && c.Admission != admitPassword {
+		report("door.admission", "others can reach "+c.Listen, `write admission = "password", or listen on a loopback address`)
+	}
+	if c.User == "" || len(c.User) > 255 {
+		report("door.user", "a user name has 1 to 255 bytes", `write user = "adit"`)
+	}
+}
+
+// loopback tells whether an address to listen on is out of other machines' reach.
+func loopback(address string) bool {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return false
+	}
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.Unmap().IsLoopback()
+}
+
+// oneOf is a hint that names all there is to choose from.
+func oneOf(words []string) string { return "known are: " + strings.Join(words, ", ") }

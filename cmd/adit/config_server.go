@@ -1,0 +1,155 @@
+package main
+
+import (
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// serverConfig is server.toml.
+type serverConfig struct {
+	Listen []string     `toml:"listen"`
+	Name   string       `toml:"name"`
+	Allow  []string     `toml:"allow"`
+	Drain  duration     `toml:"drain"`
+	Site   siteConfig   `toml:"site"`
+	TLS    tlsConfig    `toml:"tls"`
+	Limits limitsConfig `toml:"limits"`
+	Log    logConfig    `toml:"log"`
+}
+
+// siteConfig says what the server shows to whoever is no adit device: a
+// built-in page if all is empty.
+type siteConfig struct {
+	Dir   string `toml:"dir"`
+	Proxy string `toml:"proxy"`
+}
+
+// tlsConfig names the PEM files of a certificate that a public CA has issued.
+// Without them devices know the server by its pinned key.
+type tlsConfig struct {
+	Cert string `toml:"cert"`
+	Key  string `toml:"key"`
+}
+
+type limitsConfig struct {
+	Sessions          int `toml:"sessions"`
+	StreamsPerSession int `toml:"streams_per_session"`
+	StreamsPerUser    int `toml:"streams_per_user"`
+}
+
+func defaultServerConfig() serverConfig {
+	return serverConfig{
+		Listen: []string{":443"},
+		Allow:  []string{},
+		Drain:  duration{30 * time.Second},
+		Limits: limitsConfig{Sessions: 10_000, StreamsPerSession: 1_000, StreamsPerUser: 4_000},
+		Log:    defaultLogConfig(),
+	}
+}
+
+// allowances are the kinds of targets that a server may be told to allow.
+func allowances() []string { return []string{"loopback", "private"} }
+
+func (c *serverConfig) validate(report func(key, what, todo string)) {
+	if len(c.Listen) == 0 {
+		report("listen", "no address to listen on", `write listen = [":443"]`)
+	}
+	for _, address := range c.Listen {
+		if what := badListen(address); what != "" {
+			report("listen", what, `an address is ":443", "192.0.2.1:443" or "[2001:db8::1]:443"`)
+		}
+	}
+	if c.Name != "" && badName(c.Name) {
+		report("name", strconv.Quote(c.Name)+" is no host name and no IP address", "write the name that devices reach this server by; a port may follow it")
+	}
+	for _, kind := range c.Allow {
+		if !slices.Contains(allowances(), kind) {
+			report("allow", "unknown kind of target "+strconv.Quote(kind), `"loopback" and "private" are known`)
+		}
+	}
+	c.Drain.validate("drain", report)
+	c.Site.validate(report)
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		report("tls", "cert and key go together", "name both files, or neither")
+	}
+	c.Limits.validate(report)
+	c.Log.validate(report)
+}
+
+func (c limitsConfig) validate(report func(key, what, todo string)) {
+	limit := func(key string, n int) {
+		if n < 1 || n > 1_000_000 {
+			report(key, strconv.Itoa(n)+" is out of range", "write a number from 1 to 1000000")
+		}
+	}
+	limit("limits.sessions", c.Sessions)
+	limit("limits.streams_per_session", c.StreamsPerSession)
+	limit("limits.streams_per_user", c.StreamsPerUser)
+}
+
+func (c siteConfig) validate(report func(key, what, todo string)) {
+	if c.Dir != "" && c.Proxy != "" {
+		report("site", "dir and proxy exclude each other", "keep one of them")
+	}
+	if c.Dir != "" {
+		if info, err := os.Stat(c.Dir); err != nil || !info.IsDir() {
+			report("site.dir", strconv.Quote(c.Dir)+" is no directory that adit can read", "make it, or correct the path")
+		}
+	}
+	if c.Proxy != "" {
+		u, err := url.Parse(c.Proxy)
+		if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") {
+			report("site.proxy", "not the URL of a web server", `write proxy = "http://127.0.0.1:8080"`)
+		}
+	}
+}
+
+// badListen says what is wrong with an address to listen on, or "".
+func badListen(address string) string {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return strconv.Quote(address) + " is not HOST:PORT"
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return strconv.Quote(address) + ": the port is not a number from 0 to 65535"
+	}
+	if host != "" && badName(host) {
+		return strconv.Quote(address) + ": the host is no name and no IP address"
+	}
+	return ""
+}
+
+// badName tells whether s is neither a host name nor an IP address, with or
+// without a port.
+func badName(s string) bool {
+	host := s
+	if h, port, err := net.SplitHostPort(s); err == nil {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return true
+		}
+		host = h
+	}
+	if net.ParseIP(host) != nil {
+		return false
+	}
+	return host == "" || len(host) > 253 || strings.ContainsFunc(host, func(r rune) bool {
+		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || r == '-' || r == '.' || r == '_')
+	})
+}
+
+// reach gives the HOST:PORT that devices dial, and whether the config says it.
+func (c *serverConfig) reach() (string, bool) {
+	if c.Name == "" {
+		return "", false
+	}
+	if _, _, err := net.SplitHostPort(c.Name); err == nil {
+		return c.Name, true
+	}
+	_, port, err := net.SplitHostPort(c.Listen[0])
+	return net.JoinHostPort(c.Name, port), err == nil && port != "0"
+}

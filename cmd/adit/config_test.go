@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+)
+
+func readExample(t *testing.T, name string) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "testdata", "config", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func TestExampleServerConfigIsTheDefaults(t *testing.T) {
+	var got serverConfig
+	text := readExample(t, "server.toml")
+	if err := parseConfig("server.toml", text, &got); err != nil {
+		t.Error(err)
+	}
+	if want := defaultServerConfig(); !reflect.DeepEqual(got, want) {
+		t.Errorf("the example says\n%+v\nthe defaults are\n%+v", got, want)
+	}
+	namesEveryKey(t, text, got)
+}
+
+func TestExampleClientConfigIsTheDefaults(t *testing.T) {
+	var got clientConfig
+	text := readExample(t, "client.toml")
+	// Nothing but an invite can say where the server is.
+	err := parseConfig("client.toml", text, &got)
+	if text := complaints(err); len(text) != 2 || !strings.Contains(text[0], "server.address") || !strings.Contains(text[1], "server.pin") {
+		t.Errorf("complaints %q, want one on server.address and one on server.pin", text)
+	}
+	if want := defaultClientConfig(); !reflect.DeepEqual(got, want) {
+		t.Errorf("the example says\n%+v\nthe defaults are\n%+v", got, want)
+	}
+	namesEveryKey(t, text, got)
+}
+
+func namesEveryKey(t *testing.T, text []byte, config any) {
+	t.Helper()
+	set := make(map[string]bool)
+	for _, p := range locate(text) {
+		set[p.key] = true
+	}
+	for _, key := range knownKeys(reflect.TypeOf(config), "") {
+		if !set[key] {
+			t.Errorf("the example does not name %s", key)
+		}
+	}
+}
+
+// complaints gives what a person sees of an error, line by line.
+func complaints(err error) []string {
+	var b bytes.Buffer
+	explain(&b, err)
+	var lines []string
+	for line := range strings.Lines(b.String()) {
+		if text, ok := strings.CutPrefix(line, "adit: "); ok {
+			lines = append(lines, strings.TrimSuffix(text, "\n"))
+		} else {
+			lines[len(lines)-1] += " | " + strings.TrimSuffix(strings.TrimPrefix(line, "hint: "), "\n")
+		}
+	}
+	return lines
+}
+
+func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
+	tests := []struct {
+		name string
+		text string
+		want []string // each is one line: what | what to do
+	}{
+		{"unknown key", "name = \"a\"\ncolour = \"red\"", []string{"c:2:1: colour: unknown key | remove it; every key is in the example files under testdata/config"}},
+		{"misspelled key", "[limits]\n  sesions = 3", []string{"c:2:3: limits.sesions: unknown key | did you mean sessions in [limits]?"}},
+		{"swapped letters", "lisetn = [\":1\"]", []string{"c:1:1: lisetn: unknown key | did you mean listen?"}},
+		{"wrong case", "Name = \"x\"", []string{"c:1:1: Name: unknown key | did you mean name?"}},
+		{"wrong table", "[site]\nlevel = \"info\"", []string{"c:2:1: site.level: unknown key | did you mean level in [log]?"}},
+		{"unknown table", "[limit]\n", []string{"c:1:2: limit: unknown key | did you mean limits?"}},
+		{"unknown key in an inline table", "log = { leval = \"info\" }", []string{"c:1:9: log.leval: unknown key | did you mean level in [log]?"}},
+		{"several at once", "x1 = 1\ny1 = 2", []string{
+			"c:1:1: x1: unknown key | remove it; every key is in the example files under testdata/config",
+			"c:2:1: y1: unknown key | remove it; every key is in the example files under testdata/config",
+		}},
+		{"string for a number", "[limits]\nsessions = \"many\"", []string{`c:2:12: limits.sessions: want a whole number | write it like this: sessions = 100`}},
+		{"number for a string", "name = 3", []string{`c:1:8: name: want a string in quotes | write it like this: name = "text"`}},
+		{"string for a list", "listen = \":443\"", []string{`c:1:10: listen: want a list of strings | write it like this: listen = ["one", "two"]`}},
+		{"duration without a unit", "drain = 30", []string{`c:1:1: drain: not a duration | write it with its unit: "30s"`}},
+		{"duration with an unknown unit", "drain = \"30 parsecs\"", []string{`c:1:1: drain: not a duration | write it with its unit: "30s"`}},
+		{"list for a duration", "drain = [3]", []string{`c:1:9: drain: want a duration in quotes | write it like this: drain = "30s"`}},
+		{"value for a table", "log = 3", []string{`c:1:7: log: want a table | write it like this: [log]`}},
+		{"no TOML", "listen = [", []string{"c:1:10: array is incomplete | adit's config files are TOML 1.0: https://toml.io/en/v1.0.0"}},
+		{"key twice", "name = \"a\"\nname = \"b\"", []string{"c:2:1: name: key name is already defined | adit's config files are TOML 1.0: https://toml.io/en/v1.0.0"}},
+		{"port out of range", "\n\nlisten = [\":70000\"]", []string{`c:3:1: listen: ":70000": the port is not a number from 0 to 65535 | an address is ":443", "192.0.2.1:443" or "[2001:db8::1]:443"`}},
+		{"unknown allowance", "allow = [\"lan\"]", []string{`c:1:1: allow: unknown kind of target "lan" | "loopback" and "private" are known`}},
+		{"limit of zero", "[limits]\nsessions = 0", []string{`c:2:1: limits.sessions: 0 is out of range | write a number from 1 to 1000000`}},
+		{"two sites", "[site]\ndir = \"/\"\nproxy = \"http://[::1]/\"", []string{`c:1:2: site: dir and proxy exclude each other | keep one of them`}},
+		{"unknown level", "log.level = \"loud\"", []string{`c:1:1: log.level: unknown level "loud" | known are: debug, info, warn, error`}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			c := defaultServerConfig()
+			got := complaints(parseConfig("c", []byte(test.text), &c))
+			if !reflect.DeepEqual(got, test.want) {
+				t.Errorf("%q gives\n%s\nwant\n%s", test.text, strings.Join(got, "\n"), strings.Join(test.want, "\n"))
+			}
+		})
+	}
+}
+
+func TestDoorIsNeverOpenToOthersByAccident(t *testing.T) {
+	for _, test := range []struct {
+		listen, admission string
+		ok                bool
+	}{
+		{"127.0.0.1:1080", admitAnyone, true},
+		{"[::1]:1080", admitSameUser, true},
+		{"localhost:1080", admitAuto, true},
+		{"0.0.0.0:1080", admitAnyone, false},
+		{":1080", admitAuto, false},
+		{"192.0.2.1:1080", admitSameUser, false},
+		{"192.0.2.1:1080", admitPassword, true},
+		{"[::ffff:192.0.2.1]:1080", admitAnyone, false},
+	} {
+		c := defaultClientConfig().Door
+		c.Listen, c.Admission = test.listen, test.admission
+		ok := true
+		c.validate(func(string, string, string) { ok = false })
+		if ok != test.ok {
+			t.Errorf("door on %s for %s: valid is %v, want %v", test.listen, test.admission, ok, test.ok)
+		}
+	}
+}
+
+func TestNearestWordIsFoundOnlyNearby(t *testing.T) {
+	known := []string{"listen", "name", "allow", "limits.sessions"}
+	for word, want := range map[string]string{
+		"listne":          "listen",
+		"NAME":            "name",
+		"alow":            "allow",
+		"limit.session":   "limits.sessions",
+		"limits.sessoins": "limits.sessions",
+		"user":            "",
+		"":                "",
+	} {
+		if got := nearest(word, known); got != want {
+			t.Errorf("nearest to %q is %q, want %q", word, got, want)
+		}
+	}
+}
+
+func FuzzConfig(f *testing.F) {
+	f.Add([]byte("listen = [\":1\"]\n[log]\nlevel=\"info\""))
+	f.Add([]byte("log = { level = \"x\", a.b = 3 }"))
+	f.Add([]byte("[[site]]\ndir = \"\"\n[site.dir]\n"))
+	f.Add([]byte("drain = \"\"\n\"quoted key\" = 1"))
+	f.Fuzz(func(t *testing.T, text []byte) {
+		c := defaultServerConfig()
+		for _, line := range complaints(parseConfig("c", text, &c)) {
+			if !strings.HasPrefix(line, "c:") {
+				t.Errorf("complaint %q does not say where", line)
+			}
+		}
+	})
+}
