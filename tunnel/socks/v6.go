@@ -152,8 +152,8 @@ func readAuth6(r io.Reader) (p AuthReply6, err error) {
 func (p AuthReply6) check() error {
 	o := p.Options
 	switch {
-	case o.SessionOK && o.SessionInvalid, o.TokenAccepted && o.TokenRejected:
-		return errors.New("two options contradict each other")
+	case o.TokenAccepted && o.TokenRejected:
+		return errors.New("token is both accepted and rejected")
 	case p.OK && (o.SessionInvalid || o.TokenRejected):
 		return errors.New("authentication is called good in spite of a bad session or token")
 	case !p.OK && o.SessionOK:
