@@ -129,6 +129,7 @@ func (g *guard) judge(h header, body []byte) error {
 	if err != nil || !pass {
 		return err
 	}
+	g.s.received.Add(int64(len(body)))
 	g.give(h, body)
 	if flags&flagFIN != 0 {
 		g.s.settle(st)
@@ -196,6 +197,7 @@ func (g *guard) Write(p []byte) (int, error) {
 	switch {
 	case data:
 		g.outLeft = int(h.value())
+		g.s.sent.Add(int64(h.value()))
 		if st := g.s.lookup(h.stream()); st != nil {
 			st.muxWindow.Add(-int64(h.value()))
 		}

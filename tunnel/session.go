@@ -15,6 +15,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -69,6 +70,8 @@ type Session struct {
 	sweeper  *time.Timer
 	lastOwn  uint32 // the highest stream id so far, by us
 	lastPeer uint32 // and by the peer
+
+	sent, received atomic.Int64 // payload of streams, in bytes
 }
 
 // NewSession gives a session over a pipe, which it closes in the end. One end
@@ -461,6 +464,8 @@ func (s *Session) Err() error {
 // Drain takes no more streams from the peer and tells it so. It waits until
 // no stream is left or ctx ends.
 func (s *Session) Drain(ctx context.Context) error {
+	// The peer hears of it before the first of its streams is refused.
+	s.control(typeDrain, 0, 0)
 	s.mu.Lock()
 	s.drain = true
 	if s.idle == nil {
@@ -472,7 +477,6 @@ func (s *Session) Drain(ctx context.Context) error {
 		s.idle = nil
 	}
 	s.mu.Unlock()
-	s.control(typeDrain, 0, 0)
 	select {
 	case <-idle:
 		return nil
@@ -542,6 +546,8 @@ type Stats struct {
 	Streams   int           // open now
 	Opened    uint64        // since the start, by both sides
 	RoundTrip time.Duration // the last measured; 0 if none
+	Sent      int64         // payload of streams, in bytes
+	Received  int64
 }
 
 // Stats gives figures of this moment.
@@ -552,6 +558,8 @@ func (s *Session) Stats() Stats {
 		Streams:   len(s.streams),
 		Opened:    uint64(s.lastOwn+1)/2 + uint64(s.lastPeer+1)/2,
 		RoundTrip: s.rtt.get(),
+		Sent:      s.sent.Load(),
+		Received:  s.received.Load(),
 	}
 }
 

@@ -18,19 +18,32 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // arrive in accepted.
 type pair struct {
 	client, server *tunnel.Session
-	accepted       chan *tunnel.Stream
+	accepted       chan *accepted
 	stop           func()
 }
 
-func newPair(t *testing.T, a, b net.Conn, streams int) *pair {
+// accepted is a stream at the server whose handler returns when it is closed.
+type accepted struct {
+	*tunnel.Stream
+	handled context.CancelFunc
+}
+
+func (a *accepted) Close() error {
+	defer a.handled()
+	return a.Stream.Close()
+}
+
+func newPair(t testing.TB, a, b net.Conn, streams int) *pair {
 	t.Helper()
-	p := &pair{accepted: make(chan *tunnel.Stream)}
+	p := &pair{accepted: make(chan *accepted)}
 	p.client = tunnel.NewSession(a, true, tunnel.Config{Streams: streams})
 	p.server = tunnel.NewSession(b, false, tunnel.Config{
 		Streams: streams,
 		Handle: func(ctx context.Context, s *tunnel.Stream) {
+			ctx, cancel := context.WithCancel(ctx)
+			defer cancel()
 			select {
-			case p.accepted <- s:
+			case p.accepted <- &accepted{s, cancel}:
 				<-ctx.Done()
 			case <-ctx.Done():
 			}
@@ -49,7 +62,7 @@ func newPair(t *testing.T, a, b net.Conn, streams int) *pair {
 	return p
 }
 
-func (p *pair) open(t *testing.T) (client, server *tunnel.Stream) {
+func (p *pair) open(t testing.TB) (*tunnel.Stream, *accepted) {
 	t.Helper()
 	c, err := p.client.Open(t.Context())
 	if err != nil {

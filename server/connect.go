@@ -1,0 +1,120 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/relay"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// requestLimit is how long a stream may take to say what it wants.
+const requestLimit = 10 * time.Second
+
+// flow is one request, from its arrival to the end of what it asked for.
+type flow struct {
+	session *session
+	stream  *tunnel.Stream
+	request socks.Request
+	began   time.Time
+}
+
+// handle serves one stream of the session.
+func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
+	f := &flow{session: s, stream: stream, began: time.Now()}
+	if !s.server.takeStream(s.user.Name) {
+		f.refuse(ctx, socks.GeneralFailure, errors.New("the user has too many streams open"))
+		return
+	}
+	defer s.server.dropStream(s.user.Name)
+	stream.SetDeadline(f.began.Add(requestLimit))
+	request, err := socks.ReadRequest6(stream)
+	if err != nil {
+		// An honest client sends its request at once, and a right one.
+		s.tun.Strike()
+		stream.Reset()
+		s.log.Debug("bad request", "error", err)
+		return
+	}
+	f.request = socks.Request{
+		Command: request.Command,
+		Dst:     request.Dst,
+		Dialect: socks.SOCKS6,
+		User:    s.user.Name,
+		Source:  s.arrival.Remote,
+	}
+	switch request.Command {
+	case socks.Connect:
+		f.connect(ctx)
+	default:
+		f.refuse(ctx, socks.CommandNotSupported, socks.CommandNotSupported)
+	}
+}
+
+// connect carries out a CONNECT.
+func (f *flow) connect(ctx context.Context) {
+	target, reply, err := f.session.server.cfg.Relay.Connect(ctx, f.request)
+	if err != nil {
+		if ctx.Err() != nil {
+			// The client has changed its mind. Who does so all the time wants us
+			// to work for nothing.
+			f.session.tun.Strike()
+		}
+		f.refuse(ctx, socks.CodeOf(err), err)
+		return
+	}
+	if err := f.reply(reply); err != nil {
+		target.Reset()
+		f.stream.Reset()
+		f.log(ctx, socks.Succeeded, relay.Result{Err: err})
+		return
+	}
+	f.stream.SetDeadline(time.Time{})
+	f.log(ctx, socks.Succeeded, relay.Copy(ctx, f.stream, target))
+}
+
+// reply sends the authentication reply, which is always good because the
+// session is authenticated, and the operation reply in one piece.
+func (f *flow) reply(r socks.Reply) error {
+	b, err := socks.AuthReply6{OK: true}.AppendBinary(nil)
+	if err != nil {
+		return err
+	}
+	op := socks.OperationReply6{Code: r.Code, Bound: socks.Addr{IP: r.Bound.Addr(), Port: r.Bound.Port()}}
+	if b, err = op.AppendBinary(b); err != nil {
+		return err
+	}
+	_, err = f.stream.Write(b)
+	return err
+}
+
+// refuse answers with a failure and ends the stream.
+func (f *flow) refuse(ctx context.Context, code socks.Code, reason error) {
+	f.stream.SetDeadline(time.Now().Add(requestLimit))
+	if err := f.reply(socks.Reply{Code: code}); err != nil {
+		f.stream.Reset()
+	}
+	f.log(ctx, code, relay.Result{Err: reason})
+}
+
+// log writes the flow's line.
+func (f *flow) log(ctx context.Context, code socks.Code, r relay.Result) {
+	log := f.session.log
+	attrs := []slog.Attr{
+		slog.String("session", f.session.name()),
+		slog.Int("code", int(code)),
+		slog.Int64("up", r.Up),
+		slog.Int64("down", r.Down),
+		slog.Duration("duration", time.Since(f.began).Round(time.Millisecond)),
+	}
+	if log.Enabled(ctx, slog.LevelDebug) {
+		attrs = append(attrs, slog.String("target", f.request.Dst.String()))
+		if r.Err != nil {
+			attrs = append(attrs, slog.Any("error", r.Err))
+		}
+	}
+	log.LogAttrs(ctx, slog.LevelInfo, "flow ended", attrs...)
+}
