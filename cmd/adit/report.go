@@ -1,0 +1,116 @@
+package main
+
+import (
+	"os"
+	"time"
+
+	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
+)
+
+// report is what a running process answers to GET /status, and what "adit
+// status --json" prints. Scripts read it: fields may come, but none go.
+type report struct {
+	Role    string        `json:"role"` // "server" or "client"
+	Version string        `json:"version"`
+	PID     int           `json:"pid"`
+	Since   time.Time     `json:"since"`
+	Server  *serverReport `json:"server,omitempty"`
+	Client  *clientReport `json:"client,omitempty"`
+}
+
+type serverReport struct {
+	Listen   []string        `json:"listen"`
+	Sessions []sessionReport `json:"sessions"` // the oldest first
+}
+
+type sessionReport struct {
+	ID          string           `json:"id"`
+	User        string           `json:"user"`
+	Device      string           `json:"device"`
+	DeviceID    string           `json:"device_id"`
+	Remote      string           `json:"remote"`
+	Since       time.Time        `json:"since"`
+	Streams     int              `json:"streams"` // open now
+	Opened      uint64           `json:"opened"`
+	Up          int64            `json:"up"`   // bytes
+	Down        int64            `json:"down"` // bytes
+	RoundTripMs float64          `json:"round_trip_ms"`
+	Protection  protectionReport `json:"protection"`
+}
+
+type clientReport struct {
+	Server      string           `json:"server"`
+	Connected   bool             `json:"connected"`
+	Changed     time.Time        `json:"changed"` // when it connected, or lost the connection
+	Error       string           `json:"error,omitempty"`
+	Retry       time.Time        `json:"retry,omitzero"`
+	Streams     int              `json:"streams"`
+	Opened      uint64           `json:"opened"`
+	RoundTripMs float64          `json:"round_trip_ms"`
+	Protection  protectionReport `json:"protection"`
+	Door        doorReport       `json:"door"`
+}
+
+type protectionReport struct {
+	Carrier     string `json:"carrier"`
+	Version     string `json:"version"`
+	Cipher      string `json:"cipher"`
+	KeyExchange string `json:"key_exchange"`
+	Fingerprint string `json:"fingerprint,omitempty"`
+}
+
+// doorReport tells other commands of the same user how to come in.
+type doorReport struct {
+	Listen       string `json:"listen,omitempty"`
+	Socket       string `json:"socket,omitempty"`
+	Admission    string `json:"admission"`
+	User         string `json:"user,omitempty"`
+	PasswordFile string `json:"password_file,omitempty"`
+}
+
+func newReport(role string, since time.Time) report {
+	return report{Role: role, Version: version(), PID: os.Getpid(), Since: since}
+}
+
+func reportSessions(all []server.Status) []sessionReport {
+	sessions := make([]sessionReport, len(all))
+	for i, s := range all {
+		sessions[i] = sessionReport{
+			ID:          s.ID,
+			User:        s.User,
+			Device:      s.Device,
+			DeviceID:    users.Device{Key: s.Key}.ID().String(),
+			Remote:      s.Remote.String(),
+			Since:       s.Since,
+			Streams:     s.Streams,
+			Opened:      s.Opened,
+			Up:          s.Up,
+			Down:        s.Down,
+			RoundTripMs: millis(s.RoundTrip),
+			Protection:  reportProtection(s.Protection),
+		}
+	}
+	return sessions
+}
+
+func reportClient(address string, s client.Status, door doorReport) *clientReport {
+	return &clientReport{
+		Server:      address,
+		Connected:   s.Connected,
+		Changed:     s.Since,
+		Error:       s.Error,
+		Retry:       s.Retry,
+		Streams:     s.Streams,
+		Opened:      s.Opened,
+		RoundTripMs: millis(s.RoundTrip),
+		Protection:  reportProtection(s.Protection),
+		Door:        door,
+	}
+}
+
+func reportProtection(p tunnel.Protection) protectionReport { return protectionReport(p) }
+
+func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

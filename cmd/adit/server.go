@@ -1,0 +1,8 @@
+package main
+
+import "github.com/spf13/cobra"
+
+func newServer(e env) *cobra.Command {
+	return group("server", "Make and run an exit", "",
+		newServerInit(e), newUnit(e, serverKind, serverUnit))
+}

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+const statusHelp = `Say what the server or client that runs in a directory is doing. Without --dir
+it looks at the client in its usual place, and then at the server.`
+
+func newStatus(e env) *cobra.Command {
+	var dir string
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "status",
+		Short: "Say what a running server or client is doing",
+		Long:  statusHelp,
+		Args:  exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			r, err := askStatus(c.Context(), dir)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				out := json.NewEncoder(e.stdout)
+				out.SetIndent("", "  ")
+				return out.Encode(r)
+			}
+			return printStatus(e.stdout, r)
+		},
+	}
+	c.Flags().StringVar(&dir, "dir", "", "directory of the server or client")
+	// The flag was defined in the line above.
+	_ = c.MarkFlagDirname("dir")
+	c.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return c
+}
+
+// askStatus asks the process that runs in a directory, or in one of the usual
+// ones if dir is empty.
+func askStatus(ctx context.Context, dir string) (report, error) {
+	var r report
+	dirs := []string{dir}
+	if dir == "" {
+		dirs = []string{defaultDir(clientKind), defaultDir(serverKind)}
+	}
+	for _, dir := range dirs {
+		if err := ask(ctx, dir, "/status", &r); !errors.Is(err, errNotRunning) {
+			return r, err
+		}
+	}
+	if dir == "" {
+		return r, hint(errors.New("neither a client nor a server of yours runs"), "adit client run, or name another directory with --dir")
+	}
+	return r, hint(fmt.Errorf("no adit runs in %s", dir), "start it: adit client run --dir %s, or adit server run --dir %s", dir, dir)
+}
+
+func printStatus(out io.Writer, r report) error {
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintf(w, "%s\tadit %s, process %d, up %s\n", r.Role, r.Version, r.PID, since(r.Since))
+	switch {
+	case r.Server != nil:
+		printServer(w, r.Server)
+	case r.Client != nil:
+		printClient(w, r.Client)
+	}
+	return w.Flush()
+}
+
+func printServer(w io.Writer, s *serverReport) {
+	for _, address := range s.Listen {
+		fmt.Fprintf(w, "listens on\t%s\n", address)
+	}
+	fmt.Fprintf(w, "sessions\t%d\n", len(s.Sessions))
+	if len(s.Sessions) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
+	for _, x := range s.Sessions {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
+			x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.Protection)
+	}
+}
+
+func printClient(w io.Writer, c *clientReport) {
+	fmt.Fprintf(w, "server\t%s\n", c.Server)
+	if c.Connected {
+		fmt.Fprintf(w, "session\tfor %s, %s\n", since(c.Changed), c.Protection)
+		fmt.Fprintf(w, "round trip\t%s\n", roundTrip(c.RoundTripMs))
+		fmt.Fprintf(w, "streams\t%d open, %d since the session began\n", c.Streams, c.Opened)
+	} else {
+		fmt.Fprintf(w, "session\tnone for %s: %s\n", since(c.Changed), orDash(c.Error))
+	}
+	if c.Door.Listen != "" {
+		fmt.Fprintf(w, "door\t%s, admits %s\n", c.Door.Listen, c.Door.Admission)
+	}
+	if c.Door.Socket != "" {
+		fmt.Fprintf(w, "door\t%s\n", c.Door.Socket)
+	}
+}
+
+func (p protectionReport) String() string {
+	return fmt.Sprintf("%s, %s", orDash(p.Version), orDash(p.KeyExchange))
+}
+
+func roundTrip(ms float64) string {
+	if ms == 0 {
+		return "-"
+	}
+	return fmt.Sprintf("%.1f ms", ms)
+}
+
+func since(t time.Time) string { return time.Since(t).Round(time.Second).String() }
+
+// size writes a number of bytes for people.
+func size(n int64) string {
+	const units = "KMGTPE"
+	if n < 1024 {
+		return fmt.Sprintf("%d B", n)
+	}
+	f, i := float64(n)/1024, 0
+	for f >= 1024 && i < len(units)-1 {
+		f, i = f/1024, i+1
+	}
+	return fmt.Sprintf("%.1f %ciB", f, units[i])
+}
