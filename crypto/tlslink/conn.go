@@ -1,0 +1,72 @@
+package tlslink
+
+import (
+	"errors"
+	"net"
+	"sync"
+	"time"
+)
+
+// closeTimeout bounds how long Close tries to tell the peer.
+const closeTimeout = 250 * time.Millisecond
+
+// conn is an open carrier: TLS over a quickened wire. All methods are safe for
+// concurrent use.
+//
+// A Write that fails with a time-out has taken the n bytes that it reports.
+// Those not sent yet go first with the next Write, so the stream stays whole.
+// crypto/tls alone would fail for good.
+type conn struct {
+	net.Conn // TLS
+	wire     *wire
+
+	writing sync.Mutex
+}
+
+// newConn makes a carrier of a TLS connection whose handshake is done and which nobody
+// uses at the moment.
+func newConn(tls net.Conn, w *wire) *conn {
+	w.quicken()
+	return &conn{Conn: tls, wire: w}
+}
+
+// Write turns up to 64 KiB at a time into TLS records, and each such burst into
+// one system call.
+func (c *conn) Write(p []byte) (n int, err error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	for len(p) > 0 && err == nil {
+		var m int
+		m, err = c.writeBurst(p[:min(len(p), burst)])
+		n, p = n+m, p[m:]
+	}
+	return n, err
+}
+
+func (c *conn) writeBurst(p []byte) (int, error) {
+	if err := c.wire.cork(); err != nil {
+		return 0, err
+	}
+	n, err := c.Conn.Write(p)
+	if flushed := c.wire.uncork(); err == nil {
+		err = flushed
+	}
+	return n, err
+}
+
+// Close tells the peer by a close_notify alert if that takes no longer than
+// 250 ms, and closes the connection. Whoever is stuck in Read or Write comes free.
+func (c *conn) Close() error {
+	if !c.writing.TryLock() {
+		return c.wire.Close() // the alert would wait behind a Write
+	}
+	defer c.writing.Unlock()
+	cut := time.AfterFunc(closeTimeout, func() { _ = c.wire.Close() })
+	defer cut.Stop()
+	return c.Conn.Close()
+}
+
+func isTimeout(err error) bool {
+	e, ok := errors.AsType[net.Error](err)
+	return ok && e.Timeout()
+}
