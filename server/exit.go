@@ -1,0 +1,124 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/relay"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// DefaultConnectTimeout is how long a CONNECT may take if [Exit] does not say.
+const DefaultConnectTimeout = 15 * time.Second
+
+// Exit opens the connections to targets. Nothing else in adit does. It is a
+// [socks.Relay]; its fields do not change while it is in use. The zero Exit
+// reaches public addresses.
+type Exit struct {
+	Allow Allow
+
+	// Own are listeners that are never targets, whatever Allow says, so that
+	// nobody reaches them in the exit's name or sends it round in circles. An
+	// unspecified address stands for every address of this host. Where the host
+	// has another address on the outside of a NAT, that goes here too.
+	Own []netip.AddrPort
+
+	Resolver Resolver      // nil means net.DefaultResolver
+	Timeout  time.Duration // for look-up and connection together; 0 means DefaultConnectTimeout
+}
+
+// Connect connects to a target by the first of its addresses that answers.
+func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
+	timeout := e.Timeout
+	if timeout == 0 {
+		timeout = DefaultConnectTimeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	targets, err := e.targets(ctx, r.Dst)
+	if err != nil {
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	conn, err := race(ctx, targets, e.dial)
+	if err != nil {
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	reply := socks.Reply{Code: socks.Succeeded}
+	if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
+		bound := a.AddrPort()
+		reply.Bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+	}
+	return conn, reply, nil
+}
+
+// dial connects to one address that has been judged, and has the very address
+// judged again that the socket is about to connect to.
+func (e *Exit) dial(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
+	d := net.Dialer{
+		// A target that is gone is found out within two minutes. TCP_NODELAY is
+		// Go's default.
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4},
+		Control: func(_, address string, _ syscall.RawConn) error {
+			dialled, err := netip.ParseAddrPort(address)
+			if err != nil {
+				return err
+			}
+			if dialled != target {
+				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", dialled, target)}
+			}
+			return e.judge(dialled)
+		},
+	}
+	network := "tcp6"
+	if target.Addr().Is4() {
+		network = "tcp4"
+	}
+	// Not DialTCP: it binds the socket first, and then one port serves one
+	// connection in the whole world and not one for each target.
+	conn, err := d.DialContext(ctx, network, target.String())
+	if err != nil {
+		return nil, err
+	}
+	return relay.TCP(conn.(*net.TCPConn)), nil
+}
+
+// judge tells why there may be no connection to an address; nil if there may.
+func (e *Exit) judge(target netip.AddrPort) error {
+	deny := func(what string) error {
+		return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the target is %s, which is not allowed", what)}
+	}
+	for _, a := range forms(target.Addr()) {
+		if k := kindOf(a); !e.Allow.permits(k) {
+			return deny(fmt.Sprintf("a %s address", k))
+		}
+		own, err := owned(e.Own, netip.AddrPortFrom(a, target.Port()), hostAddrs)
+		if err != nil {
+			return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("list this host's addresses: %w", err)}
+		}
+		if own {
+			return deny("this server itself")
+		}
+	}
+	return nil
+}
+
+// hostAddrs gives the addresses of this host's interfaces.
+func hostAddrs() ([]netip.Addr, error) {
+	all, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil, err
+	}
+	addrs := make([]netip.Addr, 0, len(all))
+	for _, one := range all {
+		if n, ok := one.(*net.IPNet); ok {
+			if a, ok := netip.AddrFromSlice(n.IP); ok {
+				addrs = append(addrs, a.Unmap())
+			}
+		}
+	}
+	return addrs, nil
+}
