@@ -1,6 +1,8 @@
 package tlslink
 
 import (
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"sync"
@@ -32,6 +34,11 @@ var (
 	outBuffers = sync.Pool{New: func() any { return new([outSize]byte) }}
 	inBuffers  = sync.Pool{New: func() any { return new([inSize]byte) }}
 )
+
+// errCut tells a connection that was cut from one that was ended.
+// crypto/tls takes a bare io.EOF between two records for an end, but the end is what
+// a close_notify alert says (RFC 8446 section 6.1).
+var errCut = fmt.Errorf("connection ended without close_notify: %w", io.ErrUnexpectedEOF)
 
 // wire is the connection below TLS. Until quicken is called it passes
 // everything straight on. After that it gathers the records of one
@@ -103,6 +110,9 @@ func (w *wire) fill() error {
 	if w.in != nil {
 		inBuffers.Put(w.in)
 		w.in = nil
+	}
+	if w.inErr == io.EOF {
+		return errCut
 	}
 	return w.inErr
 }
