@@ -3,11 +3,13 @@ package socks
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"os"
+	"syscall"
 )
 
-// Error is a failure with the code that the app is told.
+// Error is a failure whose code is already known.
 type Error struct {
 	Code Code
 	Err  error
@@ -15,19 +17,22 @@ type Error struct {
 
 func (e *Error) Error() string { return e.Err.Error() }
 
-func (e *Error) Unwrap() error { return e.Err }
+// Unwrap gives the code and the cause, so that errors.Is finds either.
+func (e *Error) Unwrap() []error { return []error{e.Code, e.Err} }
 
-// Error says what the code means. A Code is an error in its own right.
+// Error says in words what the code means. A code is an error of its own.
 func (c Code) Error() string {
 	switch c {
 	case Succeeded:
 		return "succeeded"
+	case GeneralFailure:
+		return "general failure"
 	case NotAllowed:
 		return "not allowed by the rules"
 	case NetworkUnreachable:
 		return "network unreachable"
 	case HostUnreachable:
-		return "host unreachable"
+		return "host unreachable or unknown"
 	case ConnectionRefused:
 		return "connection refused"
 	case TTLExpired:
@@ -39,37 +44,57 @@ func (c Code) Error() string {
 	case TimedOut:
 		return "timed out"
 	}
-	return "general failure"
+	return fmt.Sprintf("failed with code %d", byte(c))
 }
 
-// CodeOf gives the code for an error: the one that an [Error] or a [Code]
-// in it carries, else what the operating system's error means.
+// errnoCodes gives the codes of system errors. If an error holds several, as
+// after attempts at several addresses, the one further up says most.
+var errnoCodes = []struct {
+	code   Code
+	errnos []syscall.Errno
+}{
+	{ConnectionRefused, connectionRefused},
+	{HostUnreachable, hostUnreachable},
+	{NetworkUnreachable, networkUnreachable},
+	{TimedOut, timedOut},
+	{NotAllowed, notAllowed},
+	{AddressNotSupported, addressNotSupported},
+}
+
+// CodeOf says how a request that ended in err ended: by the code that err
+// carries, as [Code] or [*Error], or by the system's or resolver's error in it.
+// It is Succeeded for nil alone.
 func CodeOf(err error) Code {
 	if err == nil {
 		return Succeeded
 	}
-	if e, ok := errors.AsType[*Error](err); ok {
-		return e.Code
-	}
-	if c, ok := errors.AsType[Code](err); ok {
-		return c
-	}
-	for _, row := range errnoCodes {
-		if errors.Is(err, row.errno) {
-			return row.code
+	if code, ok := errors.AsType[Code](err); ok {
+		if code == Succeeded {
+			return GeneralFailure // an error is none
 		}
+		return code
 	}
-	if dns, ok := errors.AsType[*net.DNSError](err); ok && dns.IsNotFound {
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		if dns.IsTimeout {
+			return TimedOut
+		}
 		return HostUnreachable
 	}
-	if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, context.DeadlineExceeded) {
+	for _, known := range errnoCodes {
+		for _, errno := range known.errnos {
+			if errors.Is(err, errno) {
+				return known.code
+			}
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return TimedOut
 	}
 	if e, ok := errors.AsType[net.Error](err); ok && e.Timeout() {
 		return TimedOut
 	}
-	if _, ok := errors.AsType[*net.DNSError](err); ok {
-		return HostUnreachable
+	if _, ok := errors.AsType[*net.AddrError](err); ok {
+		return AddressNotSupported
 	}
 	return GeneralFailure
 }

@@ -8,6 +8,7 @@ package socks
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -64,6 +65,26 @@ const (
 	HTTPConnect
 	HTTPForward
 )
+
+func (d Dialect) String() string {
+	switch d {
+	case Direct:
+		return "direct"
+	case SOCKS4:
+		return "SOCKS 4"
+	case SOCKS4a:
+		return "SOCKS 4a"
+	case SOCKS5:
+		return "SOCKS 5"
+	case SOCKS6:
+		return "SOCKS 6"
+	case HTTPConnect:
+		return "HTTP CONNECT"
+	case HTTPForward:
+		return "HTTP"
+	}
+	return fmt.Sprintf("dialect %d", byte(d))
+}
 
 // Code says how a request ended, by its number in SOCKS 5 and 6.
 type Code byte
