@@ -1,0 +1,113 @@
+package socks
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+)
+
+// Admission says which apps a door lets in. The zero value lets in the
+// processes of the door's own local user and nobody else: over loopback TCP
+// where the kernel tells who is at the other end (Linux), and over a Unix socket
+// that is its user's alone (see [ListenUnix]).
+type Admission struct {
+	// Authenticate says whether a user's password is right. If it is set, every
+	// app has to give one, wherever it comes from, and apps that cannot, as
+	// those of SOCKS 4, stay outside. It takes as long for a user who does not
+	// exist as for a wrong password, and is safe for concurrent use. Passwords
+	// have 1 to 255 bytes.
+	Authenticate func(ctx context.Context, user, password string) bool
+
+	// Anyone lets in every local user. It holds for loopback and Unix sockets
+	// only.
+	Anyone bool
+}
+
+// Password gives an [Admission.Authenticate] for one user, in constant
+// time. An empty password is never right.
+func Password(user, password string) func(ctx context.Context, user, password string) bool {
+	wantUser, wantPassword := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
+	usable := password != ""
+	return func(_ context.Context, user, password string) bool {
+		u, p := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
+		same := subtle.ConstantTimeCompare(u[:], wantUser[:]) & subtle.ConstantTimeCompare(p[:], wantPassword[:])
+		return usable && same == 1
+	}
+}
+
+var (
+	errBothWays = errors.New("a password is asked for and anyone is let in: choose one")
+	errNotLocal = errors.New("the address is not a loopback one and no password is asked for")
+)
+
+// Check says whether a door may listen at an address with this admission: any
+// other address than loopback needs a password. Its error wraps
+// [errors.ErrUnsupported] if this system does not tell which user an app
+// belongs to; a password or a Unix socket helps then.
+func (a Admission) Check(listen net.Addr) error {
+	switch {
+	case a.Authenticate != nil && a.Anyone:
+		return errBothWays
+	case a.Authenticate != nil:
+		return nil
+	}
+	switch listen := listen.(type) {
+	case *net.UnixAddr:
+		if a.Anyone {
+			return nil
+		}
+		return checkPrivate(listen.Name)
+	case *net.TCPAddr:
+		if !listen.IP.IsLoopback() {
+			return errNotLocal
+		}
+		if a.Anyone {
+			return nil
+		}
+		if err := canTellUsers(listen.IP); err != nil {
+			return fmt.Errorf("tell users apart: %w", err)
+		}
+		return nil
+	}
+	return errNotLocal
+}
+
+// checkPrivate fails unless path is a socket that no other user may connect to.
+func checkPrivate(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return fmt.Errorf("check socket: %w", err)
+	}
+	if info.Mode().Type() != fs.ModeSocket || info.Mode().Perm()&0o077 != 0 {
+		return fmt.Errorf("socket %s has mode %v: other users may connect to it", path, info.Mode())
+	}
+	return nil
+}
+
+// entry is what a door makes of an app before the app has said anything.
+type entry byte
+
+const (
+	refused entry = iota
+	needsPassword
+	open
+)
+
+// judge looks at who is at the other end. The error says why an app is refused.
+func (a Admission) judge(c net.Conn) (entry, error) {
+	if a.Authenticate != nil {
+		return needsPassword, nil
+	}
+	if _, ok := c.LocalAddr().(*net.UnixAddr); ok || a.Anyone {
+		return open, nil // Check has passed the socket's mode
+	}
+	if err := checkUser(c); err != nil {
+		return refused, err
+	}
+	return open, nil
+}

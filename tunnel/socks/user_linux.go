@@ -1,0 +1,167 @@
+package socks
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+var errOtherUser = errors.New("the app belongs to another user")
+
+// checkUser fails unless a process of this process's own user holds the other
+// end of a loopback TCP connection.
+func checkUser(c net.Conn) error {
+	app, err := loopback(c.RemoteAddr())
+	if err != nil {
+		return err
+	}
+	door, err := loopback(c.LocalAddr())
+	if err != nil {
+		return err
+	}
+	s, err := findSocket(app, door)
+	switch {
+	case err != nil:
+		return fmt.Errorf("find the app's socket: %w", err)
+	case s.local != app || s.remote != door:
+		// For want of the connection the kernel gives a listener at app.
+		return errors.New("find the app's socket: it is gone")
+	case s.inode == 0:
+		// What a process has closed belongs to root, says the kernel.
+		return errors.New("find the app's socket: the app has closed it")
+	case s.uid != uint32(os.Geteuid()):
+		return fmt.Errorf("%w (uid %d)", errOtherUser, s.uid)
+	}
+	return nil
+}
+
+func loopback(a net.Addr) (netip.AddrPort, error) {
+	t, ok := a.(*net.TCPAddr)
+	if !ok || !t.IP.IsLoopback() {
+		return netip.AddrPort{}, fmt.Errorf("%v is not on loopback", a)
+	}
+	return unmapped(t.AddrPort()), nil
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
+}
+
+// canTellUsers tries a look-up with a socket that is known to be ours: some
+// kernels and sandboxes do not answer.
+func canTellUsers(ip net.IP) error {
+	ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: ip})
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	local := unmapped(ln.Addr().(*net.TCPAddr).AddrPort())
+	any := netip.IPv4Unspecified()
+	if local.Addr().Is6() {
+		any = netip.IPv6Unspecified()
+	}
+	s, err := findSocket(local, netip.AddrPortFrom(any, 0))
+	if err != nil {
+		return fmt.Errorf("%w (%w)", errors.ErrUnsupported, err)
+	}
+	if s.local != local || s.uid != uint32(os.Geteuid()) || s.inode == 0 {
+		return fmt.Errorf("%w: the kernel's answer does not fit", errors.ErrUnsupported)
+	}
+	return nil
+}
+
+// diagSocket is what the kernel tells of a socket.
+type diagSocket struct {
+	local, remote netip.AddrPort
+	uid, inode    uint32
+}
+
+// Layout of what goes over a sock_diag socket, in bytes: struct nlmsghdr, and
+// then struct inet_diag_req_v2 or struct inet_diag_msg, which both hold a struct
+// inet_diag_sockid.
+const (
+	diagHead     = 16
+	diagRequest  = diagHead + 56
+	diagReply    = diagHead + 72
+	diagIDAsked  = diagHead + 8
+	diagIDTold   = diagHead + 4
+	diagUID      = diagHead + 64
+	diagInode    = diagHead + 68
+	sockidRemote = 20 // after two ports and the local address
+	sockidCookie = 40
+)
+
+// findSocket asks the kernel for one TCP socket by both its addresses. This is a
+// look-up and no dump: it costs the same however many sockets there are, and
+// finds nothing else by chance. An IPv4 socket is found whether its process
+// sees it as IPv4 or as IPv4 mapped to IPv6.
+func findSocket(local, remote netip.AddrPort) (diagSocket, error) {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	if err != nil {
+		return diagSocket{}, os.NewSyscallError("socket", err)
+	}
+	defer unix.Close(fd)
+	if err := unix.Sendto(fd, diagQuestion(local, remote), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return diagSocket{}, os.NewSyscallError("sendto", err)
+	}
+	// The kernel has answered before sendto returns, so nothing waits here.
+	b := make([]byte, 4096)
+	n, from, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	if err != nil {
+		return diagSocket{}, os.NewSyscallError("recvfrom", err)
+	}
+	if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
+		return diagSocket{}, errors.New("the answer is not the kernel's")
+	}
+	return parseDiag(b[:n])
+}
+
+func diagQuestion(local, remote netip.AddrPort) []byte {
+	b := make([]byte, diagRequest)
+	binary.NativeEndian.PutUint32(b, diagRequest)
+	binary.NativeEndian.PutUint16(b[4:], unix.SOCK_DIAG_BY_FAMILY)
+	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	b[diagHead] = unix.AF_INET6
+	if local.Addr().Is4() {
+		b[diagHead] = unix.AF_INET
+	}
+	b[diagHead+1] = unix.IPPROTO_TCP
+	binary.NativeEndian.PutUint32(b[diagHead+4:], 0xffffffff) // in any state
+
+	id := b[diagIDAsked:]
+	binary.BigEndian.PutUint16(id, local.Port())
+	binary.BigEndian.PutUint16(id[2:], remote.Port())
+	copy(id[4:], local.Addr().AsSlice())
+	copy(id[sockidRemote:], remote.Addr().AsSlice())
+	binary.NativeEndian.PutUint64(id[sockidCookie:], ^uint64(0)) // whatever its cookie
+	return b
+}
+
+func parseDiag(b []byte) (diagSocket, error) {
+	if len(b) < diagHead+4 {
+		return diagSocket{}, errors.New("the kernel's answer is short")
+	}
+	switch kind := binary.NativeEndian.Uint16(b[4:]); {
+	case kind == unix.NLMSG_ERROR:
+		return diagSocket{}, syscall.Errno(-int32(binary.NativeEndian.Uint32(b[diagHead:])))
+	case kind != unix.SOCK_DIAG_BY_FAMILY || len(b) < diagReply:
+		return diagSocket{}, fmt.Errorf("the kernel's answer has type %d and %d bytes", kind, len(b))
+	}
+	address := func(b []byte) netip.Addr { return netip.AddrFrom16([16]byte(b)).Unmap() }
+	if b[diagHead] == unix.AF_INET {
+		address = func(b []byte) netip.Addr { return netip.AddrFrom4([4]byte(b[:4])) }
+	}
+	id := b[diagIDTold:]
+	return diagSocket{
+		local:  netip.AddrPortFrom(address(id[4:sockidRemote]), binary.BigEndian.Uint16(id)),
+		remote: netip.AddrPortFrom(address(id[sockidRemote:sockidRemote+16]), binary.BigEndian.Uint16(id[2:])),
+		uid:    binary.NativeEndian.Uint32(b[diagUID:]),
+		inode:  binary.NativeEndian.Uint32(b[diagInode:]),
+	}, nil
+}
