@@ -1,0 +1,242 @@
+package socks
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/relay"
+)
+
+const (
+	// connectTimeout bounds how long a request may take before its answer. It is
+	// what SOCKS 4 gives it.
+	connectTimeout = 2 * time.Minute
+
+	// refusedTimeout is how long an app that is not welcome has to hear so.
+	refusedTimeout = time.Second
+
+	answerTimeout = 10 * time.Second
+
+	// An app that is sent away may have sent more than was read. A close would
+	// then reset the connection and could take the answer with it, so what comes
+	// is thrown away for a while: this long, and so many bytes.
+	dismissTimeout = 2 * time.Second
+	dismissBytes   = 64 << 10
+
+	// aheadBytes is how much is read ahead of an app's handshake, and of an answer.
+	aheadBytes = 4096
+)
+
+var (
+	errNotWelcome = errors.New("not welcome")
+	errForeign    = errors.New("this is no protocol that is spoken here")
+	errGone       = errors.New("the app has gone")
+)
+
+// app is one app's connection from accept to the end of its handshake.
+type app struct {
+	conn   relay.Conn
+	in     *bufio.Reader // of conn
+	source netip.AddrPort
+	door   *serving
+	entry  entry
+	reason error // why entry is refused
+}
+
+func newApp(s *serving, c net.Conn) (*app, error) {
+	conn, err := asConn(c)
+	if err != nil {
+		return nil, err
+	}
+	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s}
+	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
+		a.source = t.AddrPort()
+		a.source = netip.AddrPortFrom(a.source.Addr().Unmap(), a.source.Port())
+	}
+	return a, nil
+}
+
+func asConn(c net.Conn) (relay.Conn, error) {
+	switch c := c.(type) {
+	case relay.Conn:
+		return c, nil
+	case *net.TCPConn:
+		return relay.TCP(c), nil
+	case *net.UnixConn:
+		return unixConn{c}, nil
+	}
+	return nil, fmt.Errorf("a %T cannot end its directions one by one", c)
+}
+
+// unixConn offers a Unix socket as a [relay.Conn].
+type unixConn struct{ *net.UnixConn }
+
+// Reset can do no more than close: a Unix socket has no reset to send.
+func (c unixConn) Reset() error { return c.Close() }
+
+// serve speaks with the app until its connection has ended.
+func (a *app) serve(ctx context.Context) error {
+	defer a.conn.Close()
+	defer context.AfterFunc(ctx, func() { a.conn.Reset() })()
+	a.conn.SetDeadline(time.Now().Add(a.door.HandshakeTimeout))
+	if a.entry, a.reason = a.door.Admission.judge(a.conn); a.entry == refused {
+		a.conn.SetDeadline(time.Now().Add(min(refusedTimeout, a.door.HandshakeTimeout)))
+	}
+	err := a.speak(ctx)
+	if a.entry == refused {
+		return fmt.Errorf("%w: %w", errNotWelcome, a.reason)
+	}
+	return err
+}
+
+// speak picks the dialect by the first byte. What comes from no proxy client
+// at all gets no answer.
+func (a *app) speak(ctx context.Context) error {
+	first, err := a.in.Peek(1)
+	if err != nil {
+		return fmt.Errorf("read the first byte: %w", err)
+	}
+	switch c := first[0]; {
+	case c == 4:
+		return a.socks4(ctx)
+	case c == 5:
+		return a.socks5(ctx)
+	case 'A' <= c && c <= 'Z':
+		return a.http(ctx)
+	}
+	return errForeign
+}
+
+// guest is an app that has been let in. It is the only way to the relay, and
+// only enter and login make one.
+type guest struct {
+	relay  Relay
+	user   string
+	source netip.AddrPort
+}
+
+// enter gives nil unless the app may come in without a password.
+func (a *app) enter() *guest {
+	if a.entry != open {
+		return nil
+	}
+	return &guest{relay: a.door.Relay, source: a.source}
+}
+
+// login gives nil unless the app may come in with this password. Where nobody
+// asks for one, any will do, and proves nothing.
+func (a *app) login(ctx context.Context, user, password string) *guest {
+	if a.entry != needsPassword {
+		return a.enter()
+	}
+	if password == "" || len(user) > 255 || len(password) > 255 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
+	defer cancel()
+	if !a.door.Admission.Authenticate(ctx, user, password) {
+		return nil
+	}
+	return &guest{relay: a.door.Relay, user: user, source: a.source}
+}
+
+func (g *guest) connect(ctx context.Context, r Request) (relay.Conn, Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	r.User, r.Source = g.user, g.source
+	return g.relay.Connect(ctx, r)
+}
+
+// answer encodes a reply in the app's dialect.
+type answer func(c Code, bound netip.AddrPort) []byte
+
+// carry carries out a request of SOCKS 4 or 5 and relays until both directions
+// have ended.
+func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
+	if r.Command != Connect {
+		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not known", r.Command)}, answer)
+	}
+	a.conn.SetDeadline(time.Time{})
+	a.door.Log.Debug("app asks for a connection", "app", a.source, "dialect", r.Dialect, "target", r.Dst)
+	target, reply, err := a.connect(ctx, g, r)
+	if errors.Is(err, errGone) {
+		return err
+	}
+	if err != nil {
+		return a.refuse(&Error{CodeOf(err), err}, answer)
+	}
+	a.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	if _, err := a.conn.Write(answer(Succeeded, reply.Bound)); err != nil {
+		target.Reset()
+		return fmt.Errorf("answer: %w", err)
+	}
+	a.conn.SetWriteDeadline(time.Time{})
+	return relay.Copy(ctx, relay.WithPrefix(a.conn, readAhead(a.in)), target).Err
+}
+
+// connect asks the relay, and gives up with errGone if the app does. It reads
+// ahead meanwhile, for there is no other way to notice. An end that follows data is no
+// farewell: the app has said all that it wants to say and waits for a reply.
+func (a *app) connect(ctx context.Context, g *guest, r Request) (relay.Conn, Reply, error) {
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for a.in.Buffered() < a.in.Size() {
+			_, err := a.in.Peek(a.in.Buffered() + 1)
+			switch {
+			case err == nil:
+				continue
+			case errors.Is(err, os.ErrDeadlineExceeded):
+			case err != io.EOF || a.in.Buffered() == 0:
+				giveUp(fmt.Errorf("%w: %w", errGone, err))
+			}
+			return
+		}
+	})
+	target, reply, err := g.connect(ctx, r)
+	a.conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
+	watch.Wait()
+	a.conn.SetReadDeadline(time.Time{})
+	if gone := context.Cause(ctx); errors.Is(gone, errGone) {
+		if err == nil {
+			target.Reset()
+		}
+		return nil, Reply{}, gone
+	}
+	return target, reply, err
+}
+
+// readAhead takes what was read and not used.
+func readAhead(in *bufio.Reader) []byte {
+	b, _ := in.Peek(in.Buffered())
+	return b
+}
+
+// refuse tells the app why it gets nothing, if there is a code for it.
+func (a *app) refuse(err error, answer answer) error {
+	if e, ok := errors.AsType[*Error](err); ok {
+		a.dismiss(answer(e.Code, netip.AddrPort{}))
+	}
+	return err
+}
+
+// dismiss sends the last words, and waits a little for the app to leave.
+func (a *app) dismiss(words []byte) {
+	a.conn.SetDeadline(time.Now().Add(dismissTimeout))
+	if _, err := a.conn.Write(words); err != nil {
+		return
+	}
+	if err := a.conn.CloseWrite(); err != nil {
+		return
+	}
+	io.CopyN(io.Discard, a.in, dismissBytes)
+}

@@ -1,0 +1,151 @@
+package socks
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Limits of a [Door] that leaves them at zero.
+const (
+	DefaultHandshakeTimeout = 10 * time.Second
+	DefaultMaxConns         = 10_000
+)
+
+// Door is where apps come in: one listener for SOCKS 4, 4a and 5, HTTP CONNECT
+// and plain HTTP proxying, told apart by an app's first byte. Whoever speaks
+// something else, or to whom [Admission] does not apply, gets nothing relayed.
+//
+// A Door may serve several listeners at once. It must not be changed while it
+// serves.
+type Door struct {
+	Relay     Relay        // carries out the requests; needed
+	Admission Admission    // who may come in; the zero value is the strictest
+	Log       *slog.Logger // nil for none
+
+	// HandshakeTimeout is how long an app may take to say what it wants, from
+	// accept on. Zero is DefaultHandshakeTimeout.
+	HandshakeTimeout time.Duration
+
+	// MaxConns is how many connections each listener has at once. More are
+	// closed as they come. Zero is DefaultMaxConns.
+	MaxConns int
+}
+
+// Serve lets apps in through ln until ctx ends, which resets their connections;
+// then it returns nil. If somebody else closes ln, the connections there are go
+// on, and Serve returns when the last one has ended. In any case it closes ln.
+//
+// It fails at once if [Admission.Check] does.
+func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
+	defer ln.Close()
+	if err := d.Admission.Check(ln.Addr()); err != nil {
+		return fmt.Errorf("serve apps at %s: %w", ln.Addr(), err)
+	}
+	s := &serving{
+		Door: *d,
+		free: make(chan struct{}, cmp.Or(d.MaxConns, DefaultMaxConns)),
+	}
+	s.HandshakeTimeout = cmp.Or(d.HandshakeTimeout, DefaultHandshakeTimeout)
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	defer s.apps.Wait()
+	defer context.AfterFunc(ctx, func() { ln.Close() })()
+	for {
+		conn, err := s.accept(ctx, ln)
+		switch {
+		case err == nil:
+			s.serve(ctx, conn)
+		case ctx.Err() != nil, errors.Is(err, net.ErrClosed):
+			return nil
+		default:
+			return fmt.Errorf("accept an app at %s: %w", ln.Addr(), err)
+		}
+	}
+}
+
+// serving is a door while it serves one listener, with nothing left at zero.
+type serving struct {
+	Door
+	free chan struct{} // holds an item for each connection
+	apps sync.WaitGroup
+	warn pace
+}
+
+// accept waits out what the machine is short of.
+func (s *serving) accept(ctx context.Context, ln net.Listener) (net.Conn, error) {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	for delay := shortest; ; delay = min(2*delay, longest) {
+		conn, err := ln.Accept()
+		if err == nil || !slices.ContainsFunc(exhausted, func(e syscall.Errno) bool { return errors.Is(err, e) }) {
+			return conn, err
+		}
+		if s.warn.allows() {
+			s.Log.Warn("cannot accept an app for now", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(delay):
+		}
+	}
+}
+
+// serve hands a connection to a goroutine of its own, if there is room.
+func (s *serving) serve(ctx context.Context, conn net.Conn) {
+	select {
+	case s.free <- struct{}{}:
+	default:
+		conn.Close()
+		if s.warn.allows() {
+			s.Log.Warn("turned an app away: there are too many", "limit", cap(s.free))
+		}
+		return
+	}
+	s.apps.Go(func() {
+		defer func() { <-s.free }()
+		s.open(ctx, conn)
+	})
+}
+
+// open sees one connection from accept to its end.
+func (s *serving) open(ctx context.Context, conn net.Conn) {
+	a, err := newApp(s, conn)
+	if err != nil {
+		conn.Close()
+		s.Log.Error("cannot serve this kind of listener", "err", err)
+		return
+	}
+	err = a.serve(ctx)
+	if errors.Is(err, errNotWelcome) && s.warn.allows() {
+		s.Log.Warn("refused an app", "app", a.source, "err", err)
+		return
+	}
+	s.Log.Debug("app's connection ended", "app", a.source, "err", err)
+}
+
+// pace keeps a flood of events from becoming a flood of log lines.
+type pace struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// allows says yes once a second.
+func (p *pace) allows() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Before(p.next) {
+		return false
+	}
+	p.next = now.Add(time.Second)
+	return true
+}

@@ -1,0 +1,222 @@
+package socks
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+)
+
+// Version numbers, methods and address types of SOCKS 5.
+const (
+	version5 = 5
+	login5   = 1 // the version of RFC 1929
+
+	noLogin5  = 0x00
+	password5 = 0x02
+	noMethod5 = 0xff
+
+	typeIPv4in5 = 1
+	typeNameIn5 = 3
+	typeIPv6in5 = 4
+)
+
+var (
+	errMethods5 = errors.New("the app offers no SOCKS 5 method that is good here")
+	errLogin    = errors.New("wrong user or password")
+)
+
+// socks5 serves an app that speaks SOCKS 5.
+func (a *app) socks5(ctx context.Context) error {
+	g, err := a.negotiate5(ctx)
+	if err != nil {
+		return err
+	}
+	r, err := readRequest5(a.in)
+	if err != nil {
+		return a.refuse(err, answer5)
+	}
+	return a.carry(ctx, g, r, answer5)
+}
+
+// negotiate5 settles on a method and goes through it. It has answered and
+// ended the connection if there is an error.
+func (a *app) negotiate5(ctx context.Context) (*guest, error) {
+	offered, err := readMethods5(a.in)
+	if err != nil {
+		return nil, err
+	}
+	method := chooseMethod5(a.entry, offered)
+	if method == noMethod5 {
+		a.dismiss([]byte{version5, noMethod5})
+		return nil, errMethods5
+	}
+	if _, err := a.conn.Write([]byte{version5, method}); err != nil {
+		return nil, fmt.Errorf("answer with a SOCKS 5 method: %w", err)
+	}
+	if method == noLogin5 {
+		return a.enter(), nil
+	}
+	user, password, err := readLogin5(a.in)
+	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
+		return nil, err
+	}
+	var g *guest
+	if err == nil {
+		g = a.login(ctx, user, password)
+	}
+	if g == nil {
+		if err == nil {
+			err = errLogin
+		}
+		a.dismiss([]byte{login5, 1})
+		return nil, err
+	}
+	if _, err := a.conn.Write([]byte{login5, 0}); err != nil {
+		return nil, fmt.Errorf("answer a SOCKS 5 login: %w", err)
+	}
+	return g, nil
+}
+
+// chooseMethod5 picks one of the methods that an app offers.
+func chooseMethod5(e entry, offered []byte) byte {
+	switch {
+	case e == open && bytes.IndexByte(offered, noLogin5) >= 0:
+		return noLogin5
+	case e != refused && bytes.IndexByte(offered, password5) >= 0:
+		// Some apps insist on giving a password although nobody asks for one.
+		return password5
+	}
+	return noMethod5
+}
+
+// readMethods5 reads the methods that an app offers.
+func readMethods5(in *bufio.Reader) ([]byte, error) {
+	var b [2 + 255]byte
+	if _, err := io.ReadFull(in, b[:2]); err != nil {
+		return nil, fmt.Errorf("read SOCKS 5 methods: %w", err)
+	}
+	methods := b[2 : 2+int(b[1])]
+	if _, err := io.ReadFull(in, methods); err != nil {
+		return nil, fmt.Errorf("read SOCKS 5 methods: %w", noEOF(err))
+	}
+	return methods, nil
+}
+
+// readLogin5 reads a user and a password (RFC 1929). Its error is an [*Error]
+// if the app is to be told.
+func readLogin5(in *bufio.Reader) (user, password string, err error) {
+	version, err := in.ReadByte()
+	if err != nil {
+		return "", "", fmt.Errorf("read SOCKS 5 login: %w", noEOF(err))
+	}
+	if version != login5 {
+		return "", "", &Error{NotAllowed, fmt.Errorf("read SOCKS 5 login: its version is %d", version)}
+	}
+	if user, err = readString5(in); err != nil {
+		return "", "", fmt.Errorf("read SOCKS 5 user: %w", err)
+	}
+	if password, err = readString5(in); err != nil {
+		return "", "", fmt.Errorf("read SOCKS 5 password: %w", err)
+	}
+	return user, password, nil
+}
+
+// readString5 reads a length octet and as many bytes.
+func readString5(in *bufio.Reader) (string, error) {
+	n, err := in.ReadByte()
+	if err != nil {
+		return "", noEOF(err)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(in, b); err != nil {
+		return "", noEOF(err)
+	}
+	return string(b), nil
+}
+
+// readRequest5 reads one request and not a byte more. Its error is an [*Error]
+// if the app is to be told.
+func readRequest5(in *bufio.Reader) (Request, error) {
+	var b [4]byte
+	if _, err := io.ReadFull(in, b[:1]); err != nil {
+		return Request{}, fmt.Errorf("read SOCKS 5 request: %w", noEOF(err))
+	}
+	if b[0] != version5 {
+		return Request{}, &Error{GeneralFailure, fmt.Errorf("read SOCKS 5 request: its version is %d", b[0])}
+	}
+	if _, err := io.ReadFull(in, b[1:]); err != nil {
+		return Request{}, fmt.Errorf("read SOCKS 5 request: %w", noEOF(err))
+	}
+	dst, err := readAddr5(in, b[3])
+	if err != nil {
+		return Request{}, fmt.Errorf("read SOCKS 5 address: %w", err)
+	}
+	return Request{Command: Command(b[1]), Dst: dst, Dialect: SOCKS5}, nil
+}
+
+// readAddr5 reads an address of a type, and its port. Many apps send IP
+// addresses as names.
+func readAddr5(in *bufio.Reader, kind byte) (Addr, error) {
+	var b [16]byte
+	var host string
+	var ip netip.Addr
+	var err error
+	switch kind {
+	case typeIPv4in5:
+		_, err = io.ReadFull(in, b[:4])
+		ip = netip.AddrFrom4([4]byte(b[:4]))
+	case typeIPv6in5:
+		_, err = io.ReadFull(in, b[:])
+		ip = netip.AddrFrom16(b)
+	case typeNameIn5:
+		host, err = readString5(in)
+	default:
+		return Addr{}, &Error{AddressNotSupported, fmt.Errorf("type %d is not known", kind)}
+	}
+	if err != nil {
+		return Addr{}, noEOF(err)
+	}
+	if _, err := io.ReadFull(in, b[:2]); err != nil {
+		return Addr{}, noEOF(err)
+	}
+	port := binary.BigEndian.Uint16(b[:])
+	if ip.IsValid() {
+		return Addr{IP: ip, Port: port}, nil
+	}
+	dst, err := NewAddr(host, port)
+	if err != nil {
+		return Addr{}, &Error{GeneralFailure, err}
+	}
+	return dst, nil
+}
+
+// answer5 gives a reply with an address in bytes, never a name: some apps read
+// a fixed number of bytes before they look at any.
+func answer5(c Code, bound netip.AddrPort) []byte {
+	ip, port, kind := bound.Addr().Unmap(), bound.Port(), byte(typeIPv4in5)
+	switch {
+	case !ip.IsValid():
+		ip, port = netip.IPv4Unspecified(), 0
+	case ip.Is6():
+		kind = typeIPv6in5
+	}
+	b := append(make([]byte, 0, 22), version5, c.socks5(), 0, kind)
+	b = append(b, ip.AsSlice()...)
+	return binary.BigEndian.AppendUint16(b, port)
+}
+
+// socks5 is the code in SOCKS 5, whose clients take TTLExpired for a time-out.
+func (c Code) socks5() byte {
+	switch {
+	case c == TimedOut:
+		return byte(TTLExpired)
+	case c > TimedOut:
+		return byte(GeneralFailure)
+	}
+	return byte(c)
+}
