@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/pelletier/go-toml/v2"
 	"github.com/pelletier/go-toml/v2/unstable"
@@ -240,6 +241,9 @@ func (d duration) validate(key string, report func(key, what, todo string)) {
 
 // quoteTOML spells a string for a config file that adit itself writes.
 func quoteTOML(s string) string {
+	if !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' || r == '\\' || r == utf8.RuneError }) {
+		return `"` + s + `"`
+	}
 	text, err := toml.Marshal(map[string]string{"v": s})
 	if err != nil { // a Go string that is no UTF-8
 		return `""`

@@ -4,10 +4,11 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/adit-net/adit/server"
 )
 
 // serverConfig is server.toml.
@@ -28,6 +29,9 @@ type siteConfig struct {
 	Dir   string `toml:"dir"`
 	Proxy string `toml:"proxy"`
 }
+
+// builtIn tells whether the site is the page that adit brings along.
+func (c siteConfig) builtIn() bool { return c == siteConfig{} }
 
 // tlsConfig names the PEM files of a certificate that a public CA has issued.
 // Without them devices know the server by its pinned key.
@@ -52,9 +56,6 @@ func defaultServerConfig() serverConfig {
 	}
 }
 
-// allowances are the kinds of targets that a server may be told to allow.
-func allowances() []string { return []string{"loopback", "private"} }
-
 func (c *serverConfig) validate(report func(key, what, todo string)) {
 	if len(c.Listen) == 0 {
 		report("listen", "no address to listen on", `write listen = [":443"]`)
@@ -68,8 +69,8 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 		report("name", strconv.Quote(c.Name)+" is no host name and no IP address", "write the name that devices reach this server by; a port may follow it")
 	}
 	for _, kind := range c.Allow {
-		if !slices.Contains(allowances(), kind) {
-			report("allow", "unknown kind of target "+strconv.Quote(kind), `"loopback" and "private" are known`)
+		if _, err := server.ParseAllow([]string{kind}); err != nil {
+			report("allow", "unknown kind of target "+strconv.Quote(kind), "known are: loopback, private, link-local")
 		}
 	}
 	c.Drain.validate("drain", report)

@@ -99,7 +99,7 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 		{"no TOML", "listen = [", []string{"c:1:10: array is incomplete | adit's config files are TOML 1.0: https://toml.io/en/v1.0.0"}},
 		{"key twice", "name = \"a\"\nname = \"b\"", []string{"c:2:1: name: key name is already defined | adit's config files are TOML 1.0: https://toml.io/en/v1.0.0"}},
 		{"port out of range", "\n\nlisten = [\":70000\"]", []string{`c:3:1: listen: ":70000": the port is not a number from 0 to 65535 | an address is ":443", "192.0.2.1:443" or "[2001:db8::1]:443"`}},
-		{"unknown allowance", "allow = [\"lan\"]", []string{`c:1:1: allow: unknown kind of target "lan" | "loopback" and "private" are known`}},
+		{"unknown allowance", "allow = [\"lan\"]", []string{`c:1:1: allow: unknown kind of target "lan" | known are: loopback, private, link-local`}},
 		{"limit of zero", "[limits]\nsessions = 0", []string{`c:2:1: limits.sessions: 0 is out of range | write a number from 1 to 1000000`}},
 		{"two sites", "[site]\ndir = \"/\"\nproxy = \"http://[::1]/\"", []string{`c:1:2: site: dir and proxy exclude each other | keep one of them`}},
 		{"unknown level", "log.level = \"loud\"", []string{`c:1:1: log.level: unknown level "loud" | known are: debug, info, warn, error`}},

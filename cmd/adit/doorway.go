@@ -32,16 +32,21 @@ func findDoorway(ctx context.Context, dir string) (doorway, error) {
 	if r.Client == nil {
 		return doorway{}, hint(fmt.Errorf("a server runs in %s, not a client", dir), "name the client's directory with --dir")
 	}
-	d := doorway{network: "tcp", address: r.Client.Door.Listen}
+	return r.Client.Door.way()
+}
+
+// way reads the password that the door may want.
+func (r doorReport) way() (doorway, error) {
+	d := doorway{network: "tcp", address: r.Listen}
 	if d.address == "" {
-		d.network, d.address = "unix", r.Client.Door.Socket
+		d.network, d.address = "unix", r.Socket
 	}
-	if r.Client.Door.Admission == admitPassword {
-		password, err := readPassword(r.Client.Door.PasswordFile)
+	if r.Admission == admitPassword {
+		password, err := readPassword(r.PasswordFile)
 		if err != nil {
 			return doorway{}, err
 		}
-		d.user, d.password = r.Client.Door.User, password
+		d.user, d.password = r.User, password
 	}
 	return d, nil
 }

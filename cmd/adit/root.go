@@ -35,8 +35,10 @@ func execute(ctx context.Context, e env, args []string) int {
 // newRoot builds the whole command tree. Nothing in it outlives one execution.
 func newRoot(e env) *cobra.Command {
 	root := group("adit", "A secure tunnel for everything that speaks SOCKS or HTTP proxy", rootHelp,
+		newDemo(e),
 		newServer(e), newUser(e), newInvite(e), newDevice(e),
-		newPipe(e), newStatus(e), newVersion(e), newCompletion(e),
+		newJoin(e), newClient(e), newRun(e), newPipe(e),
+		newCheck(e), newStatus(e), newVersion(e), newCompletion(e),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true

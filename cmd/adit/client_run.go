@@ -1,0 +1,200 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+const clientRunHelp = `Run the client until SIGINT or SIGTERM: it keeps a session with the server, and
+lets apps in at its door, with SOCKS 4, 4a, 5 and as an HTTP proxy on one port.
+SIGHUP reads client.toml again.
+
+When apps can come in and the server has let this device in, it prints a line that
+begins with "ready" to standard error. If the server is out of reach it keeps trying,
+and says so in its log.`
+
+func newClientRun(e env) *cobra.Command {
+	d := dirFlag{kind: clientKind}
+	var flags logFlags
+	var door string
+	c := &cobra.Command{
+		Use:   "run",
+		Short: "Run the client",
+		Long:  clientRunHelp,
+		Args:  exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			dir, err := d.open()
+			if err != nil {
+				return err
+			}
+			return runClient(c.Context(), clientOptions{dir: dir, flags: flags, door: door, stderr: e.stderr})
+		},
+	}
+	d.add(c)
+	flags.add(c)
+	c.Flags().StringVar(&door, "door", "", "`address` where apps come in (default from the config file)")
+	return c
+}
+
+// clientOptions says how to run a client beside what its directory says.
+type clientOptions struct {
+	dir    string
+	flags  logFlags
+	door   string    // listen here instead of where the config says
+	stderr io.Writer // gets the log, and the line "ready …"
+
+	listener net.Listener // the door; nil: at the address that door or the config names
+	private  bool         // no other command is to find this client
+	started  func(*clientProcess)
+}
+
+// clientProcess is a running client.
+type clientProcess struct {
+	clientOptions
+	cfg    clientConfig
+	log    journal
+	since  time.Time
+	client *client.Client
+	doors  []*doorListener
+	way    doorReport
+}
+
+// runClient runs a client until ctx ends and its streams have ended.
+func runClient(ctx context.Context, o clientOptions) (err error) {
+	p := &clientProcess{clientOptions: o, cfg: defaultClientConfig(), since: time.Now()}
+	if err := p.load(&p.cfg); err != nil {
+		return err
+	}
+	p.log = newJournal(o.stderr, p.cfg.Log)
+	parts := []func(context.Context) error{}
+	if !o.private {
+		admin, err := openAdmin(o.dir)
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, admin.Close()) }()
+		parts = append(parts, func(ctx context.Context) error { return admin.serve(ctx, p.report) })
+	}
+	device, err := keys.LoadDevice(filepath.Join(o.dir, deviceKeyFile))
+	if err != nil {
+		return err
+	}
+	dial, err := dialServer(p.cfg.Server)
+	if err != nil {
+		return err
+	}
+	p.client = client.New(client.Config{Dial: dial, Device: device, Log: p.log.Logger})
+	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
+	door, err := p.openDoors(ctx)
+	if err != nil {
+		return err
+	}
+	for _, ln := range p.doors {
+		defer ln.Close()
+		parts = append(parts, func(ctx context.Context) error { return door.Serve(ctx, ln) })
+	}
+	return p.process(parts).run(ctx)
+}
+
+func (p *clientProcess) process(parts []func(context.Context) error) *process {
+	return &process{
+		log:   p.log,
+		parts: parts,
+		ready: func(ctx context.Context) error {
+			if p.client.Ready(ctx) != nil {
+				<-ctx.Done() // Serve says why there will never be a session
+			}
+			return nil
+		},
+		started: p.announce,
+		reload:  func(context.Context) error { return p.reload() },
+		drain:   p.drain,
+		limit:   func() time.Duration { return p.cfg.Drain.Duration },
+	}
+}
+
+func (p *clientProcess) announce() {
+	if p.started != nil {
+		p.started(p)
+		return
+	}
+	fmt.Fprintf(p.stderr, "ready door on %s, server %s\n", cmp.Or(p.way.Listen, p.way.Socket), p.cfg.Server.Address)
+}
+
+// load reads the config as the command line's flags change it.
+func (p *clientProcess) load(cfg *clientConfig) error {
+	if err := loadConfig(p.dir, clientKind, cfg); err != nil {
+		return err
+	}
+	if p.clientOptions.door != "" {
+		cfg.Door.Listen = p.clientOptions.door
+		var wrong error
+		cfg.Door.validate(func(key, what, todo string) {
+			wrong = hint(usageError{fmt.Errorf("--door: %s", what)}, "%s", todo)
+		})
+		if wrong != nil {
+			return wrong
+		}
+	}
+	log, err := p.flags.over(cfg.Log)
+	cfg.Log = log
+	return err
+}
+
+// reload takes over what can change while the client runs. It is not called concurrently.
+func (p *clientProcess) reload() error {
+	cfg := defaultClientConfig()
+	if err := p.load(&cfg); err != nil {
+		return err
+	}
+	for key, same := range map[string]bool{
+		"server":     cfg.Server == p.cfg.Server,
+		"door":       cfg.Door == p.cfg.Door,
+		"log.format": cfg.Log.Format == p.cfg.Log.Format,
+	} {
+		if !same {
+			p.log.Warn("this change needs a restart", "key", key)
+		}
+	}
+	p.log.set(cfg.Log)
+	p.cfg.Drain, p.cfg.Log.Level = cfg.Drain, cfg.Log.Level
+	return nil
+}
+
+// drainPoll is how often a client that drains looks whether its streams have
+// ended. They do not tell, and people wait.
+const drainPoll = 20 * time.Millisecond
+
+// drain lets no more apps in, and waits for the streams of those that are in.
+func (p *clientProcess) drain(ctx context.Context) {
+	for _, ln := range p.doors {
+		ln.stop()
+	}
+	ticker := time.NewTicker(drainPoll)
+	defer ticker.Stop()
+	for p.client.Status().Streams > 0 {
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+			p.log.Warn("streams are cut off", "reason", context.Cause(ctx))
+			return
+		}
+	}
+}
+
+func (p *clientProcess) report() any {
+	r := newReport(clientKind, p.since)
+	r.Client = reportClient(p.cfg.Server.Address, p.client.Status(), p.way)
+	return r
+}
