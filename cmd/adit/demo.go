@@ -8,7 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
-	"sync"
+	"slices"
 	"syscall"
 	"time"
 
@@ -57,8 +57,8 @@ type demo struct {
 	door   net.Listener
 	client *clientProcess // once it runs
 
-	parts sync.WaitGroup
 	ended chan error // why the server or the client has ended
+	stops []func()   // end them, each after those that were started before it
 }
 
 func runDemo(ctx context.Context, e env, door string, once bool) (err error) {
@@ -73,13 +73,11 @@ func runDemo(ctx context.Context, e env, door string, once bool) (err error) {
 	if err := d.listen(ctx, door); err != nil {
 		return err
 	}
-	running, stop := context.WithCancel(ctx)
-	defer d.parts.Wait()
-	defer stop()
-	if err := d.start(running); err != nil {
+	defer d.stop()
+	if err := d.start(ctx); err != nil {
 		return err
 	}
-	if err := d.check(running); err != nil {
+	if err := d.check(ctx); err != nil {
 		return err
 	}
 	d.page.note("everything works, %.1f s after the start", time.Since(began).Seconds())
@@ -135,7 +133,7 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	ready := make(chan *clientProcess, 1)
-	d.run(func() error {
+	d.run(ctx, func(ctx context.Context) error {
 		return runServer(ctx, serverOptions{
 			dir: serverDir, flags: quiet, stderr: d.stderr,
 			listeners: []net.Listener{d.server},
@@ -153,7 +151,7 @@ func (d *demo) start(ctx context.Context) error {
 		return err
 	}
 	d.page.row("invite", "used to enrol the device %q of the user %q", "demo", invite.Name)
-	d.run(func() error {
+	d.run(ctx, func(ctx context.Context) error {
 		return runClient(ctx, clientOptions{
 			dir: clientDir, flags: quiet, stderr: d.stderr,
 			listener: d.door,
@@ -179,9 +177,27 @@ func admitted(admission string) string {
 	return "every program on this machine"
 }
 
-// run runs a part in the background, until the demo ends.
-func (d *demo) run(part func() error) {
-	d.parts.Go(func() { d.ended <- part() })
+// run runs a part in the background until d.stop. What tells the demo to end
+// does not reach it at once: first the client lets go of its session, then the
+// server ends.
+func (d *demo) run(ctx context.Context, part func(context.Context) error) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.ended <- part(ctx)
+	}()
+	d.stops = append(d.stops, func() {
+		cancel()
+		<-done
+	})
+}
+
+// stop ends all parts, the last one first, and waits for them.
+func (d *demo) stop() {
+	for _, stop := range slices.Backward(d.stops) {
+		stop()
+	}
 }
 
 // wait waits until a part is ready.
@@ -192,7 +208,9 @@ func (d *demo) wait(ctx context.Context, ready <-chan *clientProcess) (*clientPr
 	case p := <-ready:
 		return p, nil
 	case err := <-d.ended:
-		return nil, errors.Join(err, context.Cause(ctx))
+		return nil, err
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
 	case <-timeout.C:
 		return nil, fmt.Errorf("start the demo: not ready after %s", demoTimeout)
 	}

@@ -1,0 +1,229 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// scriptLimit bounds how long a script waits for one thing.
+const scriptLimit = 20 * time.Second
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"adit": main})
+}
+
+// TestScripts runs adit as people and scripts do. Beside the commands that
+// testscript brings along, scripts know:
+//
+//	freeport NAME...           set $NAME to an address nobody listens on
+//	start NAME REGEXP PROGRAM… run a program in the background until it prints a line that matches
+//	seen NAME REGEXP           wait until it has printed such a line
+//	unseen NAME REGEXP         it has printed no such line so far
+//	signal NAME SIGNAL         send it HUP, INT or TERM
+//	ended NAME CODE [LIMIT]    wait until it has ended with one of these exit codes
+//
+// $TARGET is a web server: /hello, and /endless, which never ends.
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		Setup:               setupScript,
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"freeport": freePorts,
+			"start":    startProgram,
+			"seen":     func(ts *testscript.TestScript, _ bool, args []string) { program(ts, args).seen(ts, args[1]) },
+			"unseen":   func(ts *testscript.TestScript, _ bool, args []string) { program(ts, args).unseen(ts, args[1]) },
+			"signal":   signalProgram,
+			"ended":    programEnded,
+		},
+	})
+}
+
+// programsKey finds a script's background programs.
+type programsKey struct{}
+
+func setupScript(e *testscript.Env) error {
+	target := httptest.NewServer(http.HandlerFunc(serveTarget))
+	e.Defer(target.Close)
+	e.Defer(target.CloseClientConnections)
+	e.Setenv("TARGET", target.Listener.Addr().String())
+	e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
+	programs := make(map[string]*background)
+	e.Values[programsKey{}] = programs
+	e.Defer(func() {
+		for _, p := range programs {
+			_ = p.cmd.Process.Kill() // most have ended
+			<-p.done
+		}
+	})
+	return nil
+}
+
+func serveTarget(w http.ResponseWriter, r *http.Request) {
+	fmt.Fprintln(w, "hello from the target")
+	if r.URL.Path != "/endless" {
+		return
+	}
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	for {
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+			fmt.Fprintln(w, "tick")
+		case <-r.Context().Done():
+			return
+		}
+	}
+}
+
+func freePorts(ts *testscript.TestScript, _ bool, names []string) {
+	for _, name := range names {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(name, ln.Addr().String())
+		ts.Check(ln.Close())
+	}
+}
+
+// background is a program that a script has started.
+type background struct {
+	cmd  *exec.Cmd
+	done chan struct{} // closed when it has ended
+
+	mu    sync.Mutex
+	lines []string
+	more  chan struct{} // closed and made anew with every line
+}
+
+func startProgram(ts *testscript.TestScript, _ bool, args []string) {
+	if len(args) < 3 {
+		ts.Fatalf("usage: start NAME REGEXP PROGRAM…")
+	}
+	path := args[2]
+	if path == "adit" {
+		path = ts.Getenv("PATH")
+		path, _, _ = strings.Cut(path, string(os.PathListSeparator)) // testscript puts it first
+		path += "/adit"
+	}
+	p := &background{cmd: exec.Command(path, args[3:]...), done: make(chan struct{}), more: make(chan struct{})}
+	p.cmd.Dir = ts.Getenv("WORK")
+	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR", "WORK", "NOTIFY_SOCKET"} {
+		p.cmd.Env = append(p.cmd.Env, name+"="+ts.Getenv(name))
+	}
+	r, w := io.Pipe()
+	p.cmd.Stdout, p.cmd.Stderr = w, w
+	ts.Check(p.cmd.Start())
+	ts.Value(programsKey{}).(map[string]*background)[args[0]] = p
+	go func() {
+		_ = p.cmd.Wait() // ended looks at the exit code
+		w.Close()
+	}()
+	go p.read(r)
+	p.seen(ts, args[1])
+}
+
+func (p *background) read(r io.Reader) {
+	defer close(p.done)
+	for lines := bufio.NewScanner(r); lines.Scan(); {
+		p.mu.Lock()
+		p.lines = append(p.lines, lines.Text())
+		close(p.more)
+		p.more = make(chan struct{})
+		p.mu.Unlock()
+	}
+}
+
+// printed gives the lines so far, and a channel that is closed when there are
+// more.
+func (p *background) printed() ([]string, <-chan struct{}) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.lines, p.more
+}
+
+func (p *background) seen(ts *testscript.TestScript, pattern string) {
+	re, err := regexp.Compile(pattern)
+	ts.Check(err)
+	timeout := time.After(scriptLimit)
+	for {
+		lines, more := p.printed()
+		if slices.ContainsFunc(lines, re.MatchString) {
+			return
+		}
+		select {
+		case <-more:
+		case <-p.done:
+			if lines, _ := p.printed(); !slices.ContainsFunc(lines, re.MatchString) {
+				ts.Fatalf("%s ended (%s) without a line that matches %q:\n%s", p.cmd, p.cmd.ProcessState, pattern, strings.Join(lines, "\n"))
+			}
+			return
+		case <-timeout:
+			ts.Fatalf("%s has printed no line that matches %q:\n%s", p.cmd, pattern, strings.Join(lines, "\n"))
+		}
+	}
+}
+
+func (p *background) unseen(ts *testscript.TestScript, pattern string) {
+	re, err := regexp.Compile(pattern)
+	ts.Check(err)
+	lines, _ := p.printed()
+	if i := slices.IndexFunc(lines, re.MatchString); i >= 0 {
+		ts.Fatalf("%s has printed %q", p.cmd, lines[i])
+	}
+}
+
+func program(ts *testscript.TestScript, args []string) *background {
+	if len(args) < 2 {
+		ts.Fatalf("too few arguments")
+	}
+	p := ts.Value(programsKey{}).(map[string]*background)[args[0]]
+	if p == nil {
+		ts.Fatalf("no program %s has been started", args[0])
+	}
+	return p
+}
+
+func signalProgram(ts *testscript.TestScript, _ bool, args []string) {
+	p := program(ts, args)
+	known := map[string]os.Signal{"HUP": syscall.SIGHUP, "INT": os.Interrupt, "TERM": syscall.SIGTERM}
+	ts.Check(p.cmd.Process.Signal(known[args[1]]))
+}
+
+func programEnded(ts *testscript.TestScript, _ bool, args []string) {
+	p := program(ts, args)
+	limit := scriptLimit
+	if len(args) > 2 {
+		var err error
+		limit, err = time.ParseDuration(args[2])
+		ts.Check(err)
+	}
+	select {
+	case <-p.done:
+	case <-time.After(limit):
+		lines, _ := p.printed()
+		ts.Fatalf("%s has not ended after %s:\n%s", p.cmd, limit, strings.Join(lines, "\n"))
+	}
+	if code := strconv.Itoa(p.cmd.ProcessState.ExitCode()); !slices.Contains(strings.Split(args[1], ","), code) {
+		lines, _ := p.printed()
+		ts.Fatalf("%s ended with exit code %s, want %s:\n%s", p.cmd, code, args[1], strings.Join(lines, "\n"))
+	}
+}
