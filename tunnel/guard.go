@@ -36,7 +36,8 @@ type guard struct {
 	head header
 
 	// Write's own state.
-	outLeft int // bytes of a data frame's payload that are still to come
+	outHead     header // of a data frame
+	payloadNext bool   // its payload is what comes next
 
 	mu      sync.Mutex
 	dropped []uint32 // streams that yamux is to forget
@@ -187,24 +188,25 @@ func (g *guard) reset(st *Stream, code resetCode) {
 }
 
 // Write takes yamux's frames: a header, and a data frame's payload by itself.
+// The two go into the outbox together, for others put their frames there too.
 func (g *guard) Write(p []byte) (int, error) {
-	if g.outLeft > 0 {
-		g.outLeft -= len(p)
-		return len(p), g.s.out.put(p, true)
+	if g.payloadNext {
+		g.payloadNext = false
+		return len(p), g.s.out.put(true, g.outHead[:], p)
 	}
 	h := header(p)
-	data := h.kind() == typeData && h.value() > 0
-	switch {
-	case data:
-		g.outLeft = int(h.value())
+	if h.kind() == typeData && h.value() > 0 {
+		g.outHead, g.payloadNext = h, true
 		g.s.sent.Add(int64(h.value()))
 		if st := g.s.lookup(h.stream()); st != nil {
 			st.muxWindow.Add(-int64(h.value()))
 		}
-	case h.flags()&flagSYN != 0:
+		return len(p), nil
+	}
+	if h.flags()&flagSYN != 0 {
 		g.s.outgoing(h.stream())
 	}
-	if err := g.s.out.put(p, data); err != nil {
+	if err := g.s.out.put(false, p); err != nil {
 		return 0, err
 	}
 	if h.flags()&flagFIN != 0 {

@@ -22,7 +22,7 @@ const (
 // it. Control frames need no room, but a peer that lets them pile up is cut off.
 type outbox struct {
 	mu      sync.Mutex
-	pending []byte    // put in and not yet given to the pipe
+	pending *[]byte   // put in and not yet given to the pipe; nil if there is nothing
 	data    int       // bytes of data frames: reserved, or in pending
 	inFrame int       // how many bytes of pending are data
 	waiters []*waiter // for room, first come first served
@@ -43,45 +43,51 @@ func newOutbox() *outbox {
 
 var errControlFlood = errors.New("the peer does not read what it makes us send")
 
+// outboxes holds buffers, as *[]byte. An idle outbox has none.
+var outboxes = sync.Pool{New: func() any {
+	b := make([]byte, 0, outboxSize+outboxSmall)
+	return &b
+}}
+
 // run writes to the pipe until the outbox is closed or the pipe fails.
 func (o *outbox) run(pipe io.Writer) error {
-	var batch []byte
 	for {
-		var ok bool
-		if batch, ok = o.take(batch); !ok {
-			return o.failure()
-		}
-		if len(batch) > 0 {
-			if _, err := pipe.Write(batch); err != nil {
-				o.close(err)
-				return err
-			}
+		batch, err := o.take()
+		switch {
+		case err != nil:
+			return err
+		case batch == nil:
+			<-o.wake
 			continue
 		}
-		<-o.wake
+		_, err = pipe.Write(*batch)
+		*batch = (*batch)[:0]
+		outboxes.Put(batch)
+		if err != nil {
+			o.close(err)
+			return err
+		}
 	}
 }
 
-// take gives all that is pending and keeps spare for what comes next. An empty
-// batch means that there is nothing to do until the next wake.
-func (o *outbox) take(spare []byte) (batch []byte, ok bool) {
+// take gives all that is pending, or nil if there is nothing to do until the
+// next wake.
+func (o *outbox) take() (batch *[]byte, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
-		return nil, false
+		return nil, o.err
 	}
-	o.writing = len(o.pending) > 0
+	batch, o.pending = o.pending, nil
+	o.writing = batch != nil
 	if !o.writing {
-		// Idle: hold no buffers.
-		o.pending = nil
 		o.flushed()
-		return nil, true
+		return nil, nil
 	}
-	batch, o.pending = o.pending, spare[:0]
 	o.data -= o.inFrame
 	o.inFrame = 0
 	o.admit()
-	return batch, true
+	return batch, nil
 }
 
 // reserve waits for room for a data frame of n bytes, header included.
@@ -156,20 +162,28 @@ func (o *outbox) unreserve(n int) {
 	o.admit()
 }
 
-// put appends bytes; data tells whether room was reserved for them.
-func (o *outbox) put(p []byte, data bool) error {
+// put appends one frame, given in pieces; data tells whether room was reserved
+// for it.
+func (o *outbox) put(data bool, pieces ...[]byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
 		return o.err
 	}
-	if data {
-		o.inFrame += len(p)
-	} else if len(o.pending)-o.inFrame+len(p) > outboxControl {
+	if o.pending == nil {
+		o.pending = outboxes.Get().(*[]byte)
+	}
+	before := len(*o.pending)
+	for _, p := range pieces {
+		*o.pending = append(*o.pending, p...)
+	}
+	switch {
+	case data:
+		o.inFrame += len(*o.pending) - before
+	case len(*o.pending)-o.inFrame > outboxControl:
 		o.fail(errControlFlood)
 		return o.err
 	}
-	o.pending = append(o.pending, p...)
 	o.signal()
 	return nil
 }
@@ -179,7 +193,7 @@ func (o *outbox) flush(limit time.Duration) {
 	t := time.NewTimer(limit)
 	defer t.Stop()
 	o.mu.Lock()
-	if o.err != nil || len(o.pending) == 0 && !o.writing {
+	if o.err != nil || o.pending == nil && !o.writing {
 		o.mu.Unlock()
 		return
 	}

@@ -71,6 +71,8 @@ func (p *pair) open(t testing.TB) (*tunnel.Stream, *accepted) {
 	select {
 	case s := <-p.accepted:
 		return c, s
+	case <-p.server.Done():
+		t.Fatalf("the stream did not arrive: server %v, client %v", p.server.Err(), p.client.Err())
 	case <-time.After(10 * time.Second):
 		t.Fatal("the stream did not arrive")
 	}

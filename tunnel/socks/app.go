@@ -196,7 +196,7 @@ func (a *app) connect(ctx context.Context, g *guest, r Request) (relay.Conn, Rep
 			case err == nil:
 				continue
 			case errors.Is(err, os.ErrDeadlineExceeded):
-			case err != io.EOF || a.in.Buffered() == 0:
+			case !errors.Is(err, io.EOF) || a.in.Buffered() == 0:
 				giveUp(fmt.Errorf("%w: %w", errGone, err))
 			}
 			return
@@ -238,5 +238,5 @@ func (a *app) dismiss(words []byte) {
 	if err := a.conn.CloseWrite(); err != nil {
 		return
 	}
-	io.CopyN(io.Discard, a.in, dismissBytes)
+	_, _ = io.CopyN(io.Discard, a.in, dismissBytes)
 }

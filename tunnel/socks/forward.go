@@ -2,6 +2,7 @@ package socks
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -20,18 +21,25 @@ import (
 type forwarder struct {
 	guest     *guest
 	conn      *httpConn
-	ctx       context.Context // bounds the dials
-	cancel    context.CancelFunc
-	dials     sync.RWMutex // read-locked by each dial under way
+	cancel    context.CancelFunc // ends the dials
+	dials     sync.RWMutex       // read-locked by each dial under way
 	transport *http.Transport
 	handler   *httputil.ReverseProxy
 }
 
-func newForwarder(p *proxy, g *guest) *forwarder {
-	f := &forwarder{guest: g, conn: p.conn}
-	f.ctx, f.cancel = context.WithCancel(p.ctx)
+// newForwarder makes a forwarder whose dials end with ctx, or when it is
+// stopped.
+func newForwarder(ctx context.Context, p *proxy, g *guest) *forwarder {
+	ctx, cancel := context.WithCancel(ctx)
+	f := &forwarder{guest: g, conn: p.conn, cancel: cancel}
 	f.transport = &http.Transport{
-		DialContext:            f.dial,
+		DialContext: func(dialCtx context.Context, _, address string) (net.Conn, error) {
+			// This context outlives the request, for the sake of the next one.
+			dialCtx, cancel := context.WithCancel(dialCtx)
+			defer cancel()
+			defer context.AfterFunc(ctx, cancel)()
+			return f.dial(dialCtx, address)
+		},
 		DisableCompression:     true, // the app gets what it has asked for
 		MaxIdleConns:           4,
 		IdleConnTimeout:        idleTimeout,
@@ -54,23 +62,18 @@ func (f *forwarder) stop() {
 		return
 	}
 	f.cancel()
-	f.dials.Lock() // those that come later fail at once
+	f.dials.Lock()
 	defer f.dials.Unlock()
 	f.transport.CloseIdleConnections()
 }
 
-// dial opens a connection for the transport, whose own context does not end
-// with the request.
-func (f *forwarder) dial(ctx context.Context, _, address string) (net.Conn, error) {
+func (f *forwarder) dial(ctx context.Context, address string) (net.Conn, error) {
 	f.dials.RLock()
 	defer f.dials.RUnlock()
 	dst, err := ParseAddr(address)
 	if err != nil {
 		return nil, err
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(f.ctx, cancel)()
 	conn, _, err := f.guest.connect(ctx, Request{Command: Connect, Dst: dst, Dialect: HTTPForward})
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
@@ -131,7 +134,7 @@ type upgraded struct {
 
 func (u *upgraded) Read(b []byte) (int, error) {
 	n, err := u.body.Read(b)
-	if err != nil && err != io.EOF {
+	if err != nil && !errors.Is(err, io.EOF) {
 		u.app.broken.Store(true)
 	}
 	return n, err

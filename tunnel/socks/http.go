@@ -35,11 +35,11 @@ func (a *app) http(ctx context.Context) error {
 	defer cancel()
 	p := &proxy{
 		app:   a,
-		ctx:   ctx,
 		conn:  &httpConn{Conn: a.conn, in: a.in},
 		log:   slog.NewLogLogger(a.door.Log.Handler(), slog.LevelDebug),
 		ended: make(chan struct{}),
 	}
+	p.newForwarder = func(g *guest) *forwarder { return newForwarder(ctx, p, g) }
 	defer func() { p.forward.stop() }()
 
 	timeout := a.door.HandshakeTimeout
@@ -59,8 +59,8 @@ func (a *app) http(ctx context.Context) error {
 		BaseContext:                  func(net.Listener) context.Context { return ctx },
 		Protocols:                    protocols,
 	}
-	a.conn.SetDeadline(time.Time{}) // the server sets its own
-	server.Serve(&single{conn: p.conn})
+	a.conn.SetDeadline(time.Time{})         // the server sets its own
+	_ = server.Serve(&single{conn: p.conn}) // returns before the connection has ended
 	<-p.ended
 	return p.err
 }
@@ -90,7 +90,7 @@ type httpConn struct {
 
 func (c *httpConn) Read(b []byte) (int, error) {
 	n, err := c.in.Read(b)
-	if err != nil && err != io.EOF && c.upgraded.Load() {
+	if err != nil && !errors.Is(err, io.EOF) && c.upgraded.Load() {
 		c.broken.Store(true)
 	}
 	return n, err
@@ -108,13 +108,14 @@ func (c *httpConn) Close() error {
 // proxy answers the requests of one app, one after another.
 type proxy struct {
 	app      *app
-	ctx      context.Context // of the app's connection
 	conn     *httpConn
 	log      *log.Logger
-	forward  *forwarder // nil before the first request for it
 	hijacked bool
 	ended    chan struct{} // closed when the connection has ended
 	err      error         // how it ended, if it was relayed
+
+	newForwarder func(*guest) *forwarder
+	forward      *forwarder // nil before it is needed
 }
 
 func (p *proxy) noteState(_ net.Conn, s http.ConnState) {
@@ -168,7 +169,7 @@ func (p *proxy) answer(w http.ResponseWriter, status int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
-	io.WriteString(w, text)
+	_, _ = io.WriteString(w, text) // whoever has gone misses nothing
 }
 
 // decline answers and ends the connection, so that nothing that follows is
@@ -250,7 +251,7 @@ func (p *proxy) tunnel(w http.ResponseWriter, r *http.Request, g *guest, dst Add
 	}
 	conn.SetDeadline(time.Time{})
 	ahead := append(readAhead(buffered.Reader), readAhead(p.conn.in)...)
-	p.err = relay.Copy(p.ctx, relay.WithPrefix(conn, ahead), target).Err
+	p.err = relay.Copy(r.Context(), relay.WithPrefix(conn, ahead), target).Err
 }
 
 // forwarderFor gives the forwarder of a guest. An app that comes back as somebody
@@ -258,7 +259,7 @@ func (p *proxy) tunnel(w http.ResponseWriter, r *http.Request, g *guest, dst Add
 func (p *proxy) forwarderFor(g *guest) http.Handler {
 	if p.forward == nil || p.forward.guest.user != g.user {
 		p.forward.stop()
-		p.forward = newForwarder(p, g)
+		p.forward = p.newForwarder(g)
 	}
 	return p.forward
 }

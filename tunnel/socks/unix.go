@@ -23,7 +23,7 @@ func ListenUnix(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen at %s: %w", path, err)
 	}
-	defer os.RemoveAll(nursery)
+	defer func() { _ = os.RemoveAll(nursery) }()
 	born := filepath.Join(nursery, "s")
 	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: born, Net: "unix"})
 	if err != nil {
@@ -85,7 +85,7 @@ func (l *unixListener) Addr() net.Addr { return &net.UnixAddr{Name: l.path, Net:
 func (l *unixListener) Close() error {
 	l.once.Do(func() {
 		if info, err := os.Lstat(l.path); err == nil && os.SameFile(info, l.info) {
-			os.Remove(l.path)
+			_ = os.Remove(l.path) // the next to listen there replaces it
 		}
 	})
 	return l.UnixListener.Close()

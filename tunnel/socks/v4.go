@@ -84,7 +84,7 @@ func readString4(in *bufio.Reader, limit int) (string, error) {
 
 // noEOF makes an error of the end of input where more must follow.
 func noEOF(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err
