@@ -204,6 +204,41 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 	}
 }
 
+func TestManyOpenAtOnce(t *testing.T) {
+	x, y := tunneltest.Link(tunneltest.Path{})
+	p := newPair(t, x, y, 0)
+	defer p.stop()
+	const openers, each = 32, 50
+	failed := make(chan error, openers)
+	for range openers {
+		go func() {
+			for range each {
+				s, err := p.client.Open(t.Context())
+				if err != nil {
+					failed <- err
+					return
+				}
+				s.Write([]byte("x"))
+				s.Close()
+			}
+			failed <- nil
+		}()
+	}
+	for range openers * each {
+		select {
+		case s := <-p.accepted:
+			s.Close()
+		case <-p.server.Done():
+			t.Fatal(p.server.Err())
+		}
+	}
+	for range openers {
+		if err := <-failed; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func TestDrainLetsStreamsEnd(t *testing.T) {
 	x, y := tunneltest.Link(tunneltest.Path{})
 	p := newPair(t, x, y, 0)

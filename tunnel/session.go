@@ -52,6 +52,8 @@ type Session struct {
 	rtt    rttMeter
 	slots  chan struct{} // one for every stream that we have opened
 
+	opening sync.Mutex
+
 	started  chan struct{} // closed when mux is set
 	mux      *yamux.Session
 	done     chan struct{} // closed when the session is over
@@ -199,7 +201,7 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 		s.releaseSlot()
 		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
 	}
-	mux, err := s.mux.OpenStream()
+	mux, err := s.openMux()
 	if err != nil {
 		s.releaseSlot()
 		if errors.Is(err, yamux.ErrStreamsExhausted) {
@@ -210,6 +212,14 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	st := s.hand(mux)
 	s.grantFirst(st)
 	return st, nil
+}
+
+// openMux opens one stream after the other: yamux would take ids in order and
+// send them in any.
+func (s *Session) openMux() (*yamux.Stream, error) {
+	s.opening.Lock()
+	defer s.opening.Unlock()
+	return s.mux.OpenStream()
 }
 
 func (s *Session) releaseSlot() {
