@@ -49,7 +49,8 @@ var outboxes = sync.Pool{New: func() any {
 	return &b
 }}
 
-// run writes to the pipe until the outbox is closed or the pipe fails.
+// run writes to the pipe until the outbox is closed or the pipe fails, and says
+// why.
 func (o *outbox) run(pipe io.Writer) error {
 	for {
 		batch, err := o.take()

@@ -147,11 +147,7 @@ func (s *Session) Serve(ctx context.Context) error {
 	s.rtt.refresh(s)
 
 	var running sync.WaitGroup
-	running.Go(func() {
-		if err := s.out.run(s.pipe); err != nil {
-			s.fail(err)
-		}
-	})
+	running.Go(func() { s.fail(s.out.run(s.pipe)) })
 	running.Go(func() { s.accept(ctx, &running) })
 	stop := context.AfterFunc(ctx, func() { s.fail(ErrClosed) })
 	defer stop()
