@@ -30,6 +30,14 @@ func newConn(tls net.Conn, w *wire) *conn {
 	return &conn{Conn: tls, wire: w}
 }
 
+func (c *conn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if n > 0 {
+		c.wire.barren.Store(0)
+	}
+	return n, err
+}
+
 // Write turns up to 64 KiB at a time into TLS records, and each such burst into
 // one system call.
 func (c *conn) Write(p []byte) (n int, err error) {

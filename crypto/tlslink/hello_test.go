@@ -100,7 +100,7 @@ func (h hello) ja4() string {
 		name = "d"
 	}
 	return fmt.Sprintf("t13%s%02d%02d%s_%s_%s", name, len(h.ciphers), len(h.extensions), h.protocols[0],
-		hash(sorted(h.ciphers)), hash(sorted(rest)+"_"+hexes(h.signatures)))
+		short(sorted(h.ciphers)), short(sorted(rest)+"_"+hexes(h.signatures)))
 }
 
 func sorted(list []uint16) string { return hexes(slices.Sorted(slices.Values(list))) }
@@ -113,7 +113,7 @@ func hexes(list []uint16) string {
 	return strings.Join(s, ",")
 }
 
-func hash(s string) string {
+func short(s string) string {
 	sum := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(sum[:6])
 }

@@ -1,6 +1,7 @@
 package tlslink
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -27,6 +28,10 @@ const (
 
 	// inSize is how many bytes are read from the kernel at once.
 	inSize = 64 << 10
+
+	// fruitless is how many bytes may come in without a byte of plaintext among
+	// them. A record is 16 KiB, and 64 KiB are read at once.
+	fruitless = 128 << 10
 )
 
 // Connections share their buffers: an idle one holds none.
@@ -39,6 +44,10 @@ var (
 // crypto/tls takes a bare io.EOF between two records for an end, but the end is what
 // a close_notify alert says (RFC 8446 section 6.1).
 var errCut = fmt.Errorf("connection ended without close_notify: %w", io.ErrUnexpectedEOF)
+
+// errFruitless ends a connection whose peer keeps us busy with records that
+// carry nothing, such as endless KeyUpdates. crypto/tls counts those itself; the fork of it does not.
+var errFruitless = errors.New("too many bytes without data")
 
 // wire is the connection below TLS. Until quicken is called it passes
 // everything straight on. After that it gathers the records of one
@@ -61,6 +70,7 @@ type wire struct {
 	inFrom  int
 	inTo    int
 	inErr   error
+	barren  atomic.Int64 // bytes read since the last plaintext
 
 	// What is still to be written.
 	mu     sync.Mutex // guards what follows, and orders writes on Conn
@@ -104,14 +114,17 @@ func (w *wire) fill() error {
 	} else if err := w.poll.Read(w.tryRead); err != nil {
 		w.inErr = err
 	}
-	if w.inTo > 0 {
+	if w.inTo > 0 && w.barren.Add(int64(w.inTo)) < fruitless {
 		return nil
 	}
 	if w.in != nil {
 		inBuffers.Put(w.in)
 		w.in = nil
 	}
-	if w.inErr == io.EOF {
+	switch {
+	case w.inTo > 0:
+		return errFruitless
+	case w.inErr == io.EOF:
 		return errCut
 	}
 	return w.inErr
