@@ -204,6 +204,24 @@ func TestStreamsLeaveNothingBehind(t *testing.T) {
 	}
 }
 
+// TestResetStreamIsGoneAtOnce uses a session on which nothing else moves.
+func TestResetStreamIsGoneAtOnce(t *testing.T) {
+	x, y := tunneltest.Link(tunneltest.Path{})
+	p := newPair(t, x, y, 1)
+	defer p.stop()
+	for range 10 {
+		// There is room for one stream only, so each has to go before the next.
+		c, s := p.open(t)
+		s.CloseWrite()
+		io.Copy(io.Discard, c)
+		c.Reset()
+		s.Close()
+	}
+	if n := p.client.Stats().Streams; n != 0 {
+		t.Errorf("%d streams are left", n)
+	}
+}
+
 func TestManyOpenAtOnce(t *testing.T) {
 	x, y := tunneltest.Link(tunneltest.Path{})
 	p := newPair(t, x, y, 0)

@@ -83,26 +83,24 @@ func (g *guard) give(h header, body []byte) {
 	g.next, g.body = g.head[:], body
 }
 
-// forget makes yamux drop a stream that has been reset here, with what it
-// holds of it. It happens when the next frame arrives; the peer answers a reset, so that is
-// soon.
-func (g *guard) forget(st *Stream) {
+// forget drops a stream that has been reset here. yamux can be told only when
+// the next frame arrives, and keeps what it holds of the stream until then.
+func (g *guard) forget(id uint32) {
+	g.s.remove(id)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.dropped = append(g.dropped, st.id)
+	g.dropped = append(g.dropped, id)
 }
 
 func (g *guard) takeDropped() (uint32, bool) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
 	if len(g.dropped) == 0 {
 		g.dropped = nil
-		g.mu.Unlock()
 		return 0, false
 	}
 	id := g.dropped[0]
 	g.dropped = g.dropped[1:]
-	g.mu.Unlock()
-	g.s.remove(id)
 	return id, true
 }
 

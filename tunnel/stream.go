@@ -286,7 +286,7 @@ func (s *Stream) reset(code resetCode) {
 	s.stopReading()
 	if first {
 		s.session.control(typeReset, s.id, uint32(code))
-		s.session.guard.forget(s)
+		s.session.guard.forget(s.id)
 	} else {
 		s.mux.Close()
 	}
