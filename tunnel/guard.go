@@ -35,10 +35,6 @@ type guard struct {
 	body []byte // what it reads after that
 	head header
 
-	// Write's own state.
-	outHead     header // of a data frame
-	payloadNext bool   // its payload is what comes next
-
 	mu      sync.Mutex
 	dropped []uint32 // streams that yamux is to forget
 }
@@ -185,22 +181,10 @@ func (g *guard) reset(st *Stream, code resetCode) {
 	g.s.remove(st.id)
 }
 
-// Write takes yamux's frames: a header, and a data frame's payload by itself.
-// The two go into the outbox together, for others put their frames there too.
+// Write takes yamux's frames, one at a time. They are window updates: data
+// goes past yamux, see [Stream.Write].
 func (g *guard) Write(p []byte) (int, error) {
-	if g.payloadNext {
-		g.payloadNext = false
-		return len(p), g.s.out.put(true, g.outHead[:], p)
-	}
 	h := header(p)
-	if h.kind() == typeData && h.value() > 0 {
-		g.outHead, g.payloadNext = h, true
-		g.s.sent.Add(int64(h.value()))
-		if st := g.s.lookup(h.stream()); st != nil {
-			st.muxWindow.Add(-int64(h.value()))
-		}
-		return len(p), nil
-	}
 	if h.flags()&flagSYN != 0 {
 		g.s.outgoing(h.stream())
 	}

@@ -155,14 +155,6 @@ func (o *outbox) abandon(w *waiter) {
 	o.admit()
 }
 
-// unreserve gives back room that was reserved and not used.
-func (o *outbox) unreserve(n int) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.data -= n
-	o.admit()
-}
-
 // put appends one frame, given in pieces; data tells whether room was reserved
 // for it.
 func (o *outbox) put(data bool, pieces ...[]byte) error {
