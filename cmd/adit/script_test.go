@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -35,8 +36,11 @@ func TestMain(m *testing.M) {
 //	start NAME REGEXP PROGRAM… run a program in the background until it prints a line that matches
 //	seen NAME REGEXP           wait until it has printed such a line
 //	unseen NAME REGEXP         it has printed no such line so far
-//	signal NAME SIGNAL         send it HUP, INT or TERM
-//	ended NAME CODE [LIMIT]    wait until it has ended with one of these exit codes
+//	signal NAME SIGNAL         send it HUP, INT, TERM or KILL
+//	ended NAME CODE [LIMIT]    wait until it has ended with one of these exit codes; -1 is a signal
+//	copydir FROM TO            make TO a copy of FROM, with its modes
+//	rewrite FILE REGEXP TEXT   replace what matches
+//	append FILE LINE           add a line
 //
 // $TARGET is a web server: /hello, and /endless, which never ends.
 func TestScripts(t *testing.T) {
@@ -51,6 +55,9 @@ func TestScripts(t *testing.T) {
 			"unseen":   func(ts *testscript.TestScript, _ bool, args []string) { program(ts, args).unseen(ts, args[1]) },
 			"signal":   signalProgram,
 			"ended":    programEnded,
+			"copydir":  copyDir,
+			"rewrite":  rewriteFile,
+			"append":   appendLine,
 		},
 	})
 }
@@ -204,7 +211,7 @@ func program(ts *testscript.TestScript, args []string) *background {
 
 func signalProgram(ts *testscript.TestScript, _ bool, args []string) {
 	p := program(ts, args)
-	known := map[string]os.Signal{"HUP": syscall.SIGHUP, "INT": os.Interrupt, "TERM": syscall.SIGTERM}
+	known := map[string]os.Signal{"HUP": syscall.SIGHUP, "INT": os.Interrupt, "TERM": syscall.SIGTERM, "KILL": os.Kill}
 	ts.Check(p.cmd.Process.Signal(known[args[1]]))
 }
 
@@ -226,4 +233,35 @@ func programEnded(ts *testscript.TestScript, _ bool, args []string) {
 		lines, _ := p.printed()
 		ts.Fatalf("%s ended with exit code %s, want %s:\n%s", p.cmd, code, args[1], strings.Join(lines, "\n"))
 	}
+}
+
+func copyDir(ts *testscript.TestScript, _ bool, args []string) {
+	from, to := ts.MkAbs(args[0]), ts.MkAbs(args[1])
+	ts.Check(os.RemoveAll(to))
+	ts.Check(os.Mkdir(to, 0o700))
+	entries, err := os.ReadDir(from)
+	ts.Check(err)
+	for _, e := range entries {
+		if e.Type().IsRegular() {
+			text, err := os.ReadFile(filepath.Join(from, e.Name()))
+			ts.Check(err)
+			ts.Check(os.WriteFile(filepath.Join(to, e.Name()), text, 0o600))
+		}
+	}
+}
+
+func rewriteFile(ts *testscript.TestScript, _ bool, args []string) {
+	re, err := regexp.Compile(args[1])
+	ts.Check(err)
+	before := ts.ReadFile(args[0])
+	after := re.ReplaceAllString(before, args[2])
+	if after == before {
+		ts.Fatalf("nothing in %s matches %q:\n%s", args[0], args[1], before)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(after), 0o600))
+}
+
+func appendLine(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0]) + args[1] + "\n"
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o600))
 }
