@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"testing"
 	"time"
@@ -219,3 +220,5 @@ func TestRefusalIsAnsweredAndTheConnectionEnds(t *testing.T) {
 		t.Errorf("Read gives %d, %v, want the end", n, err)
 	}
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
