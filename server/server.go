@@ -8,6 +8,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -24,6 +25,11 @@ const (
 	DefaultSessions    = 10_000
 	DefaultUserStreams = 10_000
 )
+
+// deviceSessions is how many sessions one device may have at once, so that none
+// takes all there are. A device has several while it drains one, and where
+// several commands run on it.
+const deviceSessions = 64
 
 // Config says whom a server serves, and how. Users and Relay are needed.
 type Config struct {
@@ -46,8 +52,9 @@ type Server struct {
 
 	mu       sync.Mutex
 	sessions map[*session]bool
+	devices  map[string]int // sessions by device key
 	streams  map[string]int // by user
-	draining bool
+	closed   bool           // no session is admitted any more
 }
 
 // New gives a server. Nothing happens before Serve and Admit.
@@ -64,19 +71,31 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{cfg: cfg, sessions: make(map[*session]bool), streams: make(map[string]int)}
+	return &Server{
+		cfg:      cfg,
+		sessions: make(map[*session]bool),
+		devices:  make(map[string]int),
+		streams:  make(map[string]int),
+	}
 }
 
 // Serve watches the store and ends the sessions of devices that are revoked
-// and users who are disabled or removed, within 2 s. It returns when ctx ends; its error
-// says that the store cannot be watched, and then nobody may be served any more.
+// and users who are disabled or removed, within 2 s. It returns when ctx ends.
+// Its error says that the store cannot be watched; by then every session has
+// been ended, and none is admitted any more.
 func (s *Server) Serve(ctx context.Context) error {
-	return s.cfg.Users.Watch(ctx, func() { s.review(ctx) })
+	err := s.cfg.Users.Watch(ctx, func() { s.review(ctx) })
+	if err != nil {
+		s.close()
+		s.endAll(func(*session) tunnel.Refusal { return tunnel.RefusedBusy })
+	}
+	return err
 }
 
 // Admit judges an opening. If answer is nil it is none of an enrolled device,
 // and whoever sent it is told nothing. Otherwise the answer is to be sent; then
-// serve, if it is not nil, runs the session on the carrier's conn until its end.
+// serve, if it is not nil, runs the session on the carrier's conn until its end. Nothing
+// is held for a session whose serve is never called.
 func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn)) {
 	opening, err := tunnel.OpenAt(a.Opening, a.Place)
 	switch {
@@ -93,16 +112,20 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		return nil, nil
 	}
 	log := s.cfg.Log.With("user", user.Name, "device", device.Name, "remote", a.Remote)
-	if refusal := standing(device, user); refusal != 0 {
+	refusal := standing(device, user)
+	switch {
+	case refusal != 0:
+	case opening.Hello.Session != [16]byte{}:
+		refusal = tunnel.RefusedSession // every carrier begins a session of its own
+	case s.full(device):
+		refusal = tunnel.RefusedBusy
+	}
+	if refusal != 0 {
 		log.Warn("session refused", "reason", refusal)
 		return refusal.Bytes(), nil
 	}
 	sess := &session{server: s, device: device, user: user, arrival: a, log: log, since: time.Now()}
 	rand.Read(sess.id[:])
-	if !s.enter(sess) {
-		log.Warn("session refused", "reason", tunnel.RefusedBusy)
-		return tunnel.RefusedBusy.Bytes(), nil
-	}
 	welcome := tunnel.Welcome{Session: sess.id, Epoch: opening.Hello.Epoch, Streams: uint32(s.cfg.SessionStreams)}
 	return welcome.Bytes(), sess.serve
 }
@@ -145,14 +168,27 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 	return refusal.Bytes()
 }
 
+// full tells whether there is no room for a session of a device.
+func (s *Server) full(d users.Device) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.isFull(d)
+}
+
+// isFull is full for a caller who holds mu.
+func (s *Server) isFull(d users.Device) bool {
+	return s.closed || len(s.sessions) >= s.cfg.Sessions || s.devices[string(d.Key)] >= deviceSessions
+}
+
 // enter books a session, if there is room for it.
 func (s *Server) enter(sess *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining || len(s.sessions) >= s.cfg.Sessions {
+	if s.isFull(sess.device) {
 		return false
 	}
 	s.sessions[sess] = true
+	s.devices[string(sess.device.Key)]++
 	return true
 }
 
@@ -160,6 +196,17 @@ func (s *Server) leave(sess *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.sessions, sess)
+	key := string(sess.device.Key)
+	if s.devices[key]--; s.devices[key] == 0 {
+		delete(s.devices, key)
+	}
+}
+
+// close admits no more sessions.
+func (s *Server) close() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
 }
 
 // takeStream counts a stream of a user's, if it may have one more.
@@ -181,23 +228,43 @@ func (s *Server) dropStream(user string) {
 	}
 }
 
-// review ends the sessions that would not be admitted any more. A store that
-// gives no answer gives no permission.
+// review ends the sessions that would not be admitted any more.
 func (s *Server) review(ctx context.Context) {
-	for _, sess := range s.all() {
-		device, user, err := s.cfg.Users.Lookup(ctx, sess.device.Key)
-		refusal := standing(device, user)
-		switch {
-		case ctx.Err() != nil:
-			return
-		case errors.Is(err, users.ErrDeviceUnknown):
-			refusal = tunnel.RefusedDeviceRevoked // its user has been removed, and it with him
-		case err != nil:
-			s.cfg.Log.Error("look up a device", "error", err)
-			refusal = tunnel.RefusedBusy
+	s.endAll(func(sess *session) tunnel.Refusal {
+		refusal := s.judge(ctx, sess)
+		if ctx.Err() != nil {
+			return 0 // the server is stopping, and what judge says is of no worth
 		}
-		if refusal != 0 {
-			sess.end(refusal)
+		return refusal
+	})
+}
+
+// judge tells why a session may not go on; 0 if it may. A store that gives no
+// answer gives no permission.
+func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
+	device, user, err := s.cfg.Users.Lookup(ctx, sess.device.Key)
+	switch {
+	case errors.Is(err, users.ErrDeviceUnknown):
+		return tunnel.RefusedDeviceRevoked // its user has been removed, and it with him
+	case err != nil:
+		if ctx.Err() == nil {
+			sess.log.Error("look up a device", "error", err)
+		}
+		return tunnel.RefusedBusy
+	case user.Name != sess.user.Name:
+		return tunnel.RefusedSession // removed, and enrolled anew for somebody else
+	}
+	return standing(device, user)
+}
+
+// endAll ends the sessions that reason has a reason to end. They are ended all
+// at once: each may have a peer that does not listen, which takes a second.
+func (s *Server) endAll(reason func(*session) tunnel.Refusal) {
+	var ending sync.WaitGroup
+	defer ending.Wait()
+	for _, sess := range s.all() {
+		if r := reason(sess); r != 0 {
+			ending.Go(func() { sess.end(r) })
 		}
 	}
 }
@@ -205,19 +272,13 @@ func (s *Server) review(ctx context.Context) {
 func (s *Server) all() []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]*session, 0, len(s.sessions))
-	for sess := range s.sessions {
-		all = append(all, sess)
-	}
-	return all
+	return slices.Collect(maps.Keys(s.sessions))
 }
 
 // Drain admits no more sessions, tells those there are to open no more
 // streams, and waits until all streams have ended or ctx does.
 func (s *Server) Drain(ctx context.Context) error {
-	s.mu.Lock()
-	s.draining = true
-	s.mu.Unlock()
+	s.close()
 	var sessions sync.WaitGroup
 	for _, sess := range s.all() {
 		sessions.Go(func() { sess.drain(ctx) })
