@@ -63,8 +63,17 @@ func (c *conn) writeBurst(p []byte) (int, error) {
 }
 
 // Close tells the peer by a close_notify alert if that takes no longer than
-// 250 ms, and closes the connection. Whoever is stuck in Read or Write comes free.
+// 250 ms, and closes the connection. Whoever is stuck in Read or Write comes
+// free. Closing again does nothing.
 func (c *conn) Close() error {
+	err := c.close()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (c *conn) close() error {
 	if !c.writing.TryLock() {
 		return c.wire.Close() // the alert would wait behind a Write
 	}
