@@ -6,13 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"runtime"
+	"syscall"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // adminTimeout bounds one question to a running process and its answer.
@@ -49,26 +49,13 @@ func openAdmin(dir string) (*admin, error) {
 	return &admin{listener: ln, unlock: unlock}, nil
 }
 
-// listenPrivate listens on a Unix socket of mode 0600. It removes a socket that
-// is there already, but no other kind of file.
+// listenPrivate listens on a Unix socket of mode 0600.
 func listenPrivate(path string) (net.Listener, error) {
-	if info, err := os.Lstat(path); err == nil {
-		// Windows does not mark sockets as such.
-		if info.Mode()&fs.ModeSocket == 0 && runtime.GOOS != "windows" {
-			return nil, hint(fmt.Errorf("%s is not a socket", path), "move it away")
-		}
-		if err := os.Remove(path); err != nil {
-			return nil, err
-		}
+	ln, err := socks.ListenUnix(path)
+	if errors.Is(err, syscall.EINVAL) {
+		return nil, hint(err, "the path of a Unix socket has about 90 bytes at most: use a directory with a shorter one")
 	}
-	ln, err := net.Listen("unix", path)
-	if err != nil {
-		return nil, hint(err, "the path of a Unix socket has about 100 bytes at most: use a directory with a shorter one")
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return ln, nil
+	return ln, hint(err, "move %s away if it is no socket of adit's", path)
 }
 
 // serve answers GET /status with what status gives, as JSON, until ctx ends.

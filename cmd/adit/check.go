@@ -147,10 +147,8 @@ func (k *checker) client(ctx context.Context, dir string) {
 	if cfg.Door.Listen != "" {
 		k.port(ctx, cfg.Door.Listen, running)
 	}
-	path := filepath.Join(dir, doorPasswordFile)
-	if cfg.Door.PasswordFile != "" {
-		path = cfg.Door.PasswordFile
-	} else if !has(dir, doorPasswordFile) {
+	path := cfg.Door.passwordFile(dir)
+	if cfg.Door.PasswordFile == "" && !has(dir, doorPasswordFile) {
 		return // the client makes it when it needs it
 	}
 	_, err = readPassword(path)

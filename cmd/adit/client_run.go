@@ -77,11 +77,11 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 		return err
 	}
 	p.log = newJournal(o.stderr, p.cfg.Log)
-	parts := []func(context.Context) error{}
+	var parts []func(context.Context) error
 	if !o.private {
-		admin, err := openAdmin(o.dir)
-		if err != nil {
-			return err
+		admin, openErr := openAdmin(o.dir)
+		if openErr != nil {
+			return openErr
 		}
 		defer func() { err = errors.Join(err, admin.Close()) }()
 		parts = append(parts, func(ctx context.Context) error { return admin.serve(ctx, p.report) })
@@ -118,7 +118,7 @@ func (p *clientProcess) process(parts []func(context.Context) error) *process {
 			return nil
 		},
 		started: p.announce,
-		reload:  func(context.Context) error { return p.reload() },
+		reload:  p.reload,
 		drain:   p.drain,
 		limit:   func() time.Duration { return p.cfg.Drain.Duration },
 	}

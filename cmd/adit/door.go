@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -21,10 +22,7 @@ import (
 func (p *clientProcess) openDoors(ctx context.Context) (*socks.Door, error) {
 	door := &socks.Door{Relay: p.client, Log: p.log.Logger}
 	cfg := p.cfg.Door
-	p.way = doorReport{Admission: cfg.Admission}
-	if p.way.Admission == admitAuto {
-		p.way.Admission = autoAdmission()
-	}
+	p.way = doorReport{Admission: cfg.admission()}
 	switch p.way.Admission {
 	case admitAnyone:
 		door.Admission.Anyone = true
@@ -74,26 +72,35 @@ func (p *clientProcess) listenAtDoors(ctx context.Context, cfg doorConfig) error
 	return nil
 }
 
-// autoAdmission is same-user where the system tells whose a connection is.
-func autoAdmission() string {
-	if runtime.GOOS == "linux" {
+// admission resolves auto: same-user where the system tells whose a connection is.
+func (c doorConfig) admission() string {
+	switch {
+	case c.Admission != admitAuto:
+		return c.Admission
+	case runtime.GOOS == "linux":
 		return admitSameUser
 	}
 	return admitPassword
 }
 
+// passwordFile names the file with the door's password. Relative names are those
+// of files in the client's directory.
+func (c doorConfig) passwordFile(dir string) string {
+	path := cmp.Or(c.PasswordFile, doorPasswordFile)
+	if filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(dir, path)
+}
+
 // doorPassword reads the door's password, and makes one first if the config
 // names no file and there is none yet.
 func doorPassword(dir string, cfg doorConfig) (path, password string, err error) {
-	path = cfg.PasswordFile
-	if path == "" {
-		path = doorPasswordFile
-		if err := writeNew(filepath.Join(dir, path), []byte(rand.Text()+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
+	path = cfg.passwordFile(dir)
+	if cfg.PasswordFile == "" {
+		if err := writeNew(path, []byte(rand.Text()+"\n")); err != nil && !errors.Is(err, fs.ErrExist) {
 			return "", "", fmt.Errorf("make the door's password: %w", err)
 		}
-	}
-	if !filepath.IsAbs(path) {
-		path = filepath.Join(dir, path)
 	}
 	password, err = readPassword(path)
 	return path, password, err

@@ -30,11 +30,9 @@ func newPipe(e env) *cobra.Command {
 			if err != nil {
 				return hint(usageError{err}, "usage: %s", c.UseLine())
 			}
-			way := doorway{network: "tcp", address: door}
-			if door == "" {
-				if way, err = openDoorway(c.Context(), &d); err != nil {
-					return err
-				}
+			way, err := openDoorway(c.Context(), &d, door)
+			if err != nil {
+				return err
 			}
 			conn, err := way.dial(c.Context(), target)
 			if err != nil {
@@ -44,21 +42,41 @@ func newPipe(e env) *cobra.Command {
 		},
 	}
 	d.add(c)
-	c.Flags().StringVar(&door, "door", "", "`address` of a door that asks for no password (default: ask the running client)")
+	c.Flags().StringVar(&door, "door", "", "`address` of the door; with --dir, by that client's password (default: ask the running client)")
 	return c
 }
 
-// openDoorway finds the door of the client that runs in the flag's directory.
-func openDoorway(ctx context.Context, d *dirFlag) (doorway, error) {
+// openDoorway finds the door of the client that runs in the flag's directory, unless
+// its address is given. Then the directory is only asked for the password, and
+// only if it is given too.
+func openDoorway(ctx context.Context, d *dirFlag, address string) (doorway, error) {
+	if address != "" && d.path == "" {
+		return doorway{network: "tcp", address: address}, nil
+	}
 	dir, err := d.place()
 	if err != nil {
 		return doorway{}, err
+	}
+	if address != "" {
+		return doorwayAt(dir, address)
 	}
 	way, err := findDoorway(ctx, dir)
 	if errors.Is(err, errNotRunning) {
 		return way, hint(fmt.Errorf("no client runs in %s", dir), "start it: adit client run --dir %s", dir)
 	}
 	return way, err
+}
+
+// doorwayAt is how to come in at a door that no running client tells of, such
+// as that of adit run.
+func doorwayAt(dir, address string) (doorway, error) {
+	cfg := defaultClientConfig()
+	if err := loadConfig(dir, clientKind, &cfg); err != nil {
+		return doorway{}, err
+	}
+	r := doorReport{Listen: address, Admission: cfg.Door.admission(), User: cfg.Door.User}
+	r.PasswordFile = cfg.Door.passwordFile(dir)
+	return r.way()
 }
 
 // pipe copies both ways until the target has ended its direction. It does not

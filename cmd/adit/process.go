@@ -23,31 +23,51 @@ type process struct {
 	ready   func(ctx context.Context) error
 	started func()
 
-	// reload takes over a changed config; drain waits for streams to end, and
-	// takes no new ones. Both give up when ctx ends.
-	reload func(ctx context.Context) error
-	drain  func(ctx context.Context)
-	limit  func() time.Duration // how long drain may take
+	// reload takes over a changed config. It is not called concurrently, nor is limit.
+	reload func() error
+
+	// drain waits for streams to end, and takes no new ones, until ctx ends.
+	drain func(ctx context.Context)
+	limit func() time.Duration // how long drain may take
 }
 
 // run blocks until ctx ends and everything has been drained, or a part fails.
 func (p *process) run(ctx context.Context) error {
+	// From the start, as whoever has seen that the process is ready may send it.
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	defer signal.Stop(hangups)
+
 	work, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	g, work := errgroup.WithContext(work)
 	for _, part := range p.parts {
 		g.Go(func() error { return part(work) })
 	}
-	g.Go(func() error { return watchdog(work) })
-	g.Go(func() error { return p.heed(work) })
+	g.Go(func() error {
+		p.tell(watchdog(work))
+		return nil
+	})
 	g.Go(func() error { return p.announce(work) })
-	select {
-	case <-work.Done(): // a part has failed
-	case <-ctx.Done():
-		p.stop(work)
-	}
+	p.heed(ctx, work, hangups)
 	cut()
 	return g.Wait()
+}
+
+// heed reloads the config on SIGHUP, until a part has failed or the process has
+// been told to stop and has drained. Systems without that signal never send it.
+func (p *process) heed(ctx, work context.Context, hangups <-chan os.Signal) {
+	for {
+		select {
+		case <-hangups:
+			p.renew()
+		case <-work.Done():
+			return
+		case <-ctx.Done():
+			p.stop(work)
+			return
+		}
+	}
 }
 
 // announce says that the process is ready, once it is.
@@ -60,25 +80,15 @@ func (p *process) announce(ctx context.Context) error {
 	return nil
 }
 
-// heed reloads the config on SIGHUP. Systems without that signal never send it.
-func (p *process) heed(ctx context.Context) error {
-	hangups := make(chan os.Signal, 1)
-	signal.Notify(hangups, syscall.SIGHUP)
-	defer signal.Stop(hangups)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-hangups:
-		}
-		p.tell(notifyReloading())
-		if err := p.reload(ctx); err != nil {
-			p.log.Error("reload refused, the old config stays", "error", err)
-		} else {
-			p.log.Info("config reloaded")
-		}
-		p.tell(notify("READY=1"))
+// renew reloads the config.
+func (p *process) renew() {
+	p.tell(notifyReloading())
+	if err := p.reload(); err != nil {
+		p.log.Error("reload refused, the old config stays", "error", err)
+	} else {
+		p.log.Info("config reloaded")
 	}
+	p.tell(notify("READY=1"))
 }
 
 // stop drains the process. It gives up when ctx ends.

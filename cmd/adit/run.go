@@ -67,7 +67,7 @@ func runThrough(ctx context.Context, e env, d *dirFlag, args []string, quiet boo
 		return err
 	}
 	return withOwnClient(ctx, e, dir, func(way doorway) error {
-		// ssh starts adit pipe, which has to find this door.
+		// ssh starts adit pipe, which has to find this door and its password.
 		return runCommand(e, way, []string{"--dir", dir, "--door", way.address}, args, quiet)
 	})
 }

@@ -126,7 +126,7 @@ func (p *serverProcess) process(a *admin) *process {
 		// Whoever connects from now on will be served.
 		ready:   func(context.Context) error { return nil },
 		started: p.announce,
-		reload:  func(context.Context) error { return p.reload() },
+		reload:  p.reload,
 		// The web site goes on meanwhile, and devices are told to come back later.
 		drain: func(ctx context.Context) {
 			if err := p.server.Drain(ctx); err != nil {
