@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,23 +54,15 @@ type Config struct {
 type Client struct {
 	cfg Config
 
-	mu      sync.Mutex
-	session *tunnel.Session // nil while there is none
-	changed chan struct{}   // closed and made anew when session changes
-	status  Status
-	err     error // why there will be no session any more
-}
-
-// Status says how the client is doing.
-type Status struct {
-	Connected  bool
-	Since      time.Time         // when the session began, or was lost
-	Error      string            // why there is none, in words
-	Retry      time.Time         // when the next attempt is made; zero while connected
-	RoundTrip  time.Duration     // 0 if it has not been measured
-	Streams    int               // open now
-	Opened     uint64            // since the session began
-	Protection tunnel.Protection // of the session's carrier
+	mu         sync.Mutex
+	session    *tunnel.Session // nil while there is none
+	changed    chan struct{}   // closed and made anew when session changes
+	over       bool            // there will be no session any more
+	why        error           // why there is none; nil before the first attempt
+	since      time.Time
+	retry      time.Time
+	protection tunnel.Protection
+	retired    []*tunnel.Session // what the server drains, the oldest first
 }
 
 // New gives a client. Nothing happens before Serve.
@@ -80,7 +73,7 @@ func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Client{cfg: cfg, changed: make(chan struct{}), status: Status{Since: time.Now()}}
+	return &Client{cfg: cfg, changed: make(chan struct{}), since: time.Now()}
 }
 
 // How long to wait before the next attempt to reach the server.
@@ -89,131 +82,160 @@ const (
 	maxBackoff = 10 * time.Second
 )
 
-// attachLimit bounds one attempt to reach the server.
-const attachLimit = 20 * time.Second
+// Bounds on what a server can make a client do.
+const (
+	attachLimit = 20 * time.Second // of one attempt to reach it
+	maxStreams  = 1 << 16          // in one session, whatever it allows
+	maxRetired  = 4                // sessions that it drains; of more, the oldest ends
+)
+
+// Why a client has no session, where the server has not said it.
+var (
+	errStopped = errors.New("the client has stopped")
+	errDrained = errors.New("the server takes no more streams in this session")
+)
 
 // Serve keeps a session alive until ctx ends, and then ends it. It gives up
 // only if the server refuses this device for good; the error is then a
 // [tunnel.Refusal]. It must be called once.
 func (c *Client) Serve(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
+	defer cancel() // ends the sessions that the server drains
 	backoff := minBackoff
 	for {
-		session, err := c.attach(ctx)
+		held, err := c.hold(ctx, &sessions)
 		switch {
 		case ctx.Err() != nil:
-			c.give(nil, ctx.Err())
+			c.stop(errStopped)
 			return nil
 		case final(err):
-			c.give(nil, err)
+			c.stop(err)
 			return err
-		case err != nil:
-			// Jitter keeps the clients of a server that comes back apart.
-			wait := backoff/2 + rand.N(backoff/2)
-			c.failed(err, wait)
-			backoff = min(2*backoff, maxBackoff)
-			sleep(ctx, wait)
-			continue
+		case held > backoff:
+			backoff = minBackoff
 		}
-		backoff = minBackoff
-		ended := make(chan error, 1)
-		sessions.Go(func() { ended <- session.Serve(ctx) })
-		if err := c.hold(ctx, session, ended); final(err) {
-			c.give(nil, err)
-			return err
+		// Jitter keeps the clients of a server that comes back apart.
+		wait := backoff/2 + rand.N(backoff/2)
+		backoff = min(2*backoff, maxBackoff)
+		c.withdraw(err, wait)
+		what := "disconnected"
+		if held == 0 {
+			what = "cannot reach the server"
 		}
+		c.cfg.Log.Warn(what, "error", err, "retry_in", wait.Round(time.Millisecond))
+		sleep(ctx, wait)
 	}
 }
 
 // final tells whether there is no point in trying again.
 func final(err error) bool {
-	var refusal tunnel.Refusal
-	return errors.As(err, &refusal) && !refusal.Temporary() && refusal != tunnel.RefusedSession
+	refusal, ok := errors.AsType[tunnel.Refusal](err)
+	return ok && !refusal.Temporary() && refusal != tunnel.RefusedSession
+}
+
+// hold makes a session and offers it until it takes no more streams. It says
+// for how long there was one, and why there is none now.
+func (c *Client) hold(ctx context.Context, sessions *sync.WaitGroup) (held time.Duration, err error) {
+	session, protection, err := c.attach(ctx)
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	ended := make(chan error, 1)
+	sessions.Go(func() { ended <- session.Serve(ctx) })
+	c.offer(session, protection)
+	c.cfg.Log.Info("connected", "carrier", protection.Carrier)
+	select {
+	case err = <-ended:
+	case <-session.Draining():
+		err = errDrained
+		c.retire(session)
+		// Its streams go on. It ends with the last of them, or with ctx.
+		sessions.Go(func() {
+			_ = session.Drain(ctx) // an error says that it is over already
+			session.Close(0)
+		})
+	}
+	return time.Since(began), err
 }
 
 // attach makes a carrier and a session on it.
-func (c *Client) attach(ctx context.Context) (*tunnel.Session, error) {
+func (c *Client) attach(ctx context.Context) (*tunnel.Session, tunnel.Protection, error) {
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	defer cancel()
 	carrier, err := c.cfg.Dial(ctx)
 	if err != nil {
-		return nil, err
+		return nil, tunnel.Protection{}, err
 	}
 	opening := tunnel.Hello{Epoch: 1}.Sign(c.cfg.Device, carrier.Place())
+	protection := carrier.Protection()
 	conn, answer, err := carrier.Attach(ctx, opening)
 	if err != nil {
 		carrier.Close()
-		return nil, err
+		return nil, tunnel.Protection{}, err
 	}
 	welcome, err := tunnel.ParseAnswer(answer)
 	if err != nil {
 		conn.Close()
-		return nil, fmt.Errorf("attach to the server: %w", err)
+		return nil, tunnel.Protection{}, fmt.Errorf("attach to the server: %w", err)
 	}
-	c.mu.Lock()
-	c.status.Protection = carrier.Protection()
-	c.mu.Unlock()
-	return tunnel.NewSession(conn, true, tunnel.Config{Streams: int(welcome.Streams), Log: c.cfg.Log}), nil
+	streams := int(min(welcome.Streams, maxStreams))
+	return tunnel.NewSession(conn, true, tunnel.Config{Streams: streams, Log: c.cfg.Log}), protection, nil
 }
 
-// hold offers a session until it takes no more streams. A session that the
-// server drains goes on without being held.
-func (c *Client) hold(ctx context.Context, session *tunnel.Session, ended <-chan error) error {
-	c.give(session, nil)
-	c.cfg.Log.Info("connected", "carrier", c.Status().Protection.Carrier)
-	select {
-	case <-session.Draining():
-		c.give(nil, nil)
-		c.cfg.Log.Info("the server drains this session; starting another")
-		return nil
-	case err := <-ended:
-		c.give(nil, nil)
-		if ctx.Err() != nil {
-			return nil
-		}
-		c.note(err)
-		c.cfg.Log.Warn("disconnected", "error", err)
-		return err
-	}
-}
-
-// give makes session the one that requests use. With err there will be none.
-func (c *Client) give(session *tunnel.Session, err error) {
+// offer makes session the one that requests use.
+func (c *Client) offer(session *tunnel.Session, protection tunnel.Protection) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session, c.err = session, err
-	c.status.Connected, c.status.Since = session != nil, time.Now()
-	c.status.Error, c.status.Retry = "", time.Time{}
-	if err != nil {
-		c.status.Error = err.Error()
+	c.session, c.protection = session, protection
+	c.why, c.retry = nil, time.Time{}
+	c.change()
+}
+
+// withdraw makes requests wait for the next session, which is tried for after
+// wait.
+func (c *Client) withdraw(why error, wait time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.why, c.retry = why, time.Now().Add(wait)
+	if c.session != nil {
+		c.session = nil
+		c.change()
 	}
+}
+
+// stop lets all requests fail from now on.
+func (c *Client) stop(why error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.session, c.over, c.why, c.retry = nil, true, why, time.Time{}
+	c.change()
+}
+
+// change tells those who wait. The caller holds mu.
+func (c *Client) change() {
+	c.since = time.Now()
 	close(c.changed)
 	c.changed = make(chan struct{})
 }
 
-// drop makes requests wait for another session than this one.
-func (c *Client) drop(session *tunnel.Session) {
+// retire withdraws a session that the server drains, and keeps count of it.
+func (c *Client) retire(session *tunnel.Session) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.session == session {
-		c.session = nil
+	c.session, c.why = nil, errDrained
+	c.change()
+	c.retired = slices.DeleteFunc(c.retired, func(s *tunnel.Session) bool { return s.Err() != nil })
+	c.retired = append(c.retired, session)
+	var surplus *tunnel.Session
+	if len(c.retired) > maxRetired {
+		surplus, c.retired = c.retired[0], c.retired[1:]
 	}
-}
-
-// note keeps why there is no session, for status.
-func (c *Client) note(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.status.Error = err.Error()
-}
-
-func (c *Client) failed(err error, wait time.Duration) {
-	c.note(err)
-	c.mu.Lock()
-	c.status.Retry = time.Now().Add(wait)
 	c.mu.Unlock()
-	c.cfg.Log.Warn("cannot reach the server", "error", err, "retry_in", wait.Round(time.Millisecond))
+	if surplus != nil {
+		surplus.Close(0)
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -226,37 +248,61 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // Ready waits until there is a session. Its error says why there will be none,
-// or that ctx has ended.
+// or why there is none yet when ctx ends.
 func (c *Client) Ready(ctx context.Context) error {
-	_, err := c.current(ctx)
+	_, err := c.await(ctx, nil)
 	return err
 }
 
-// current waits for a session.
-func (c *Client) current(ctx context.Context) (*tunnel.Session, error) {
+// await waits for a session other than old.
+func (c *Client) await(ctx context.Context, old *tunnel.Session) (*tunnel.Session, error) {
 	for {
 		c.mu.Lock()
-		session, err, changed := c.session, c.err, c.changed
+		session, changed, over, why := c.session, c.changed, c.over, c.why
 		c.mu.Unlock()
-		if session != nil || err != nil {
-			return session, err
+		switch {
+		case over:
+			return nil, why
+		case session != nil && session != old:
+			return session, nil
 		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			if why == nil {
+				return nil, context.Cause(ctx)
+			}
+			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), why)
 		}
 	}
+}
+
+// Status says how the client is doing.
+type Status struct {
+	Connected  bool
+	Since      time.Time         // when that became so
+	Error      string            // why there is no session, in words
+	Retry      time.Time         // when the next attempt is made; zero while connected
+	RoundTrip  time.Duration     // 0 if it has not been measured
+	Streams    int               // open now, with those in sessions that the server drains
+	Opened     uint64            // since the session began
+	Protection tunnel.Protection // of the session's carrier, or the last one's
 }
 
 // Status gives the state of this moment.
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := c.status
+	st := Status{Connected: c.session != nil, Since: c.since, Retry: c.retry, Protection: c.protection}
+	if c.why != nil {
+		st.Error = c.why.Error()
+	}
 	if c.session != nil {
 		s := c.session.Stats()
 		st.RoundTrip, st.Streams, st.Opened = s.RoundTrip, s.Streams, s.Opened
+	}
+	for _, s := range c.retired {
+		st.Streams += s.Stats().Streams
 	}
 	return st
 }

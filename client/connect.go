@@ -13,100 +13,107 @@ import (
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
+// maxTries is in how many sessions a request is made, one after the other, if
+// the server drains each before it has answered.
+const maxTries = 3
+
 // Connect asks the server to connect to r.Dst. A name is resolved by the
 // server. It makes Client a [socks.Relay].
 func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
 	request, err := socks.Request6{Command: socks.Connect, Dst: r.Dst}.AppendBinary(nil)
 	if err != nil {
-		return failed(socks.GeneralFailure, fmt.Errorf("connect: %w", err))
+		return failed(&socks.Error{Code: socks.GeneralFailure, Err: err})
 	}
-	for {
+	for try := 1; ; try++ {
 		session, stream, err := c.open(ctx)
 		if err != nil {
-			return failed(socks.NetworkUnreachable, fmt.Errorf("connect: %w", err))
+			return failed(err)
 		}
 		reply, err := ask(ctx, stream, request)
 		if err == nil {
 			return stream, reply, nil
 		}
 		stream.Reset()
-		if errors.Is(err, tunnel.ErrRefused) && drains(session) {
-			continue // the server has not looked at the request: ask in the next session
+		if try == maxTries || !unanswered(session, err) {
+			return failed(err)
 		}
-		return nil, reply, fmt.Errorf("connect: %w", err)
 	}
 }
 
-func drains(s *tunnel.Session) bool {
+// unanswered tells whether a server that drains its sessions has left a
+// request to the next one. At worst it has connected to the target, and no byte
+// has gone there.
+func unanswered(s *tunnel.Session, err error) bool {
 	select {
 	case <-s.Draining():
-		return true
+		return errors.Is(err, tunnel.ErrRefused) || errors.Is(err, tunnel.ErrSessionLost)
 	default:
 		return false
 	}
 }
 
-func failed(code socks.Code, err error) (relay.Conn, socks.Reply, error) {
-	return nil, socks.Reply{Code: code}, &socks.Error{Code: code, Err: err}
+func failed(err error) (relay.Conn, socks.Reply, error) {
+	return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
 }
 
 // open opens a stream in the session there is, or in the next one.
 func (c *Client) open(ctx context.Context) (*tunnel.Session, *tunnel.Stream, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Patience, errNoSession)
+	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Patience, errPatience)
 	defer cancel()
+	var session *tunnel.Session
 	for {
-		session, err := c.current(ctx)
-		if err != nil {
-			return nil, nil, err
+		var err error
+		if session, err = c.await(ctx, session); err != nil {
+			return nil, nil, &socks.Error{Code: socks.NetworkUnreachable, Err: err}
 		}
 		stream, err := session.Open(ctx)
-		if err == nil || !errors.Is(err, tunnel.ErrDraining) && !errors.Is(err, tunnel.ErrSessionLost) {
-			return session, stream, err
+		switch {
+		case err == nil:
+			return session, stream, nil
+		case !errors.Is(err, tunnel.ErrDraining) && !errors.Is(err, tunnel.ErrSessionLost):
+			return nil, nil, &socks.Error{Code: socks.GeneralFailure, Err: err}
 		}
-		c.drop(session)
 	}
 }
 
-var errNoSession = errors.New("there is no session with the server")
+var errPatience = errors.New("no stream could be opened in time")
 
 // answerLimit bounds the wait for the server's replies. The server gives up on
 // a target long before.
 const answerLimit = time.Minute
 
-// ask sends a request and reads the server's two replies.
+// ask sends a request and reads the server's two replies. When ctx ends it
+// resets the stream.
 func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (socks.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
 	stop := context.AfterFunc(ctx, func() { stream.Reset() })
-	defer stop()
 	reply, err := exchange(stream, request)
 	if !stop() {
-		return reply, context.Cause(ctx)
+		return socks.Reply{}, context.Cause(ctx)
 	}
 	return reply, err
 }
 
 func exchange(stream *tunnel.Stream, request []byte) (socks.Reply, error) {
-	failure := socks.Reply{Code: socks.GeneralFailure}
 	if _, err := stream.Write(request); err != nil {
-		return failure, err
+		return socks.Reply{}, err
 	}
 	auth, err := socks.ReadAuthReply6(stream)
 	if err != nil {
-		return failure, err
+		return socks.Reply{}, err
 	}
 	if !auth.OK {
-		return socks.Reply{Code: socks.NotAllowed}, socks.NotAllowed
+		return socks.Reply{}, socks.NotAllowed
 	}
 	op, err := socks.ReadOperationReply6(stream)
 	if err != nil {
-		return failure, err
+		return socks.Reply{}, err
 	}
-	reply := socks.Reply{Code: op.Code, Bound: netip.AddrPortFrom(op.Bound.IP, op.Bound.Port)}
 	if op.Code != socks.Succeeded {
-		return reply, op.Code
+		return socks.Reply{}, op.Code
 	}
-	return reply, nil
+	return socks.Reply{Code: op.Code, Bound: netip.AddrPortFrom(op.Bound.IP, op.Bound.Port)}, nil
 }
 
 // DialContext connects to an address through the server, which resolves it if
