@@ -294,6 +294,6 @@ func (l *lab) printLogs(w io.Writer) {
 
 // tail is the end of a long output.
 func tail(b []byte) []byte {
-	const most = 4 << 10
+	const most = 2 << 10
 	return b[max(0, len(b)-most):]
 }

@@ -36,6 +36,7 @@ func newSSHSite(dir string) (sshSite, error) {
 		"StrictModes no",
 		"UsePAM yes", // without it a root account without password counts as locked
 		"PidFile none",
+		"SetEnv HOME=" + dir, // no start-up file of the machine's users
 	}, "\n")
 	return s, os.WriteFile(s.config, []byte(config+"\n"), 0o644)
 }
