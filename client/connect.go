@@ -97,23 +97,29 @@ func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (socks.Repl
 
 func exchange(stream *tunnel.Stream, request []byte) (socks.Reply, error) {
 	if _, err := stream.Write(request); err != nil {
-		return socks.Reply{}, err
+		return broken(err)
 	}
 	auth, err := socks.ReadAuthReply6(stream)
 	if err != nil {
-		return socks.Reply{}, err
+		return broken(err)
 	}
 	if !auth.OK {
 		return socks.Reply{}, socks.NotAllowed
 	}
 	op, err := socks.ReadOperationReply6(stream)
 	if err != nil {
-		return socks.Reply{}, err
+		return broken(err)
 	}
 	if op.Code != socks.Succeeded {
 		return socks.Reply{}, op.Code
 	}
 	return socks.Reply{Code: op.Code, Bound: netip.AddrPortFrom(op.Bound.IP, op.Bound.Port)}, nil
+}
+
+// broken is how an exchange ends that gave no answer. A stream that was reset
+// must not look like a target that refused.
+func broken(err error) (socks.Reply, error) {
+	return socks.Reply{}, &socks.Error{Code: socks.GeneralFailure, Err: err}
 }
 
 // DialContext connects to an address through the server, which resolves it if
