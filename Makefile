@@ -9,7 +9,9 @@ PACKAGES := gcc libc6-dev iproute2 util-linux \
 	curl ncat netcat-openbsd proxychains4 openssh-client openssh-server \
 	git python3 python3-socks chromium
 
+BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'
 E2E       := ./cmd/adit/e2e
+UNIT       = $$($(GO) list ./... | grep -v '/cmd/adit/e2e$$')
 PLATFORMS := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64 \
 	freebsd/amd64 freebsd/arm64 android/arm64
 
@@ -27,7 +29,7 @@ help: ## say what can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
 
 build: ## the program, as bin/adit
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w' -o bin/adit ./cmd/adit
+	$(BUILD) -o bin/adit ./cmd/adit
 
 test: packages check unit e2e ## install what tests need, then check and test everything
 
@@ -55,27 +57,27 @@ check: ## gofmt, go vet, staticcheck
 # from the real programs that they wait for. They are never cached: Go does not
 # see that they depend on the whole program.
 unit: ## every test but the end-to-end tests, with the race detector
-	$(GO) test -race -p 2 -timeout 10m $$($(GO) list ./... | grep -v '/cmd/adit/e2e$$')
+	$(GO) test -race -p 2 -timeout 10m $(UNIT)
 
 e2e: ## real programs through adit in network namespaces (root or sudo)
-	$(GO) test -race -count 1 -timeout 5m $(E2E)
+	$(GO) test -race -count 1 -timeout 10m $(E2E)
 
 cross: ## build for every platform
 	@set -e; for p in $(PLATFORMS); do \
 		echo "build $$p"; \
-		CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} $(GO) build -o /dev/null ./cmd/adit; \
+		GOOS=$${p%/*} GOARCH=$${p#*/} $(BUILD) -o /dev/null ./cmd/adit; \
 	done; \
 	echo "build ios/arm64 (libraries)"; \
-	CGO_ENABLED=0 GOOS=ios GOARCH=arm64 $(GO) build $(LIBRARIES)
+	GOOS=ios GOARCH=arm64 $(BUILD) $(LIBRARIES)
 
 lint: check ## golangci-lint on top of the checks; the first run builds it
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run
 
 bench: ## every benchmark
-	$(GO) test -run '^$$' -bench . -benchmem ./...
+	$(GO) test -run '^$$' -bench . -benchmem $(UNIT)
 
 fuzz: ## every fuzz target for FUZZTIME
-	@set -e; for pkg in $$($(GO) list ./...); do \
+	@set -e; for pkg in $(UNIT); do \
 		for f in $$($(GO) test -list '^Fuzz' $$pkg | grep '^Fuzz' || true); do \
 			echo "$$pkg $$f"; \
 			$(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$pkg; \

@@ -111,12 +111,13 @@ func ownFiles(dir string) error {
 // connectNamespaces makes the namespaces and the two links between them. There
 // is no route but to the neighbour.
 func connectNamespaces() error {
-	script := `
-		netns add client
-		netns add server
-		netns add target
-		link add c0 netns client type veth peer name s0 netns server
-		link add s1 netns server type veth peer name t0 netns target`
+	commands := []string{
+		"netns add client",
+		"netns add server",
+		"netns add target",
+		"link add c0 netns client type veth peer name s0 netns server",
+		"link add s1 netns server type veth peer name t0 netns target",
+	}
 	for _, a := range []struct {
 		ns       namespace
 		dev      string
@@ -127,15 +128,20 @@ func connectNamespaces() error {
 		{serverNS, "s1", exit4, exit6},
 		{targetNS, "t0", target4, target6},
 	} {
-		script += fmt.Sprintf(`
-		-n %[1]s link set lo up
-		-n %[1]s link set %[2]s up
-		-n %[1]s addr add %[3]s/24 dev %[2]s
-		-n %[1]s addr add %[4]s/64 dev %[2]s nodad`, a.ns, a.dev, a.ip4, a.ip6)
+		commands = append(commands,
+			fmt.Sprintf("-n %s link set lo up", a.ns),
+			fmt.Sprintf("-n %s link set %s up", a.ns, a.dev),
+			fmt.Sprintf("-n %s addr add %s/24 dev %s", a.ns, a.ip4, a.dev),
+			fmt.Sprintf("-n %s addr add %s/64 dev %s nodad", a.ns, a.ip6, a.dev))
 	}
-	for line := range strings.Lines(strings.TrimSpace(script)) {
-		if out, err := exec.Command("ip", strings.Fields(line)...).CombinedOutput(); err != nil {
-			return fmt.Errorf("ip %s: %w: %s", strings.TrimSpace(line), err, out)
+	return ip(commands...)
+}
+
+// ip runs commands of the program ip.
+func ip(commands ...string) error {
+	for _, c := range commands {
+		if out, err := exec.Command("ip", strings.Fields(c)...).CombinedOutput(); err != nil {
+			return fmt.Errorf("ip %s: %w: %s", c, err, out)
 		}
 	}
 	return nil

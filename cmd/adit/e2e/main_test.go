@@ -86,8 +86,13 @@ func insideCommand(ctx context.Context, dir string) (*exec.Cmd, error) {
 	if err != nil {
 		return nil, err
 	}
+	caches, err := exec.Command("go", "env", "GOCACHE", "GOMODCACHE").Output()
+	if err != nil {
+		return nil, fmt.Errorf("go env: %w", err)
+	}
+	build, modules, _ := strings.Cut(strings.TrimSpace(string(caches)), "\n")
 	args := []string{
-		"env", "PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", dirVar + "=" + dir,
+		"env", "PATH=" + os.Getenv("PATH") + ":/usr/sbin:/sbin", "GOCACHE=" + build, "GOMODCACHE=" + modules, dirVar + "=" + dir,
 		"unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "--", self,
 	}
 	if os.Geteuid() != 0 {
