@@ -2,6 +2,7 @@ package socks
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -10,11 +11,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"strconv"
-	"sync/atomic"
 	"time"
-
-	"github.com/adit-net/adit/tunnel/relay"
 )
 
 const (
@@ -23,6 +22,8 @@ const (
 	// idleTimeout is how long an app may keep its connection between two
 	// requests.
 	idleTimeout = 2 * time.Minute
+
+	maxRefusals = 8 // for want of a password, on one connection
 
 	hint = "This port is adit's proxy, and has no pages. Set it as the proxy of your program.\n"
 )
@@ -33,19 +34,18 @@ const (
 func (a *app) http(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &proxy{
-		app:   a,
-		conn:  &httpConn{Conn: a.conn, in: a.in},
-		log:   slog.NewLogLogger(a.door.Log.Handler(), slog.LevelDebug),
-		ended: make(chan struct{}),
-	}
-	p.newForwarder = func(g *guest) *forwarder { return newForwarder(ctx, p, g) }
-	defer func() { p.forward.stop() }()
-
 	timeout := a.door.HandshakeTimeout
 	if a.entry == refused {
 		timeout = min(refusedTimeout, timeout)
 	}
+	p := &proxy{
+		app:   a,
+		conn:  &httpConn{Conn: a.conn, in: a.in, timeout: timeout},
+		log:   slog.NewLogLogger(a.door.Log.Handler(), slog.LevelDebug),
+		ended: make(chan struct{}),
+	}
+	p.newForwarder = func(g *guest) *forwarder { return newForwarder(ctx, p, g) }
+
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	server := http.Server{
@@ -62,7 +62,11 @@ func (a *app) http(ctx context.Context) error {
 	a.conn.SetDeadline(time.Time{})         // the server sets its own
 	_ = server.Serve(&single{conn: p.conn}) // returns before the connection has ended
 	<-p.ended
-	return p.err
+	p.forward.stop()
+	if p.tunnel == nil || p.err != nil {
+		return p.err
+	}
+	return p.tunnel(ctx)
 }
 
 // single is a listener with one connection.
@@ -80,39 +84,17 @@ func (l *single) Accept() (net.Conn, error) {
 func (l *single) Addr() net.Addr { return nil }
 func (l *single) Close() error   { return nil }
 
-// httpConn is an app's connection while an HTTP server has it.
-type httpConn struct {
-	relay.Conn
-	in       *bufio.Reader // of Conn
-	upgraded atomic.Bool   // the server has nothing to do with it any more
-	broken   atomic.Bool   // a clean end would be a lie
-}
-
-func (c *httpConn) Read(b []byte) (int, error) {
-	n, err := c.in.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) && c.upgraded.Load() {
-		c.broken.Store(true)
-	}
-	return n, err
-}
-
-// Close resets a connection whose end came too early: HTTP has responses that
-// nothing but a clean end tells complete.
-func (c *httpConn) Close() error {
-	if c.broken.Load() {
-		return c.Reset()
-	}
-	return c.Conn.Close()
-}
-
 // proxy answers the requests of one app, one after another.
 type proxy struct {
 	app      *app
 	conn     *httpConn
 	log      *log.Logger
 	hijacked bool
-	ended    chan struct{} // closed when the connection has ended
-	err      error         // how it ended, if it was relayed
+	refusals int           // requests without the right password
+	ended    chan struct{} // closed when the server is done with the connection
+	err      error         // why the server could not be left
+
+	tunnel func(context.Context) error // goes on after a CONNECT
 
 	newForwarder func(*guest) *forwarder
 	forward      *forwarder // nil before it is needed
@@ -133,6 +115,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			close(p.ended)
 		}
 	}()
+	p.conn.admitted.Store(false)
 	// A request for a path is meant for a web server. It comes from somebody
 	// who took this port for one, or from a web page that tries its luck.
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
@@ -145,31 +128,42 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	g := p.admit(r)
 	if g == nil {
-		w.Header().Set("Proxy-Authenticate", `Basic realm="adit", charset="UTF-8"`)
-		p.answer(w, http.StatusProxyAuthRequired, "This proxy asks for a user and a password.\n")
+		p.askPassword(w)
 		return
 	}
+	p.conn.admit()
 	dst, err := destination(r)
 	if err != nil {
 		p.decline(w, http.StatusBadRequest, err.Error()+"\n")
 		return
 	}
-	p.app.door.Log.Debug("app asks for a connection", "app", p.app.source, "method", r.Method, "target", dst)
 	if r.Method == http.MethodConnect {
-		p.tunnel(w, r, g, dst)
+		p.err = p.leave(w)
+		p.tunnel = func(ctx context.Context) error {
+			return p.app.carry(ctx, g, Request{Command: Connect, Dst: dst, Dialect: HTTPConnect}, answerConnect)
+		}
 		return
 	}
+	p.app.door.Log.Debug("app asks for a page", "app", p.app.source, "target", dst)
 	p.forwarderFor(g).ServeHTTP(w, r)
 }
 
-// answer answers in plain text. Whatever body the request has must come soon.
+// answer answers in plain text.
 func (p *proxy) answer(w http.ResponseWriter, status int, text string) {
-	// If there can be no deadline, the connection has ended.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(p.app.door.HandshakeTimeout))
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	w.WriteHeader(status)
 	_, _ = io.WriteString(w, text) // whoever has gone misses nothing
+}
+
+// askPassword lets an app try again on the same connection, as many of them
+// send no password before they are asked for it.
+func (p *proxy) askPassword(w http.ResponseWriter) {
+	if p.refusals++; p.refusals == maxRefusals {
+		w.Header().Set("Connection", "close")
+	}
+	w.Header().Set("Proxy-Authenticate", `Basic realm="adit", charset="UTF-8"`)
+	p.answer(w, http.StatusProxyAuthRequired, "This proxy asks for a user and a password.\n")
 }
 
 // decline answers and ends the connection, so that nothing that follows is
@@ -198,6 +192,9 @@ func destination(r *http.Request) (Addr, error) {
 	if r.Method == http.MethodConnect {
 		if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 			return Addr{}, errors.New("CONNECT has no body")
+		}
+		if r.RequestURI != r.URL.Host {
+			return Addr{}, errors.New("CONNECT takes host:port and nothing else")
 		}
 		dst, err := ParseAddr(r.RequestURI)
 		if err == nil && dst.Port == 0 {
@@ -229,29 +226,28 @@ func (p *proxy) fail(w http.ResponseWriter, err error) {
 	p.answer(w, code.status(), code.Error()+"\n")
 }
 
-// tunnel carries out CONNECT. The server cancels the request if the app goes
-// away meanwhile without having sent anything.
-func (p *proxy) tunnel(w http.ResponseWriter, r *http.Request, g *guest, dst Addr) {
-	target, _, err := g.connect(r.Context(), Request{Command: Connect, Dst: dst, Dialect: HTTPConnect})
-	if err != nil {
-		p.fail(w, err)
-		return
-	}
+// leave takes the connection from the server, which is no use to a tunnel. All
+// that was read ahead goes back to where the app's handshake is read from.
+func (p *proxy) leave(w http.ResponseWriter) error {
 	_, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		target.Reset()
-		return
+		return fmt.Errorf("take over the connection: %w", err)
 	}
-	conn := p.app.conn
-	conn.SetDeadline(time.Now().Add(answerTimeout))
-	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
-		target.Reset()
-		conn.Reset()
-		return
+	ahead := append(readAhead(buffered.Reader), readAhead(p.app.in)...)
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(ahead), p.app.conn), len(ahead)+aheadBytes)
+	_, err = in.Peek(len(ahead))
+	p.app.in = in
+	return err
+}
+
+// answerConnect gives the whole response to CONNECT.
+func answerConnect(c Code, _ netip.AddrPort) []byte {
+	if c == Succeeded {
+		return []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 	}
-	conn.SetDeadline(time.Time{})
-	ahead := append(readAhead(buffered.Reader), readAhead(p.conn.in)...)
-	p.err = relay.Copy(r.Context(), relay.WithPrefix(conn, ahead), target).Err
+	status, body := c.status(), c.Error()+"\n"
+	return fmt.Appendf(nil, "HTTP/1.1 %d %s\r\nConnection: close\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\n\r\n%s",
+		status, http.StatusText(status), len(body), body)
 }
 
 // forwarderFor gives the forwarder of a guest. An app that comes back as somebody
