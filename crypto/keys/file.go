@@ -71,8 +71,8 @@ func replaceFile(path string, content []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// readKeys reads a file that [writeKeys] has written with want keys, if nobody but its owner
-// could have read or changed it.
+// readKeys reads a file that [writeKeys] has written with want keys, if nobody
+// but its owner could have read or changed it.
 func readKeys(path string, want int) ([]any, error) {
 	text, err := readPrivate(path)
 	if err != nil {

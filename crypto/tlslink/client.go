@@ -15,8 +15,8 @@ import (
 // defaultTimeout bounds a handshake where nothing else is set.
 const defaultTimeout = 10 * time.Second
 
-// ErrWrongPin says that the server proved to hold a key, but not the pinned one. Either it
-// has a new key, or somebody stands in between.
+// ErrWrongPin says that the server has another key than the pinned one. Either
+// it has a new key, or somebody stands in between.
 var ErrWrongPin = errors.New("the server's key is not the pinned one")
 
 // Dialer opens carriers to one server. It must know the server by exactly one
@@ -109,9 +109,7 @@ func (d *Dialer) timeout() time.Duration {
 // handshake does the TLS handshake on w and makes sure that its result can
 // carry a session.
 func (d *Dialer) handshake(ctx context.Context, w *wire, name string) (*Carrier, error) {
-	if err := tune(w.Conn); err != nil {
-		return nil, err
-	}
+	tune(w.Conn)
 	c, err := d.client(w, name)
 	if err != nil {
 		return nil, err
@@ -179,16 +177,17 @@ func (c *Carrier) Channel() [32]byte { return c.channel }
 // Protection says what keeps the carrier's bytes secret.
 func (c *Carrier) Protection() Protection { return c.protection }
 
-// Close closes the carrier. After a successful [Carrier.Attach] the caller closes conn instead.
+// Close closes the carrier. Closing what Attach has given does the same.
 func (c *Carrier) Close() error { return c.conn.Close() }
 
-// Attach sends an opening of [OpeningSize] bytes and reads the server's
-// answer of [AnswerSize] bytes. It is called once. The error is [ErrWebsite] if the server would not take
-// the opening. On any error the carrier is closed.
+// Attach sends an opening of [OpeningSize] bytes and reads the server's answer
+// of [AnswerSize] bytes. It is called once. The error is [ErrWebsite] if the
+// server does not take the opening. On any error the carrier is closed.
 //
-// Methods of conn are safe for concurrent use. A Write that fails with a
-// time-out has taken the n bytes that it reports; those not sent yet go first with the
-// next Write. Close waits at most 250 ms for a peer that does not read.
+// Methods of conn are safe for concurrent use. Read gives io.EOF only when the
+// peer has closed conn, not when the connection was cut. A Write that fails
+// with a time-out has taken the n bytes that it reports; those not sent yet go
+// first with the next Write. Close waits at most 250 ms for a peer that does not read.
 func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn net.Conn, answer []byte, err error) {
 	answer, err = c.attach(ctx, opening)
 	if err != nil {

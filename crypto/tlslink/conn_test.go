@@ -59,7 +59,10 @@ func TestWriteThatTimesOutHasTakenWhatItReports(t *testing.T) {
 	client, server, stop := pair(t, "chrome")
 	defer stop()
 	sent := make(chan []byte, 1)
+	full := make(chan struct{}) // closed when a write has timed out
+	once := sync.OnceFunc(func() { close(full) })
 	go func() {
+		defer once()
 		var all []byte
 		for i := range 40 {
 			part := bytes.Repeat([]byte{byte(i)}, 300_000+i)
@@ -67,7 +70,9 @@ func TestWriteThatTimesOutHasTakenWhatItReports(t *testing.T) {
 				// Too short for all of it, as the other end does not read yet.
 				_ = client.SetWriteDeadline(time.Now().Add(time.Millisecond))
 				n, err := client.Write(part)
-				if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+				if errors.Is(err, os.ErrDeadlineExceeded) {
+					once()
+				} else if err != nil {
 					t.Errorf("Write: %v", err)
 					break
 				}
@@ -80,7 +85,7 @@ func TestWriteThatTimesOutHasTakenWhatItReports(t *testing.T) {
 		}
 		sent <- all
 	}()
-	time.Sleep(50 * time.Millisecond) // lets writes run into a full socket; shorter or longer is as right
+	<-full
 	got, err := io.ReadAll(server)
 	if err != nil {
 		t.Error(err)

@@ -23,6 +23,8 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
+//lint:file-ignore SA1019 The reference has the same HTTP/2 server, set up the usual way.
+
 // reference is a web server put together as anybody would, with no carrier in
 // sight: net/http, golang.org/x/net/http2, and the same site, certificate and limits.
 func reference(site http.Handler, cert *tls.Certificate, timeout time.Duration) *http.Server {
@@ -317,7 +319,7 @@ type tuned struct{ net.Listener }
 func (l tuned) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
-		err = tune(c)
+		tune(c)
 	}
 	return c, err
 }

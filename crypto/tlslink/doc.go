@@ -5,8 +5,8 @@
 // # How a carrier opens
 //
 // Both sides do a TLS 1.3 handshake. The client offers the ALPN protocols h2
-// and http/1.1, as browsers do, and requires h2. It knows the server by a pin or by a public CA. Then
-// it writes one flight, which is HTTP/2 (RFC 9113):
+// and http/1.1, as browsers do, and requires h2. It knows the server by a pin
+// or by a public CA. Then it writes one flight, which is HTTP/2 (RFC 9113):
 //
 //	connection preface           24 octets                 section 3.4
 //	SETTINGS                     values of Chrome          section 6.5
@@ -34,16 +34,17 @@
 //
 //	frame of type 0xad           stream 0, no flags; the payload is the answer, 64 octets
 //
-// behind whatever HTTP/2 frames it has sent before. The client skips those, at most 64
-// frames and 64 KiB of them. After the answer both sides speak raw bytes until
-// the TLS connection ends.
+// behind whatever HTTP/2 frames it has sent before. The client skips those, at
+// most 64 frames and 64 KiB of them. After the answer both sides speak raw bytes
+// until the TLS connection ends, with a close_notify alert if it is not cut.
 //
 // # Who can tell
 //
-// Only who holds an enrolled device's key or an unused invite can tell the server from a web site:
-// the same TLS stack, the same HTTP server and the same time-outs serve
-// everybody until an opening has been judged genuine. The site speaks TLS 1.2
-// as well, since a site that does not would stand out. Carriers do not.
+// Only who holds an enrolled device's key or an unused invite can tell the
+// server from a web site: the same TLS stack, the same HTTP server and the same
+// time-outs serve everybody until an opening has been judged genuine. The site
+// speaks TLS 1.2 as well, since a site that does not would stand out. Carriers
+// do not.
 package tlslink
 
 // ExporterLabel is the TLS exporter label (RFC 8446 section 7.5) of the value

@@ -11,10 +11,12 @@ import (
 // visitor is an accepted connection.
 type visitor struct {
 	wire
-	lobby  *lobby
-	server keys.Pin // of the certificate it was shown; zero before that, and if its TLS session was resumed
-
+	lobby *lobby
 	place *list.Element // in lobby.waiting; guarded by lobby.mu; nil once admitted
+
+	// server is the key of the certificate that the visitor was shown. It is
+	// zero before that, and if a TLS session was resumed.
+	server keys.Pin
 }
 
 // Close closes the connection and leaves the lobby.
@@ -25,8 +27,8 @@ func (v *visitor) Close() error {
 
 // lobby bounds how many connections there are that have not been admitted.
 // When there is no room the oldest has to go: a genuine client is admitted
-// within a few round trips, so it is those who linger that are shown out, however
-// many come.
+// within a few round trips, so it is those who linger that are shown out,
+// however many come.
 type lobby struct {
 	limit int
 
@@ -36,8 +38,8 @@ type lobby struct {
 	all     map[*visitor]struct{}
 }
 
-// enter takes in a new connection. It closes the oldest if there are too many, and the new
-// one itself if the lobby is closed.
+// enter takes in a new connection. It closes the oldest if there are too many,
+// and the new one itself if the lobby is closed.
 func (l *lobby) enter(c net.Conn) *visitor {
 	v := &visitor{wire: wire{Conn: c}, lobby: l}
 	l.mu.Lock()

@@ -248,3 +248,34 @@ func TestAdmittedCarrierHasNoTimeOuts(t *testing.T) {
 		}
 	})
 }
+
+func TestAdmissionThatOutlastsItsConnectionComesToNothing(t *testing.T) {
+	_, cert := newCertificate(t, "exit.test")
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		ln := newPipes()
+		served := make(chan error, 1)
+		s := &Server{GetCertificate: always(&cert)}
+		go func() {
+			served <- s.Serve(ctx, ln, func(context.Context, Arrival) ([]byte, func(context.Context, net.Conn)) {
+				time.Sleep(3 * siteIdle)
+				return answer(), func(context.Context, net.Conn) { t.Error("a dead carrier is served") }
+			})
+		}()
+		c := tls.Client(ln.dial(), &tls.Config{InsecureSkipVerify: true, NextProtos: alpn[:]})
+		if err := c.Handshake(); err != nil {
+			t.Fatal(err)
+		}
+		go func() { _, _ = c.Write(flight(opening())) }()
+		if _, err := readAnswer(c); err == nil {
+			t.Error("an answer came")
+		}
+		_ = c.Close()
+		time.Sleep(4 * siteIdle)
+		cancel()
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
+	})
+}

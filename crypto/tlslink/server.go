@@ -14,8 +14,6 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/net/http2"
-
 	"github.com/adit-net/adit/crypto/keys"
 )
 
@@ -23,15 +21,6 @@ const (
 	// defaultHandshakes times what a connection costs before it is admitted
 	// (below 64 KiB) is what strangers can make the server hold.
 	defaultHandshakes = 1024
-
-	// siteIdle is when the web site ends a connection on which nothing happens.
-	siteIdle = time.Minute
-
-	// maxHeaderBytes bounds a request's header, maxStreams the requests at a
-	// time on one HTTP/2 connection, uploadBuffer what is buffered of their bodies.
-	maxHeaderBytes = 16 << 10
-	maxStreams     = 32
-	uploadBuffer   = 64 << 10
 
 	// stopTimeout is how long an admitted connection may take to end by itself
 	// when the server stops.
@@ -52,9 +41,12 @@ type Arrival struct {
 // sent the opening.
 //
 // If answer is nil the opening is not genuine, and the web site has the
-// connection. Otherwise the answer, of [AnswerSize] bytes, is sent. Then serve runs in
-// the connection's goroutine with a conn as [Carrier.Attach] describes it; the connection is closed
-// when it returns. It must return soon after its ctx ends. A nil serve closes the connection at once.
+// connection. Otherwise the answer, of [AnswerSize] bytes, is sent, and serve
+// runs in the connection's goroutine with a conn as [Carrier.Attach] describes
+// it. The connection is closed when serve returns, which must be soon after its
+// ctx ends. A nil serve closes the connection at once.
+//
+// A carrier may fail just after it was admitted. Then serve is not called.
 type Admit func(ctx context.Context, a Arrival) (answer []byte, serve func(ctx context.Context, conn net.Conn))
 
 // Server is an HTTPS server that finds carriers among its visitors.
@@ -66,12 +58,13 @@ type Server struct {
 	// Site has a method CloseIdleConnections, Serve calls it at its end.
 	Site http.Handler
 
-	// HandshakeTimeout bounds the TLS handshake, and the reading of an HTTP/1 request's
-	// header; zero: 10 s.
+	// HandshakeTimeout bounds the TLS handshake, and the reading of an HTTP/1
+	// request's header; zero: 10 s.
 	HandshakeTimeout time.Duration
 
 	// MaxHandshakes bounds the connections that have not been admitted: those
-	// in a handshake and those to the web site. Beyond it, the oldest of them is closed. Zero: 1024.
+	// in a handshake and those to the web site. Beyond it the oldest of them is
+	// closed. Zero: 1024.
 	MaxHandshakes int
 
 	Log *slog.Logger // nil: nothing is logged
@@ -84,11 +77,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error 
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
 	x := s.newExchange(serving, admit)
-	closeListener := context.AfterFunc(serving, func() { _ = ln.Close() }) // its only user sees the error
-	defer closeListener()
-
-	config := x.http.TLSConfig
-	err := x.http.Serve(tls.NewListener(listener{ln, x.lobby, x.log}, config))
+	stop := context.AfterFunc(serving, func() { _ = ln.Close() }) // whoever accepts sees the error
+	defer stop()
+	err := x.http.Serve(tls.NewListener(listener{ln, x.lobby}, x.http.TLSConfig))
 	cancel()
 	x.end()
 	if ctx.Err() != nil {
@@ -101,7 +92,6 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error 
 type listener struct {
 	net.Listener
 	lobby *lobby
-	log   *slog.Logger
 }
 
 // Accept leaves deadlines to net/http, which sets one first thing.
@@ -110,9 +100,7 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := tune(c); err != nil { // a connection that is closed again already, or a kernel that lacks a setting
-		l.log.Debug("socket keeps its defaults", "remote", c.RemoteAddr(), "err", err)
-	}
+	tune(c)
 	return l.lobby.enter(c), nil
 }
 
@@ -122,8 +110,10 @@ type exchange struct {
 	site  http.Handler
 	lobby *lobby
 	http  *http.Server
-	http2 *http2.Server
 	log   *slog.Logger
+
+	// http2 serves a site to a connection that speaks HTTP/2, until it ends.
+	http2 func(ctx context.Context, c net.Conn, site http.Handler)
 
 	conns sync.WaitGroup // the connections' goroutines
 
@@ -149,38 +139,8 @@ func (s *Server) newExchange(ctx context.Context, admit Admit) *exchange {
 	x.http, x.http2 = s.newHTTP(x, x.log)
 	x.http.BaseContext = func(net.Listener) context.Context { return ctx }
 	x.http.ConnState = x.count
-	x.http.TLSNextProto["h2"] = func(hs *http.Server, c *tls.Conn, h http.Handler) { x.serveHTTP2(ctx, hs, c, h) }
+	x.http.TLSNextProto["h2"] = func(_ *http.Server, c *tls.Conn, h http.Handler) { x.serveHTTP2(ctx, c, h) }
 	return x
-}
-
-// newHTTP sets up the web site. Nothing in here knows of carriers: this is
-// what a stranger meets.
-func (s *Server) newHTTP(site http.Handler, log *slog.Logger) (*http.Server, *http2.Server) {
-	h1 := &http.Server{
-		Handler:           site,
-		ReadHeaderTimeout: cmp.Or(max(s.HandshakeTimeout, 0), defaultTimeout), // bounds the TLS handshake too
-		IdleTimeout:       siteIdle,
-		MaxHeaderBytes:    maxHeaderBytes,
-		ErrorLog:          newErrorLog(log),
-		TLSConfig: &tls.Config{
-			GetCertificate: s.showCertificate,
-			NextProtos:     alpn[:],
-			// A web site that refuses 1.2 would stand out. Carriers insist on 1.3 elsewhere.
-			MinVersion: tls.VersionTLS12,
-			// A burst is full records from the start.
-			DynamicRecordSizingDisabled: true,
-		},
-	}
-	h2 := &http2.Server{
-		IdleTimeout:                  siteIdle,
-		MaxConcurrentStreams:         maxStreams,
-		MaxReadFrameSize:             16 << 10, // what RFC 9113 section 4.2 begins with
-		MaxUploadBufferPerConnection: uploadBuffer,
-		MaxUploadBufferPerStream:     uploadBuffer,
-	}
-	// It fails only for a list of cipher suites, which is not set.
-	_ = http2.ConfigureServer(h1, h2)
-	return h1, h2
 }
 
 // showCertificate notes down which key a visitor has been shown.
@@ -244,8 +204,8 @@ func (x *exchange) end() {
 }
 
 // serveHTTP2 serves the site to an HTTP/2 connection, which may turn out to be a carrier.
-func (x *exchange) serveHTTP2(ctx context.Context, hs *http.Server, c *tls.Conn, site http.Handler) {
-	answer, serve := x.watch(ctx, hs, c, site)
+func (x *exchange) serveHTTP2(ctx context.Context, c *tls.Conn, site http.Handler) {
+	answer, serve := x.watch(ctx, c, site)
 	if answer == nil {
 		return
 	}
@@ -255,34 +215,39 @@ func (x *exchange) serveHTTP2(ctx context.Context, hs *http.Server, c *tls.Conn,
 }
 
 // watch serves the site until the connection ends or an opening has been admitted.
-func (x *exchange) watch(ctx context.Context, hs *http.Server, c *tls.Conn, site http.Handler) (answer []byte, serve func(context.Context, net.Conn)) {
-	options := &http2.ServeConnOpts{Context: ctx, Handler: site, BaseConfig: hs}
+func (x *exchange) watch(ctx context.Context, c *tls.Conn, site http.Handler) (answer []byte, serve func(context.Context, net.Conn)) {
 	v := c.NetConn().(*visitor)
 	state := c.ConnectionState()
 	// A resumed TLS session has not shown the server's key to this client.
 	if state.Version != tls.VersionTLS13 || state.DidResume || v.server.IsZero() {
-		x.http2.ServeConn(c, options)
+		x.http2(ctx, c, site)
 		return nil, nil
 	}
-	x.http2.ServeConn(newTap(c, func(opening []byte) bool {
-		channel, err := state.ExportKeyingMaterial(ExporterLabel, nil, 32)
-		if err != nil {
-			x.log.Error("export keying material", "err", err)
-			return false
-		}
-		answer, serve = x.admit(ctx, Arrival{
-			Opening:    opening,
-			Server:     v.server,
-			Channel:    [32]byte(channel),
-			Remote:     addrPort(c.RemoteAddr()),
-			Protection: protectionOf(state),
-		})
-		if answer == nil {
-			return false
-		}
+	t := newTap(c, func(opening []byte) bool {
+		answer, serve = x.judge(ctx, v, state, opening)
+		return answer != nil
+	})
+	x.http2(ctx, t, site)
+	t.end()
+	return answer, serve
+}
+
+func (x *exchange) judge(ctx context.Context, v *visitor, state tls.ConnectionState, opening []byte) (answer []byte, serve func(context.Context, net.Conn)) {
+	channel, err := state.ExportKeyingMaterial(ExporterLabel, nil, 32)
+	if err != nil {
+		x.log.Error("export keying material", "err", err)
+		return nil, nil
+	}
+	answer, serve = x.admit(ctx, Arrival{
+		Opening:    opening,
+		Server:     v.server,
+		Channel:    [32]byte(channel),
+		Remote:     addrPort(v.RemoteAddr()),
+		Protection: protectionOf(state),
+	})
+	if answer != nil {
 		x.lobby.admit(v)
-		return true
-	}), options)
+	}
 	return answer, serve
 }
 
@@ -320,8 +285,10 @@ func protectionOf(s tls.ConnectionState) Protection {
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if tcp, ok := a.(*net.TCPAddr); ok {
-		return tcp.AddrPort()
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
 	}
-	return netip.AddrPort{}
+	p := tcp.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port()) // a listener for both families maps IPv4
 }

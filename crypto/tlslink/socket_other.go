@@ -5,4 +5,4 @@ package tlslink
 import "net"
 
 // What Linux has further settings for is left to the system's defaults.
-func tuneMore(*net.TCPConn) error { return nil }
+func tuneMore(*net.TCPConn) {}

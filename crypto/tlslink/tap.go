@@ -21,12 +21,15 @@ type tap struct {
 	watching bool
 	seen     []byte
 
+	turn chan struct{} // a lock that is full while judge runs
+	over bool          // judge must not run any more; guarded by turn
+
 	writing sync.Mutex // a takeover waits for a Write under way
 	taken   atomic.Bool
 }
 
 func newTap(c *tls.Conn, judge func([]byte) bool) *tap {
-	return &tap{Conn: c, judge: judge, watching: true}
+	return &tap{Conn: c, judge: judge, watching: true, turn: make(chan struct{}, 1)}
 }
 
 func (t *tap) Read(p []byte) (int, error) {
@@ -46,13 +49,27 @@ func (t *tap) Read(p []byte) (int, error) {
 		return n, err
 	}
 	t.watching, t.seen = false, nil
-	if opening != nil && t.judge(opening) {
+	if opening != nil && t.judged(opening) {
 		t.writing.Lock()
 		t.taken.Store(true)
 		t.writing.Unlock()
 		return 0, io.EOF
 	}
 	return n, err
+}
+
+func (t *tap) judged(opening []byte) bool {
+	t.turn <- struct{}{}
+	defer func() { <-t.turn }()
+	return !t.over && t.judge(opening)
+}
+
+// end waits for a judgement under way, and allows no later one. The HTTP/2
+// server may be done with the connection before its reader is.
+func (t *tap) end() {
+	t.turn <- struct{}{}
+	t.over = true
+	<-t.turn
 }
 
 func (t *tap) Write(p []byte) (int, error) {

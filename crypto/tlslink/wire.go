@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// record is the largest plaintext of one TLS record (RFC 8446 section 5.1), and overhead what
-	// TLS 1.3 adds to it: header, content type and tag.
+	// record is the largest plaintext of one TLS record (RFC 8446 section 5.1),
+	// and overhead what TLS 1.3 adds to it: header, content type and tag.
 	record   = 16 << 10
 	overhead = 5 + 1 + 16
 
@@ -46,7 +46,8 @@ var (
 var errCut = fmt.Errorf("connection ended without close_notify: %w", io.ErrUnexpectedEOF)
 
 // errFruitless ends a connection whose peer keeps us busy with records that
-// carry nothing, such as endless KeyUpdates. crypto/tls counts those itself; the fork of it does not.
+// carry nothing, such as endless KeyUpdates. crypto/tls counts those itself; the
+// fork of it does not.
 var errFruitless = errors.New("too many bytes without data")
 
 // wire is the connection below TLS. Until quicken is called it passes
