@@ -188,7 +188,7 @@ func (g *guard) Write(p []byte) (int, error) {
 	if h.flags()&flagSYN != 0 {
 		g.s.outgoing(h.stream())
 	}
-	if err := g.s.out.put(false, p); err != nil {
+	if err := g.s.out.put(p); err != nil {
 		return 0, err
 	}
 	if h.flags()&flagFIN != 0 {

@@ -10,10 +10,11 @@ import (
 
 // Bounds of the outbox, in bytes.
 const (
-	outboxSize    = 32 << 10  // what bulk data may wait in memory; more only adds latency
-	outboxSmall   = 8 << 10   // room on top of it that only small frames may take
-	smallFrame    = 1500      // what counts as small: interactive, or the head of a reply
-	outboxControl = 512 << 10 // control frames that a peer may owe us to read
+	outboxTurn    = 2 * maxFrameData          // payload that one stream may put in at a time
+	outboxSize    = outboxTurn + 2*headerSize // what bulk data may wait in memory; more only adds latency
+	outboxSmall   = 8 << 10                   // room on top of it that only small frames may take
+	smallFrame    = 1500                      // what counts as small: interactive, or the head of a reply
+	outboxControl = 512 << 10                 // control frames that a peer may owe us to read
 )
 
 // outbox gathers what the session wants to send, so that the pipe sees few
@@ -155,30 +156,54 @@ func (o *outbox) abandon(w *waiter) {
 	o.admit()
 }
 
-// put appends one frame, given in pieces; data tells whether room was reserved
-// for it.
-func (o *outbox) put(data bool, pieces ...[]byte) error {
+// dataSize is how many bytes the frames for n bytes of payload have.
+func dataSize(n int) int {
+	return n + (n+maxFrameData-1)/maxFrameData*headerSize
+}
+
+// putData appends payload of a stream, for which room has been reserved. The
+// frames are those that yamux would write. It would hand each over to a
+// goroutine and wait for that, which costs more than all the rest; its own window never
+// binds, and it has sent SYN or ACK before.
+func (o *outbox) putData(stream uint32, p []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
 		return o.err
 	}
-	if o.pending == nil {
-		o.pending = outboxes.Get().(*[]byte)
+	o.inFrame += dataSize(len(p))
+	for len(p) > 0 {
+		n := min(len(p), maxFrameData)
+		h := makeHeader(yamuxVersion, typeData, 0, stream, uint32(n))
+		o.append(h[:])
+		o.append(p[:n])
+		p = p[n:]
 	}
-	before := len(*o.pending)
-	for _, p := range pieces {
-		*o.pending = append(*o.pending, p...)
+	o.signal()
+	return nil
+}
+
+// put appends a frame without payload.
+func (o *outbox) put(frame []byte) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.err != nil {
+		return o.err
 	}
-	switch {
-	case data:
-		o.inFrame += len(*o.pending) - before
-	case len(*o.pending)-o.inFrame > outboxControl:
+	o.append(frame)
+	if len(*o.pending)-o.inFrame > outboxControl {
 		o.fail(errControlFlood)
 		return o.err
 	}
 	o.signal()
 	return nil
+}
+
+func (o *outbox) append(p []byte) {
+	if o.pending == nil {
+		o.pending = outboxes.Get().(*[]byte)
+	}
+	*o.pending = append(*o.pending, p...)
 }
 
 // flush waits until all has been given to the pipe, for a limited time.

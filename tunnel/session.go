@@ -411,7 +411,7 @@ func (s *Session) strike() error {
 // control puts a frame of the guard's own into the outbox.
 func (s *Session) control(kind byte, id, value uint32) {
 	h := makeHeader(guardVersion, kind, 0, id, value)
-	if err := s.out.put(false, h[:]); err != nil {
+	if err := s.out.put(h[:]); err != nil {
 		s.fail(err)
 	}
 }

@@ -140,8 +140,7 @@ func (s *Stream) grant(n int) {
 	}
 }
 
-// Write sends p in pieces of at most 16 KiB, in turn with other streams. It
-// blocks while the peer's reader is too far behind or the pipe is full.
+// Write sends p in turn with other streams. It blocks while the peer's reader is too far behind or the pipe is full.
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -160,20 +159,16 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 	if err := s.mayWrite(); err != nil {
 		return 0, err
 	}
-	k, err := s.waitCredit(min(len(p), maxFrameData))
+	k, err := s.waitCredit(min(len(p), outboxTurn))
 	if err != nil {
 		return 0, err
 	}
 	out := s.session.out
-	if err := out.reserve(headerSize+k, s.writeLimit.wait(), s.noMoreWrite); err != nil {
+	if err := out.reserve(dataSize(k), s.writeLimit.wait(), s.noMoreWrite); err != nil {
 		s.send.giveBack(k)
 		return 0, s.writeError(err)
 	}
-	// This is the frame that yamux would write. It would hand it over to a
-	// goroutine and wait for that, which costs more than all the rest. Its own
-	// window never binds, and it has sent SYN or ACK already.
-	h := makeHeader(yamuxVersion, typeData, 0, s.id, uint32(k))
-	if err := out.put(true, h[:], p[:k]); err != nil {
+	if err := out.putData(s.id, p[:k]); err != nil {
 		return 0, s.writeError(err)
 	}
 	s.muxWindow.Add(-int64(k))
