@@ -212,6 +212,17 @@ func TestServerWithoutTLS13OrHTTP2IsRefused(t *testing.T) {
 	}
 }
 
+func TestWrongPinEndsTheHandshakeItself(t *testing.T) {
+	e := bare(t, &tls.Config{NextProtos: alpn[:]}, func(*tls.Conn) { t.Error("the server's handshake succeeds") })
+	for _, fingerprint := range fingerprints {
+		d := e.dialer(fingerprint)
+		d.Pin[0] ^= 1
+		if _, err := d.Dial(t.Context()); !errors.Is(err, ErrWrongPin) {
+			t.Errorf("%s: %v", fingerprint, err)
+		}
+	}
+}
+
 func TestEveryConnectionHasAChannelOfItsOwn(t *testing.T) {
 	e := start(t, &Server{}, nobody)
 	if a, b := e.dial(t, "chrome"), e.dial(t, "chrome"); a.Channel() == b.Channel() {

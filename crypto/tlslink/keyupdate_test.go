@@ -29,6 +29,7 @@ import (
 // TLS library has done (RFC 8446 section 5.2), to send what no library would.
 type forger struct {
 	net.Conn
+	tls    *tls.Conn // on a client, for what comes back
 	hash   func() hash.Hash
 	size   int // of the key
 	seal   func(key []byte) (cipher.AEAD, error)
@@ -172,6 +173,7 @@ func forgedClient(t *testing.T, e *exit, opened bool) *forger {
 		t.Fatal(err)
 	}
 	f := newForger(t, below, c.ConnectionState().CipherSuite, log.secret(t, "CLIENT_TRAFFIC_SECRET_0"))
+	f.tls = c
 	if opened {
 		if _, err := f.Write(f.record(applicationRecord, flight(opening()))); err != nil {
 			t.Fatal(err)
@@ -249,6 +251,35 @@ func rogue(t *testing.T, serve func(*forger)) *exit {
 	return bare(t, &tls.Config{NextProtos: alpn[:], KeyLogWriter: log, SessionTicketsDisabled: true}, func(c *tls.Conn) {
 		serve(newForger(t, c.NetConn(), c.ConnectionState().CipherSuite, log.secret(t, "SERVER_TRAFFIC_SECRET_0")))
 	})
+}
+
+// A reply that TLS owes does not get out before the write deadline either. TLS
+// must not take that for the end.
+func TestReplyThatTimesOutDoesNotEndTheConnection(t *testing.T) {
+	replied := make(chan struct{})
+	e := start(t, &Server{}, genuine(func(_ context.Context, c net.Conn) {
+		stuff(t, c)
+		_ = c.SetWriteDeadline(time.Now())
+		if _, err := io.ReadFull(c, make([]byte, 1)); err != nil { // with the KeyUpdate before it
+			t.Error(err)
+		}
+		_ = c.SetWriteDeadline(time.Time{})
+		close(replied)
+		if _, err := c.Write([]byte("end")); err != nil {
+			t.Error(err)
+		}
+		_ = c.Close()
+	}))
+	f := forgedClient(t, e, true)
+	b := f.record(handshakeRecord, updateRequested)
+	f.update()
+	if _, err := f.Write(append(b, f.record(applicationRecord, []byte{1})...)); err != nil {
+		t.Fatal(err)
+	}
+	<-replied
+	if got, err := io.ReadAll(f.tls); err != nil || !bytes.HasSuffix(got, []byte("end")) {
+		t.Errorf("%d bytes came, %v", len(got), err)
+	}
 }
 
 // A peer that makes us owe replies and does not read them costs no memory, and
