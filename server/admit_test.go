@@ -1,0 +1,229 @@
+package server
+
+import (
+	"errors"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/tunneltest"
+)
+
+// wantRefusal asserts how an opening is answered; 0 stands for a welcome.
+func wantRefusal(t *testing.T, answer []byte, want tunnel.Refusal) {
+	t.Helper()
+	_, err := tunnel.ParseAnswer(answer)
+	got, _ := errors.AsType[tunnel.Refusal](err)
+	if got != want || (err == nil) != (want == 0) {
+		t.Errorf("answer is %v, want %v", err, want)
+	}
+}
+
+func TestStrangersGetNoAnswer(t *testing.T) {
+	h := newHouse(t, nil)
+	known, stranger := h.device("anna"), h.newKey()
+	elsewhere := tunnel.Place{Server: here.Server, Carrier: [32]byte{99}}
+	otherServer := tunnel.Place{Server: [32]byte{99}, Carrier: here.Carrier}
+	forged := tunnel.Hello{Epoch: 1}.Sign(known, here)
+	forged[60]++
+	for name, opening := range map[string][]byte{
+		"unknown device":                 tunnel.Hello{Epoch: 1}.Sign(stranger, here),
+		"HELLO of another carrier":       tunnel.Hello{Epoch: 1}.Sign(known, elsewhere),
+		"HELLO for another server":       tunnel.Hello{Epoch: 1}.Sign(known, otherServer),
+		"HELLO that was changed":         forged,
+		"HELLO that is cut off":          forged[:100],
+		"nothing":                        nil,
+		"JOIN with an unknown token":     join(h, stranger, keys.NewToken()),
+		"JOIN of a device with no token": join(h, known, keys.Token{}),
+	} {
+		if answer, serve := h.come(opening); answer != nil || serve != nil {
+			t.Errorf("%s is answered: %x", name, answer)
+		}
+	}
+}
+
+func TestRevokedDeviceAndDisabledUserAreRefused(t *testing.T) {
+	h := newHouse(t, nil)
+	first, second := h.device("anna"), h.device("anna")
+	h.must(h.store.RevokeDevice(t.Context(), first.ID().String()))
+	answer, serve := h.hello(first)
+	wantRefusal(t, answer, tunnel.RefusedDeviceRevoked)
+	if serve != nil {
+		t.Error("the revoked device is served")
+	}
+	answer, _ = h.hello(second)
+	wantRefusal(t, answer, 0)
+	h.must(h.store.SetUserDisabled(t.Context(), "anna", true))
+	answer, serve = h.hello(second)
+	wantRefusal(t, answer, tunnel.RefusedUserDisabled)
+	if serve != nil {
+		t.Error("the disabled user is served")
+	}
+	h.must(h.store.SetUserDisabled(t.Context(), "anna", false))
+	answer, _ = h.hello(second)
+	wantRefusal(t, answer, 0)
+	if n := len(h.log.find(t, "session refused")); n != 2 {
+		t.Errorf("%d refusals in the log", n)
+	}
+}
+
+func TestOldSessionIsNotKnown(t *testing.T) {
+	h := newHouse(t, nil)
+	answer, serve := h.come(tunnel.Hello{Epoch: 2, Session: [16]byte{1}}.Sign(h.device("anna"), here))
+	wantRefusal(t, answer, tunnel.RefusedSession)
+	if serve != nil {
+		t.Error("it is served")
+	}
+}
+
+func join(h *house, key *keys.Device, token keys.Token) []byte {
+	h.t.Helper()
+	opening, err := tunnel.Join{Token: token.Bytes(), WireGuard: key.WireGuardPublic(), Name: "phone"}.Sign(key, here)
+	h.must(err)
+	return opening
+}
+
+func TestInviteEnrolsOneDeviceOnce(t *testing.T) {
+	h := newHouse(t, nil)
+	key, token := h.newKey(), h.invite("anna", time.Hour)
+	answer, serve := h.come(join(h, key, token))
+	wantRefusal(t, answer, 0)
+	if serve != nil {
+		t.Error("a JOIN is served a session")
+	}
+	device, user, err := h.store.Lookup(t.Context(), key.Public())
+	if err != nil || user.Name != "anna" || device.Name != "phone" || device.WireGuard != key.WireGuardPublic() {
+		t.Errorf("enrolled %+v of %+v, %v", device, user, err)
+	}
+	answer, _ = h.come(join(h, key, token))
+	wantRefusal(t, answer, tunnel.RefusedDeviceKnown)
+	answer, _ = h.come(join(h, h.newKey(), token))
+	wantRefusal(t, answer, tunnel.RefusedInviteUsed)
+	answer, _ = h.come(join(h, key, h.invite("bob", time.Hour)))
+	wantRefusal(t, answer, tunnel.RefusedDeviceKnown)
+
+	expires := 20 * time.Millisecond
+	late := h.invite("anna", expires)
+	time.Sleep(expires)
+	answer, _ = h.come(join(h, h.newKey(), late))
+	wantRefusal(t, answer, tunnel.RefusedInviteExpired)
+
+	disabled := h.invite("bob", time.Hour)
+	h.must(h.store.SetUserDisabled(t.Context(), "bob", true))
+	answer, _ = h.come(join(h, h.newKey(), disabled))
+	wantRefusal(t, answer, tunnel.RefusedUserDisabled)
+
+	answer, _ = h.hello(key)
+	wantRefusal(t, answer, 0)
+	for _, secret := range []keys.Token{token, late, disabled} {
+		if strings.Contains(h.log.String(), secret.Reveal()) {
+			t.Error("a token is in the log")
+		}
+	}
+}
+
+func TestSessionsAreLimited(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Sessions = 2 })
+	first, second := h.device("anna"), h.device("bob")
+	// Openings alone hold nothing.
+	for range 10 {
+		answer, _ := h.hello(first)
+		wantRefusal(t, answer, 0)
+	}
+	_, late := h.hello(second)
+	one, other := h.attach(first), h.attach(second)
+	port := echoTarget(t)
+	exchange(t, one.connect(port), "hello")
+	exchange(t, other.connect(port), "hello")
+	answer, serve := h.hello(second)
+	wantRefusal(t, answer, tunnel.RefusedBusy)
+	if serve != nil {
+		t.Error("it is served")
+	}
+	// Whoever was admitted while there was room finds none.
+	near, far := tunneltest.Link(tunneltest.Path{})
+	late(h.ctx, far)
+	if _, err := near.Read(make([]byte, 1)); err == nil {
+		t.Error("a third session says something")
+	}
+	one.Close(0)
+	receive(t, one.served, "the end of the first session")
+	exchange(t, h.attach(second).connect(port), "hello")
+}
+
+func TestDeviceDoesNotTakeAllSessions(t *testing.T) {
+	h := newHouse(t, nil)
+	greedy, modest := h.device("anna"), h.device("anna")
+	for range deviceSessions {
+		g := h.attach(greedy)
+		if _, err := g.Open(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for len(h.Status()) < deviceSessions { // each is booked when it begins, and then tells nobody
+		time.Sleep(time.Millisecond)
+	}
+	answer, _ := h.hello(greedy)
+	wantRefusal(t, answer, tunnel.RefusedBusy)
+	answer, _ = h.hello(modest)
+	wantRefusal(t, answer, 0)
+}
+
+// TestNobodyIsServedOnceTheStoreIsGone leaves the sessions' own context alone:
+// it is the server that ends them.
+func TestNobodyIsServedOnceTheStoreIsGone(t *testing.T) {
+	h := newHouse(t, nil)
+	key := h.device("anna")
+	g := h.attach(key)
+	port := echoTarget(t)
+	stream := g.connect(port)
+	h.must(os.Rename(h.path, h.path+".away"))
+	if err := receive(t, h.ended, "the end of Serve"); err == nil {
+		t.Error("Serve has ended without an error")
+	}
+	receive(t, g.served, "the end of the session")
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrSessionLost) {
+		t.Errorf("Read gives %v", err)
+	}
+	answer, serve := h.hello(key)
+	wantRefusal(t, answer, tunnel.RefusedBusy)
+	if serve != nil {
+		t.Error("a session is served after the end")
+	}
+	h.must(os.Rename(h.path+".away", h.path))
+}
+
+func TestChangeBetweenAdmissionAndBeginIsSeen(t *testing.T) {
+	for name, change := range map[string]func(*house, *keys.Device) error{
+		"revoked": func(h *house, key *keys.Device) error {
+			return h.store.RevokeDevice(h.t.Context(), key.ID().String())
+		},
+		"removed": func(h *house, _ *keys.Device) error { return h.store.RemoveUser(h.t.Context(), "anna") },
+		"given to another user": func(h *house, key *keys.Device) error {
+			if err := h.store.RemoveUser(h.t.Context(), "anna"); err != nil {
+				return err
+			}
+			_, err := h.store.Join(h.t.Context(), h.invite("bob", time.Hour).Bytes(), users.Device{Key: key.Public(), Name: "laptop"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			h := newHouse(t, nil)
+			key := h.device("anna")
+			_, serve := h.hello(key)
+			h.must(change(h, key))
+			near, far := tunneltest.Link(tunneltest.Path{})
+			serve(h.ctx, far) // it returns at once, or never
+			if _, err := near.Read(make([]byte, 1)); err == nil {
+				t.Error("the session has begun")
+			}
+			if n := len(h.Status()); n != 0 {
+				t.Errorf("%d sessions are booked", n)
+			}
+		})
+	}
+}
