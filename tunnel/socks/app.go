@@ -58,10 +58,14 @@ func newApp(s *serving, c net.Conn) (*app, error) {
 	}
 	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s}
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
-		a.source = t.AddrPort()
-		a.source = netip.AddrPortFrom(a.source.Addr().Unmap(), a.source.Port())
+		a.source = unmapped(t.AddrPort())
 	}
 	return a, nil
+}
+
+// unmapped gives the one spelling that an address has here.
+func unmapped(a netip.AddrPort) netip.AddrPort {
+	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
 }
 
 func asConn(c net.Conn) (relay.Conn, error) {

@@ -1,16 +1,12 @@
 package socks
 
 import (
-	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-// TestMain also plays the other process where a test needs one.
 func TestMain(m *testing.M) {
-	if role := os.Getenv(roleVariable); role != "" {
-		os.Exit(play(role))
-	}
+	playRole() // does not return where a test has started this binary again
 	goleak.VerifyTestMain(m)
 }

@@ -25,7 +25,7 @@ type script struct {
 	changed  *sync.Cond
 	pieces   [][]byte
 	deadline time.Time // for reading
-	relayed  bool      // a reading ahead has been interrupted: the rest may end
+	relayed  bool      // the target is read from: the app may end
 	closed   bool
 	answers  bytes.Buffer
 	remote   net.Addr
@@ -46,7 +46,6 @@ func (s *script) Read(b []byte) (int, error) {
 		case s.closed:
 			return 0, net.ErrClosed
 		case !s.deadline.IsZero() && s.deadline.Before(time.Now()):
-			s.relayed = true
 			return 0, os.ErrDeadlineExceeded
 		case len(s.pieces) > 0:
 			n := copy(b, s.pieces[0])
@@ -77,12 +76,16 @@ func (s *script) SetDeadline(t time.Time) error { return s.SetReadDeadline(t) }
 func (s *script) SetReadDeadline(t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !t.IsZero() && t.Before(time.Now()) {
-		s.relayed = true
-	}
 	s.deadline = t
 	s.changed.Broadcast()
 	return nil
+}
+
+func (s *script) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.relayed = true
+	s.changed.Broadcast()
 }
 
 func (s *script) Close() error {
@@ -102,21 +105,32 @@ func (s *script) RemoteAddr() net.Addr             { return s.remote }
 // sink is the conn of a target that takes everything and ends when it has it
 // all.
 type sink struct {
-	*script
-	got   *bytes.Buffer
-	ended chan struct{}
-	once  *sync.Once
+	*script // its app's; nil if nothing of it is needed
+	got     *bytes.Buffer
+	ended   chan struct{}
+	once    *sync.Once
 }
 
-func newSink() sink {
-	return sink{newScript(), new(bytes.Buffer), make(chan struct{}), new(sync.Once)}
+func newSink(app *script) sink {
+	return sink{app, new(bytes.Buffer), make(chan struct{}), new(sync.Once)}
 }
 
-func (s sink) Read([]byte) (int, error)    { <-s.ended; return 0, io.EOF }
+func (s sink) Read([]byte) (int, error) {
+	if s.script != nil {
+		s.end()
+	}
+	<-s.ended
+	return 0, io.EOF
+}
+
 func (s sink) Write(b []byte) (int, error) { return s.got.Write(b) }
-func (s sink) CloseWrite() error           { s.once.Do(func() { close(s.ended) }); return nil }
-func (s sink) Close() error                { return s.CloseWrite() }
-func (s sink) Reset() error                { return s.CloseWrite() }
+
+// all waits for the end and gives everything up to it.
+func (s sink) all() string { <-s.ended; return s.got.String() }
+
+func (s sink) CloseWrite() error { s.once.Do(func() { close(s.ended) }); return nil }
+func (s sink) Close() error      { return s.CloseWrite() }
+func (s sink) Reset() error      { return s.CloseWrite() }
 
 // outcome is everything that a door's handling of one app comes to.
 type outcome struct {
@@ -127,6 +141,7 @@ type outcome struct {
 
 // recorder is a relay that notes what it is asked for.
 type recorder struct {
+	app     *script // nil if it comes over a real socket
 	fails   error
 	allowed func() bool // nil for always
 
@@ -145,16 +160,25 @@ func (r *recorder) Connect(_ context.Context, q Request) (relay.Conn, Reply, err
 	if r.fails != nil {
 		return nil, Reply{}, r.fails
 	}
-	s := newSink()
+	if q.Dialect == HTTPForward {
+		return nil, Reply{}, HostUnreachable // a sink does not speak HTTP
+	}
+	s := newSink(r.app)
 	r.sinks = append(r.sinks, s)
 	return s, Reply{Bound: netip.MustParseAddrPort("203.0.113.1:40000")}, nil
+}
+
+func (r *recorder) requests() []Request {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.asked
 }
 
 // run lets a door handle one app and gives what comes of it.
 func run(t testing.TB, d *Door, app *script) outcome {
 	t.Helper()
 	r := d.Relay.(*recorder)
-	r.asked, r.sinks = nil, nil
+	r.app, r.asked, r.sinks = app, nil, nil
 	s := &serving{Door: *d, free: make(chan struct{}, 1)}
 	s.Log = slog.New(slog.DiscardHandler)
 	s.HandshakeTimeout = DefaultHandshakeTimeout

@@ -49,10 +49,6 @@ func loopback(a net.Addr) (netip.AddrPort, error) {
 	return unmapped(t.AddrPort()), nil
 }
 
-func unmapped(a netip.AddrPort) netip.AddrPort {
-	return netip.AddrPortFrom(a.Addr().Unmap().WithZone(""), a.Port())
-}
-
 // canTellUsers tries a look-up with a socket that is known to be ours: some
 // kernels and sandboxes do not answer.
 func canTellUsers(ip net.IP) error {
