@@ -152,11 +152,8 @@ func (c *Client) hold(ctx context.Context, sessions *sync.WaitGroup) (held time.
 	case <-session.Draining():
 		err = errDrained
 		c.retire(session)
-		// Its streams go on. It ends with the last of them, or with ctx.
-		sessions.Go(func() {
-			_ = session.Drain(ctx) // an error says that it is over already
-			session.Close(0)
-		})
+		// Its streams go on. The server ends it after the last of them: it alone
+		// knows when the targets have taken all that came.
 	}
 	return time.Since(began), err
 }
