@@ -166,7 +166,7 @@ type answer func(c Code, bound netip.AddrPort) []byte
 // have ended.
 func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
 	if r.Command != Connect {
-		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not known", r.Command)}, answer)
+		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not served", r.Command)}, answer)
 	}
 	a.conn.SetDeadline(time.Time{})
 	a.door.Log.Debug("app asks for a connection", "app", a.source, "dialect", r.Dialect, "target", r.Dst)
@@ -183,7 +183,9 @@ func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) err
 		return fmt.Errorf("answer: %w", err)
 	}
 	a.conn.SetWriteDeadline(time.Time{})
-	return relay.Copy(ctx, relay.WithPrefix(a.conn, readAhead(a.in)), target).Err
+	conn := relay.WithPrefix(a.conn, readAhead(a.in))
+	a.in = nil // its buffer is not needed while the connection lasts
+	return relay.Copy(ctx, conn, target).Err
 }
 
 // connect asks the relay, and gives up with errGone if the app does. It reads

@@ -115,7 +115,6 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			close(p.ended)
 		}
 	}()
-	p.conn.admitted.Store(false)
 	// A request for a path is meant for a web server. It comes from somebody
 	// who took this port for one, or from a web page that tries its luck.
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {

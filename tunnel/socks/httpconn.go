@@ -15,7 +15,7 @@ type httpConn struct {
 	relay.Conn
 	in       *bufio.Reader // of Conn
 	timeout  time.Duration // of handshakes
-	admitted atomic.Bool   // the latest request was a guest's
+	admitted atomic.Bool   // a request was a guest's
 	upgraded atomic.Bool   // the server has nothing to do with it any more
 	broken   atomic.Bool   // a clean end would be a lie
 }
