@@ -7,6 +7,8 @@ import (
 	"io"
 	"sync"
 	"sync/atomic"
+	"syscall"
+	"time"
 )
 
 // bufferSize is how much one direction reads at a time, in bytes. A direction
@@ -23,19 +25,26 @@ type Result struct {
 	Err error
 }
 
+// lastWords bounds the pauses between the bytes of an end that takes none any
+// more, while it goes on giving those that it had sent before.
+const lastWords = 5 * time.Second
+
 // Copy relays between a and b until both directions have ended, and then
 // closes both. A clean end of one direction is passed on as such, and the other
 // direction goes on for as long as it likes. Anything else, the end of ctx
 // among it, resets both.
+//
+// What an end had sent before it was reset still goes to the other one, as it
+// does without a relay, unless that takes nothing for 5 s.
 func Copy(ctx context.Context, a, b Conn) Result {
-	c := copying{a: end{Conn: a}, b: end{Conn: b}}
+	c := copying{a: newEnd(a), b: newEnd(b)}
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
 
 	var r Result
 	var down sync.WaitGroup
-	down.Go(func() { r.Down = c.direction(&c.a, &c.b) })
-	r.Up = c.direction(&c.b, &c.a)
+	down.Go(func() { r.Down = c.direction(c.a, c.b) })
+	r.Up = c.direction(c.b, c.a)
 	down.Wait()
 
 	// Both conns have sent and received their ends, or have been reset, so there
@@ -50,14 +59,8 @@ func Copy(ctx context.Context, a, b Conn) Result {
 
 // copying is what the two directions of a [Copy] share.
 type copying struct {
-	a, b end
+	a, b *end
 	err  atomic.Pointer[error] // what broke the connection
-}
-
-// end is one of the two conns.
-type end struct {
-	Conn
-	ended atomic.Bool // nothing is written to it any more
 }
 
 // fail resets both ends and keeps the first reason.
@@ -68,34 +71,111 @@ func (c *copying) fail(err error) {
 	}
 }
 
-// direction carries from src to dst until src ends.
+// direction carries from src to dst until src ends or dst takes no more.
 func (c *copying) direction(dst, src *end) (n int64) {
-	r := newReader(src.Conn)
+	defer src.drained(c)
+	r := newReader(src)
 	defer r.release()
 	for {
 		p, err := r.next()
 		if len(p) > 0 {
-			if _, werr := dst.Write(p); werr != nil {
-				c.fail(fmt.Errorf("write: %w", werr))
+			if err := dst.write(p); err != nil {
+				dst.refuses(c, fmt.Errorf("write: %w", err))
 				return n
 			}
 			n += int64(len(p))
+			src.goesOn()
 		}
 		switch {
 		case err == nil:
 		case !errors.Is(err, io.EOF):
 			c.fail(fmt.Errorf("read: %w", err))
 			return n
-		case !src.ended.Load() && wasReset(src.Conn):
+		case src.wasReset():
 			c.fail(fmt.Errorf("read: %w", errReset))
 			return n
 		default:
-			dst.ended.Store(true)
 			if err := dst.CloseWrite(); err != nil {
-				c.fail(fmt.Errorf("end: %w", err))
+				dst.refuses(c, fmt.Errorf("end: %w", err))
 			}
 			return n
 		}
+	}
+}
+
+// end is one of the two conns.
+type end struct {
+	Conn
+	first []byte // what a prefix had left to read before all else
+
+	writing  sync.Mutex
+	writeErr error // of the last Write
+
+	mu      sync.Mutex
+	refused error       // why nothing more can be written to it
+	empty   bool        // nothing more can be read from it
+	limit   *time.Timer // set while it is refused and not empty
+}
+
+func newEnd(c Conn) *end {
+	e := &end{Conn: c}
+	if p, ok := c.(*prefixed); ok {
+		e.Conn, e.first = p.Conn, p.take()
+	}
+	return e
+}
+
+func (e *end) write(p []byte) error {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	_, e.writeErr = e.Write(p)
+	return e.writeErr
+}
+
+// wasReset tells an end of stream that is none. A socket's pending error can
+// be had once: if the Write of the other direction has got the ECONNRESET, Read
+// reports a clean end.
+func (e *end) wasReset() bool {
+	if !gone(e.Conn) {
+		return false
+	}
+	// A Write that is under way returns at once, so this does not wait. It fails
+	// with EPIPE if the reset came after a clean end.
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	return e.writeErr != nil && !errors.Is(e.writeErr, syscall.EPIPE)
+}
+
+// refuses notes that nothing more can be written to e. That breaks the
+// connection, but only after everything has been read that e had sent before.
+func (e *end) refuses(c *copying, err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.refused = err
+	if e.empty {
+		c.fail(err)
+		return
+	}
+	e.limit = time.AfterFunc(lastWords, func() { c.fail(err) })
+}
+
+// goesOn notes that something of what e had sent has been passed on.
+func (e *end) goesOn() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.limit != nil {
+		e.limit.Reset(lastWords)
+	}
+}
+
+// drained notes that nothing more can be read from e, or is of use to anybody.
+func (e *end) drained(c *copying) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.empty = true
+	if e.refused != nil {
+		e.limit.Stop()
+		c.fail(e.refused)
 	}
 }
 
@@ -123,12 +203,8 @@ type reader struct {
 	buf   *[]byte
 }
 
-func newReader(src Conn) *reader {
-	r := &reader{src: src}
-	if p, ok := src.(*prefixed); ok {
-		r.first, r.src = p.take(), p.Conn
-	}
-	r.raw = newRawReader(r.src)
+func newReader(src *end) *reader {
+	r := &reader{src: src.Conn, first: src.first, raw: newRawReader(src.Conn)}
 	r.wait, _ = r.src.(waiter)
 	return r
 }

@@ -2,5 +2,5 @@
 
 package relay
 
-// wasReset cannot be told here: a Read reports what the kernel says.
-func wasReset(Conn) bool { return false }
+// gone cannot be told here. A Read reports what the kernel says.
+func gone(Conn) bool { return false }
