@@ -266,12 +266,20 @@ func (c *Client) await(ctx context.Context, old *tunnel.Session) (*tunnel.Sessio
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			if why == nil {
-				return nil, context.Cause(ctx)
-			}
-			return nil, fmt.Errorf("%w: %w", context.Cause(ctx), why)
+			return nil, c.absence(context.Cause(ctx))
 		}
 	}
+}
+
+// absence adds to the reason to wait no longer why there is no session, if
+// that is known.
+func (c *Client) absence(cause error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.why == nil {
+		return cause
+	}
+	return fmt.Errorf("%w: %w", cause, c.why)
 }
 
 // Status says how the client is doing.

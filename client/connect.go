@@ -14,7 +14,7 @@ import (
 )
 
 // maxTries is in how many sessions a request is made, one after the other, if
-// the server drains each before it has answered.
+// each ends before it has answered.
 const maxTries = 3
 
 // Connect asks the server to connect to r.Dst. A name is resolved by the
@@ -40,13 +40,17 @@ func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	}
 }
 
-// unanswered tells whether a server that drains its sessions has left a
-// request to the next one. At worst it has connected to the target, and no byte
-// has gone there.
+// unanswered tells whether a request can be made again in the next session,
+// because this one is lost or takes no more. At worst the server has connected to
+// the target, and no byte has gone there. Whether a lost session was drained
+// cannot be told: a carrier that breaks may take the server's last words with it.
 func unanswered(s *tunnel.Session, err error) bool {
+	if errors.Is(err, tunnel.ErrSessionLost) {
+		return true
+	}
 	select {
 	case <-s.Draining():
-		return errors.Is(err, tunnel.ErrRefused) || errors.Is(err, tunnel.ErrSessionLost)
+		return errors.Is(err, tunnel.ErrRefused)
 	default:
 		return false
 	}

@@ -194,6 +194,41 @@ func TestNoRequestIsLostWhileSessionsAreDrained(t *testing.T) {
 	load.Wait()
 }
 
+// TestRequestIsMadeAgainWhenItsSessionIsLost has a server that falls over each
+// request, as often as the client lets it.
+func TestRequestIsMadeAgainWhenItsSessionIsLost(t *testing.T) {
+	for _, test := range []struct {
+		falls int64
+		want  socks.Code
+	}{{2, socks.Succeeded}, {1000, socks.GeneralFailure}} {
+		var h *hub
+		var asked atomic.Int64
+		h = newHub(t, func(_ context.Context, s *tunnel.Stream) {
+			if _, err := socks.ReadRequest6(s); err != nil {
+				return // the session before has been cut as the stream opened
+			}
+			session := <-h.sessions
+			if asked.Add(1) > test.falls {
+				accept(s)
+				return
+			}
+			session.carrier.Cut()
+		})
+		c := start(t, h, nil)
+		conn, reply, err := c.Connect(t.Context(), target)
+		if reply.Code != test.want || socks.CodeOf(err) != test.want {
+			t.Errorf("reply %+v, error %v", reply, err)
+		}
+		if n := asked.Load(); n != 3 {
+			t.Errorf("the server was asked %d times", n)
+		}
+		if conn != nil {
+			exchange(t, conn, "hello")
+			conn.Close()
+		}
+	}
+}
+
 func TestOnlyAFewDrainedSessionsAreKept(t *testing.T) {
 	h := newHub(t, nil)
 	c := start(t, h, nil)

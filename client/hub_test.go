@@ -120,9 +120,13 @@ func (c *hubCarrier) Attach(_ context.Context, opening []byte) (net.Conn, []byte
 
 // echo is a server whose every target sends back what it gets.
 func echo(_ context.Context, s *tunnel.Stream) {
-	if _, err := socks.ReadRequest6(s); err != nil {
-		return
+	if _, err := socks.ReadRequest6(s); err == nil {
+		accept(s)
 	}
+}
+
+// accept grants a request that has been read.
+func accept(s *tunnel.Stream) {
 	if answer(s, socks.Succeeded) != nil {
 		return
 	}
