@@ -9,13 +9,15 @@ import (
 // only while it is of use.
 const rttPeriod = time.Second
 
-// rttMeter measures the session's round trip by pings.
+// rttMeter measures the session's round trip by pings. It keeps the shortest:
+// the others have waited behind our own data. A window that grew with those would make them
+// wait longer, and so on.
 type rttMeter struct {
 	mu     sync.Mutex
-	value  time.Duration
-	sent   time.Time // when the last ping went out
-	number uint32    // of the last ping
-	open   bool      // it has not been answered
+	value  time.Duration // 0 until there is one
+	sent   time.Time     // when the last ping went out
+	number uint32        // of the last ping
+	open   bool          // it has not been answered
 }
 
 func (m *rttMeter) get() time.Duration {
@@ -44,8 +46,12 @@ func (m *rttMeter) refresh(s *Session) {
 func (m *rttMeter) pong(number uint32, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if m.open && number == m.number {
-		m.value, m.open = now.Sub(m.sent), false
+	if !m.open || number != m.number {
+		return
+	}
+	m.open = false
+	if rtt := now.Sub(m.sent); m.value == 0 || rtt < m.value {
+		m.value = rtt
 	}
 }
 

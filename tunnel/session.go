@@ -551,7 +551,7 @@ func (s *Session) sweep() {
 type Stats struct {
 	Streams   int           // open now
 	Opened    uint64        // since the start, by both sides
-	RoundTrip time.Duration // the last measured; 0 if none
+	RoundTrip time.Duration // the shortest measured; 0 if none
 	Sent      int64         // payload of streams, in bytes
 	Received  int64
 }
