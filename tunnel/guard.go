@@ -47,7 +47,8 @@ func (g *guard) Read(p []byte) (int, error) {
 			break
 		}
 		if err := g.advance(); err != nil {
-			return 0, g.s.fail(err)
+			g.s.fail(err)
+			return 0, err
 		}
 	}
 	n := copy(p, g.next)

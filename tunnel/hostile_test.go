@@ -217,7 +217,7 @@ func TestHalfAFrameHoldsUpNobody(t *testing.T) {
 	near.Write(append(frame(0, 1, syn, 1, 0), frame(0, 0, 0, 1, 1000, 'x')...))
 	select {
 	case err := <-timedOut:
-		if e, ok := err.(net.Error); !ok || !e.Timeout() {
+		if e, ok := errors.AsType[net.Error](err); !ok || !e.Timeout() {
 			t.Errorf("Read = %v, want a time-out", err)
 		}
 	case <-time.After(10 * time.Second):

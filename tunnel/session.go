@@ -416,8 +416,8 @@ func (s *Session) control(kind byte, id, value uint32) {
 	}
 }
 
-// fail ends the session for a reason; the first one counts. It gives err.
-func (s *Session) fail(err error) error {
+// fail ends the session for a reason; the first one counts.
+func (s *Session) fail(err error) {
 	s.mu.Lock()
 	first := s.err == nil
 	if first {
@@ -432,7 +432,6 @@ func (s *Session) fail(err error) error {
 		s.out.close(errSessionOver)
 		s.pipe.Close()
 	}
-	return err
 }
 
 // breakStreams wakes everybody who waits for a stream of a session that is

@@ -3,6 +3,7 @@
 package relay
 
 import (
+	"errors"
 	"io"
 	"os"
 	"syscall"
@@ -40,9 +41,9 @@ func (r *rawReader) read(fd uintptr) bool {
 	}
 	for {
 		r.n, r.err = syscall.Read(int(fd), *r.buf)
-		switch r.err {
-		case syscall.EINTR:
-		case syscall.EAGAIN:
+		switch {
+		case errors.Is(r.err, syscall.EINTR):
+		case errors.Is(r.err, syscall.EAGAIN):
 			putBuffer(&r.buf)
 			return false
 		default:

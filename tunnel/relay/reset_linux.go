@@ -19,9 +19,9 @@ func gone(c Conn) bool {
 	}
 	const closed = 7 // TCP_CLOSE of the kernel's net/tcp_states.h
 	is := false
-	raw.Control(func(fd uintptr) {
+	err = raw.Control(func(fd uintptr) {
 		info, err := unix.GetsockoptTCPInfo(int(fd), unix.SOL_TCP, unix.TCP_INFO)
 		is = err == nil && info.State == closed
 	})
-	return is
+	return err == nil && is
 }
