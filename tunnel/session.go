@@ -25,6 +25,11 @@ import (
 // the configuration does not say.
 const DefaultStreams = 10_000
 
+// arrivals is how many of the peer's streams may wait to be handled. The guard
+// holds back the next one, which takes no longer than starting a goroutine. yamux keeps a
+// place for each.
+const arrivals = 256
+
 // Config says how a session behaves. The zero value is useful for a side that
 // only opens streams.
 type Config struct {
@@ -51,6 +56,7 @@ type Session struct {
 	budget budget
 	rtt    rttMeter
 	slots  chan struct{} // one for every stream that we have opened
+	arrive chan struct{} // one for every stream of the peer's that waits to be handled
 
 	opening sync.Mutex
 
@@ -67,7 +73,7 @@ type Session struct {
 	fresh    map[uint32]*Stream // not yet handed to whoever opens or accepts them
 	handling int
 	drain    bool          // we take no more streams
-	idle     chan struct{} // closed when there are no streams left; nil while nobody waits
+	idle     chan struct{} // closed when there are no streams and no handlers left; nil while nobody waits
 	strikes  bucket
 	sweeper  *time.Timer
 	lastOwn  uint32 // the highest stream id so far, by us
@@ -91,6 +97,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		client:   client,
 		out:      newOutbox(),
 		slots:    make(chan struct{}, cfg.Streams),
+		arrive:   make(chan struct{}, arrivals),
 		started:  make(chan struct{}),
 		done:     make(chan struct{}),
 		draining: make(chan struct{}),
@@ -165,8 +172,14 @@ func (s *Session) Serve(ctx context.Context) error {
 // pipe that is dead, and whoever knows the difference ends the session. Its window
 // never binds; streams have their own.
 func (s *Session) muxConfig() *yamux.Config {
+	backlog := arrivals + 1
+	if s.client {
+		// It bounds the streams that we have opened and the peer has not
+		// acknowledged, too.
+		backlog = s.cfg.Streams + 1
+	}
 	return &yamux.Config{
-		AcceptBacklog:          s.cfg.Streams + 1,
+		AcceptBacklog:          backlog,
 		EnableKeepAlive:        false,
 		KeepAliveInterval:      time.Hour,
 		ConnectionWriteTimeout: math.MaxInt64,
@@ -201,6 +214,7 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	if err != nil {
 		s.releaseSlot()
 		if errors.Is(err, yamux.ErrStreamsExhausted) {
+			s.peerDrains() // all ids are used up: others have to go elsewhere, too
 			return nil, ErrDraining
 		}
 		return nil, ErrSessionLost
@@ -250,6 +264,7 @@ func (s *Session) accept(ctx context.Context, running *sync.WaitGroup) {
 		if err != nil {
 			return
 		}
+		<-s.arrive
 		st := s.hand(mux)
 		running.Go(func() { s.handle(ctx, st) })
 	}
@@ -270,6 +285,7 @@ func (s *Session) handled() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handling--
+	s.tellIdle()
 }
 
 // peers tells whether a stream id is one of the peer's. The client's are odd.
@@ -295,7 +311,12 @@ func (s *Session) incoming(h header) (ok bool, err error) {
 		return false, err
 	}
 	st.muxWindow.Add(int64(h.value()))
-	return true, nil
+	select {
+	case s.arrive <- struct{}{}:
+		return true, nil
+	case <-s.done:
+		return false, ErrSessionLost
+	}
 }
 
 // admit books a stream that the peer opens, or gives nil.
@@ -370,10 +391,7 @@ func (s *Session) remove(id uint32) {
 		return
 	}
 	delete(s.streams, id)
-	if len(s.streams) == 0 && s.idle != nil {
-		close(s.idle)
-		s.idle = nil
-	}
+	s.tellIdle()
 	var err error
 	if s.peers(id) && !st.recv.any() {
 		// Opened for nothing: whoever does this all the time wants us to work.
@@ -466,8 +484,17 @@ func (s *Session) Err() error {
 	return s.err
 }
 
+// tellIdle tells those who wait in Drain, if it is so. The caller holds mu.
+func (s *Session) tellIdle() {
+	if len(s.streams) == 0 && s.handling == 0 && s.idle != nil {
+		close(s.idle)
+		s.idle = nil
+	}
+}
+
 // Drain takes no more streams from the peer and tells it so. It waits until
-// no stream is left or ctx ends.
+// no stream is left and every handler has returned, or ctx ends: both ends of a
+// stream may have come while its handler still passes on what came before.
 func (s *Session) Drain(ctx context.Context) error {
 	// The peer hears of it before the first of its streams is refused.
 	s.control(typeDrain, 0, 0)
@@ -477,10 +504,7 @@ func (s *Session) Drain(ctx context.Context) error {
 		s.idle = make(chan struct{})
 	}
 	idle := s.idle
-	if len(s.streams) == 0 {
-		close(idle)
-		s.idle = nil
-	}
+	s.tellIdle()
 	s.mu.Unlock()
 	select {
 	case <-idle:
