@@ -25,11 +25,10 @@ type flow struct {
 // handle serves one stream of the session.
 func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
 	f := &flow{session: s, stream: stream, began: time.Now()}
-	if !s.server.takeStream(s.user.Name) {
-		f.refuse(ctx, socks.GeneralFailure, errors.New("the user has too many streams open"))
-		return
+	room := s.server.takeStream(s.user.Name)
+	if room {
+		defer s.server.dropStream(s.user.Name)
 	}
-	defer s.server.dropStream(s.user.Name)
 	stream.SetDeadline(f.began.Add(requestLimit))
 	request, err := socks.ReadRequest6(stream)
 	if err != nil {
@@ -46,8 +45,12 @@ func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
 		User:    s.user.Name,
 		Source:  s.arrival.Remote,
 	}
-	switch request.Command {
-	case socks.Connect:
+	switch {
+	case !room:
+		// Refused only now: a stream that is closed with its request unread is reset,
+		// and the reply may be lost.
+		f.refuse(ctx, socks.GeneralFailure, errors.New("the user has too many streams open"))
+	case request.Command == socks.Connect:
 		f.connect(ctx)
 	default:
 		f.refuse(ctx, socks.CommandNotSupported, socks.CommandNotSupported)
@@ -73,7 +76,34 @@ func (f *flow) connect(ctx context.Context) {
 		return
 	}
 	f.stream.SetDeadline(time.Time{})
-	f.log(ctx, socks.Succeeded, relay.Copy(ctx, f.stream, target))
+	f.log(ctx, socks.Succeeded, f.carry(ctx, target))
+}
+
+// lastWords is how long a target has to take what the app had sent before it
+// reset the connection.
+const lastWords = 5 * time.Second
+
+// carry relays until both directions have ended. ctx ends as soon as the peer
+// resets the stream, but what came before is the target's all the same, as it is on
+// a TCP connection. The end of the session cuts everything off.
+func (f *flow) carry(ctx context.Context, target relay.Conn) relay.Result {
+	copying, cut := context.WithCancelCause(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		select {
+		case <-f.session.tun.Done():
+		case <-time.After(lastWords):
+		case <-copying.Done():
+		}
+		cut(context.Cause(ctx))
+	})
+	r := relay.Copy(copying, f.stream, target)
+	cut(nil)
+	if !stop() {
+		<-ended
+	}
+	return r
 }
 
 // reply sends the authentication reply, which is always good because the
@@ -87,13 +117,14 @@ func (f *flow) reply(r socks.Reply) error {
 	if b, err = op.AppendBinary(b); err != nil {
 		return err
 	}
+	// The target may have taken longer than the request was allowed to.
+	f.stream.SetDeadline(time.Now().Add(requestLimit))
 	_, err = f.stream.Write(b)
 	return err
 }
 
 // refuse answers with a failure and ends the stream.
 func (f *flow) refuse(ctx context.Context, code socks.Code, reason error) {
-	f.stream.SetDeadline(time.Now().Add(requestLimit))
 	if err := f.reply(socks.Reply{Code: code}); err != nil {
 		f.stream.Reset()
 	}
