@@ -1,0 +1,114 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestKilledSessionIsAResetForEverybody kills the connection between client and
+// server under a hundred transfers. None of them may look complete to anybody.
+func TestKilledSessionIsAResetForEverybody(t *testing.T) {
+	c := startChain(t)
+	const transfers = 100
+	ends := make(chan error, 2*transfers)
+	for range transfers {
+		p := c.pair(t)
+		go func() {
+			// A body without a length: only its end says that it is whole.
+			// It moves all the time, but leaves the machine some air.
+			for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+				if _, err := p.target.Write(make([]byte, 4<<10)); err != nil {
+					ends <- err
+					return
+				}
+			}
+		}()
+		if _, err := io.ReadFull(p.app, make([]byte, 4<<10)); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			_, err := io.Copy(io.Discard, p.app)
+			ends <- err // nil is a clean end
+		}()
+	}
+	t.Log("cut", time.Now())
+	c.line.cut()
+	for range 2 * transfers {
+		if err := wait(t, ends, "the end of a transfer"); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("a transfer ends with %v, want a reset", err)
+		}
+	}
+	// What comes afterwards goes through the next session.
+	p := c.pair(t)
+	go p.target.Write([]byte("hello"))
+	if _, err := io.ReadFull(p.app, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestResetCrossesAtOnce(t *testing.T) {
+	c := startChain(t)
+	for i := range 200 {
+		p := c.pair(t)
+		from, to := p.app, p.target
+		if i%2 == 1 {
+			from, to = to, from
+		}
+		reset(from)
+		began := time.Now()
+		if _, err := to.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+			t.Fatalf("trial %d: Read = %v, want a reset", i, err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("trial %d: the reset took %v", i, took)
+		}
+	}
+}
+
+// TestReplyMayComeLongAfterTheRequestsEnd holds a half-closed connection open.
+// That nothing longer ends it is a matter of package tunnel's test of yamux's timers: the
+// relay and the door have none.
+func TestReplyMayComeLongAfterTheRequestsEnd(t *testing.T) {
+	c := startChain(t)
+	p := c.pair(t)
+	p.app.Write([]byte("request"))
+	p.app.CloseWrite()
+	if got, err := io.ReadAll(p.target); string(got) != "request" || err != nil {
+		t.Fatalf("the target reads %q, %v", got, err)
+	}
+	time.Sleep(3 * time.Second) // not for luck: the silence is what is tested
+	go func() {
+		p.target.Write(make([]byte, 1<<20))
+		p.target.CloseWrite()
+	}()
+	if got, err := io.ReadAll(p.app); len(got) != 1<<20 || err != nil {
+		t.Errorf("the app reads %d bytes, %v", len(got), err)
+	}
+}
+
+func TestManyTinyWritesArrive(t *testing.T) {
+	c := startChain(t)
+	p := c.pair(t)
+	const writes = 100_000
+	go func() {
+		for i := range writes {
+			if _, err := p.app.Write([]byte{byte(i)}); err != nil {
+				return
+			}
+		}
+		p.app.CloseWrite()
+	}()
+	in := bufio.NewReader(p.target)
+	for i := range writes {
+		if b, err := in.ReadByte(); err != nil || b != byte(i) {
+			t.Fatalf("byte %d is %d, %v", i, b, err)
+		}
+	}
+	if _, err := in.ReadByte(); err != io.EOF {
+		t.Errorf("after the last byte: %v, want io.EOF", err)
+	}
+}
