@@ -361,6 +361,15 @@ func (s *Session) Close(reason Refusal) {
 // sweepPeriod is how long a stream may keep credit that it does not use.
 const sweepPeriod = 5 * time.Second
 
+// sweepLater sees to it that unused credit is given back in a while.
+func (s *Session) sweepLater() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sweeper == nil && s.err == nil {
+		s.sweeper = time.AfterFunc(sweepPeriod, s.sweep)
+	}
+}
+
 func (s *Session) sweep() {
 	s.mu.Lock()
 	streams := make([]*Stream, 0, len(s.streams))

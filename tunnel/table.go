@@ -184,12 +184,3 @@ func (s *Session) tellIdle() {
 		s.idle = nil
 	}
 }
-
-// sweepLater sees to it that unused credit is given back in a while.
-func (s *Session) sweepLater() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sweeper == nil && s.err == nil {
-		s.sweeper = time.AfterFunc(sweepPeriod, s.sweep)
-	}
-}

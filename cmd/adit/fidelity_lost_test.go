@@ -69,27 +69,6 @@ func TestResetCrossesAtOnce(t *testing.T) {
 	}
 }
 
-// TestReplyMayComeLongAfterTheRequestsEnd holds a half-closed connection open.
-// That nothing longer ends it is a matter of package tunnel's test of yamux's timers: the
-// relay and the door have none.
-func TestReplyMayComeLongAfterTheRequestsEnd(t *testing.T) {
-	c := startChain(t)
-	p := c.pair(t)
-	p.app.Write([]byte("request"))
-	p.app.CloseWrite()
-	if got, err := io.ReadAll(p.target); string(got) != "request" || err != nil {
-		t.Fatalf("the target reads %q, %v", got, err)
-	}
-	time.Sleep(3 * time.Second) // not for luck: the silence is what is tested
-	go func() {
-		p.target.Write(make([]byte, 1<<20))
-		p.target.CloseWrite()
-	}()
-	if got, err := io.ReadAll(p.app); len(got) != 1<<20 || err != nil {
-		t.Errorf("the app reads %d bytes, %v", len(got), err)
-	}
-}
-
 func TestManyTinyWritesArrive(t *testing.T) {
 	c := startChain(t)
 	p := c.pair(t)
