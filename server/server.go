@@ -20,10 +20,12 @@ import (
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
-// Limits that hold if the configuration does not say.
+// What holds if the configuration does not say.
 const (
-	DefaultSessions    = 10_000
-	DefaultUserStreams = 10_000
+	DefaultSessions     = 10_000
+	DefaultUserStreams  = 10_000
+	DefaultGrace        = 10 * time.Minute
+	DefaultReplayMemory = 256 << 20
 )
 
 // deviceSessions is how many sessions one device may have at once, so that none
@@ -39,6 +41,14 @@ type Config struct {
 	Sessions       int // how many may be attached at once; 0 means DefaultSessions
 	SessionStreams int // how many streams each may have open; 0 means tunnel.DefaultStreams
 	UserStreams    int // how many the sessions of one user may have together; 0 means DefaultUserStreams
+
+	// Grace is how long a session outlives its last carrier, unless its user has a
+	// grace of its own. 0 means DefaultGrace; negative: it ends with its carrier.
+	Grace time.Duration
+
+	// ReplayMemory is how many bytes all sessions together may keep, so that they can
+	// be sent again on another carrier. 0 means DefaultReplayMemory.
+	ReplayMemory int64
 
 	// Log gets a line for every flow that ends, and what happens to sessions. Targets
 	// are named at debug level only. nil means slog.Default.
@@ -67,6 +77,12 @@ func New(cfg Config) *Server {
 	}
 	if cfg.UserStreams == 0 {
 		cfg.UserStreams = DefaultUserStreams
+	}
+	if cfg.Grace == 0 {
+		cfg.Grace = DefaultGrace
+	}
+	if cfg.ReplayMemory == 0 {
+		cfg.ReplayMemory = DefaultReplayMemory
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
