@@ -6,8 +6,10 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/adit-net/adit/crypto/keys"
 )
@@ -140,6 +142,41 @@ func TestOpenMigratesAnOlderStoreOnce(t *testing.T) {
 	must(t, reopen(t, s).AddUser(t.Context(), "anna"))
 	if users, err := reopen(t, s).Users(t.Context()); err != nil || len(users) != 1 {
 		t.Errorf("users are %v, %v", users, err)
+	}
+}
+
+func TestOpenKeepsEverythingOfAStoreOfVersion1(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "adit.db")
+	schema, err := migrations.ReadFile("migrations/0001.sql")
+	must(t, err)
+	must(t, os.WriteFile(path, nil, 0o600))
+	execute(t, path, "PRAGMA journal_mode = WAL; BEGIN;"+string(schema)+`
+		INSERT INTO users VALUES ('anna', 1000, 0), ('bert', 2000, 1);
+		INSERT INTO user_groups VALUES ('anna', 'field'), ('anna', 'staff');
+		INSERT INTO devices VALUES (zeroblob(32), 'aaaa', NULL, 'anna', 'laptop', 3000, 4000, 0);
+		INSERT INTO invites VALUES (zeroblob(32), 'bert', 5000, 0);
+		PRAGMA user_version = 1; COMMIT;`)
+
+	s, err := Open(t.Context(), path)
+	must(t, err)
+	defer s.Close()
+	must(t, s.SetUserGrace(t.Context(), "bert", new(time.Hour)))
+	users, err := reopen(t, s).Users(t.Context())
+	must(t, err)
+	if want := []User{
+		{Name: "anna", Created: time.UnixMilli(1000).UTC(), Groups: []string{"field", "staff"}},
+		{Name: "bert", Created: time.UnixMilli(2000).UTC(), Groups: []string{}, Disabled: true, Grace: new(time.Hour)},
+	}; !reflect.DeepEqual(users, want) {
+		t.Errorf("users are %+v, want %+v", users, want)
+	}
+	device, user, err := s.Lookup(t.Context(), make([]byte, 32))
+	if err != nil || device.Name != "laptop" || device.LastSeen != time.UnixMilli(4000).UTC() || user.Grace != nil {
+		t.Errorf("the device is %+v of %+v, %v", device, user, err)
+	}
+	var invites int
+	must(t, s.reads.QueryRowContext(t.Context(), "SELECT count(*) FROM invites").Scan(&invites))
+	if invites != 1 {
+		t.Errorf("there are %d invites", invites)
 	}
 }
 

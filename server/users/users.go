@@ -12,6 +12,10 @@ import (
 // maxGroups bounds how many groups one user is in.
 const maxGroups = 64
 
+// MaxGrace bounds how long sessions may outlive their last carrier. Each keeps
+// memory and a place among the sessions for as long.
+const MaxGrace = 24 * time.Hour
+
 // What a caller may want to tell apart about users.
 var (
 	ErrUserUnknown  = errors.New("there is no such user: add it first")
@@ -25,6 +29,10 @@ type User struct {
 	Groups   []string // sorted
 	Disabled bool
 	Created  time.Time
+
+	// Grace is how long the user's sessions outlive their last carrier: 0 is not at
+	// all, and nil is as long as the server lets everybody's.
+	Grace *time.Duration
 }
 
 // AddUser adds a user. Groups need no making: each exists as long as somebody
@@ -73,23 +81,27 @@ func fewGroups(ctx context.Context, tx *sql.Tx, user string) error {
 }
 
 // userColumns are what scanUser reads. No name has a space in it.
-const userColumns = `u.name, u.created, u.disabled,
+const userColumns = `u.name, u.created, u.disabled, u.grace,
 	(SELECT group_concat(g.name, ' ' ORDER BY g.name) FROM user_groups g WHERE g.user = u.name)`
 
 // userRow is a row of userColumns.
 type userRow struct {
 	user    User
 	created int64
+	grace   sql.Null[int64]
 	groups  sql.NullString
 }
 
 func (r *userRow) fields() []any {
-	return []any{&r.user.Name, &r.created, &r.user.Disabled, &r.groups}
+	return []any{&r.user.Name, &r.created, &r.user.Disabled, &r.grace, &r.groups}
 }
 
 func (r *userRow) get() User {
 	u := r.user
 	u.Created, u.Groups = instant(r.created), strings.Fields(r.groups.String)
+	if r.grace.Valid {
+		u.Grace = new(time.Duration(r.grace.V) * time.Millisecond)
+	}
 	return u
 }
 
@@ -109,7 +121,25 @@ func (s *Store) Users(ctx context.Context) ([]User, error) {
 
 // SetUserDisabled keeps a user and all its devices out, or lets them in again.
 func (s *Store) SetUserDisabled(ctx context.Context, name string, disabled bool) error {
-	n, err := affected(s.writes.ExecContext(ctx, "UPDATE users SET disabled = ? WHERE name = ?", disabled, name))
+	return s.setUser(ctx, name, "disabled", disabled)
+}
+
+// SetUserGrace says how long a user's sessions outlive their last carrier: from 0,
+// which is not at all, to [MaxGrace], kept to the millisecond. nil leaves it to
+// the server again.
+func (s *Store) SetUserGrace(ctx context.Context, name string, grace *time.Duration) error {
+	if grace == nil {
+		return s.setUser(ctx, name, "grace", nil)
+	}
+	if *grace < 0 || *grace > MaxGrace {
+		return fmt.Errorf("change user: a grace of %v is not between 0 and %v", *grace, MaxGrace)
+	}
+	return s.setUser(ctx, name, "grace", grace.Milliseconds())
+}
+
+// setUser sets one column of a user.
+func (s *Store) setUser(ctx context.Context, name, column string, value any) error {
+	n, err := affected(s.writes.ExecContext(ctx, "UPDATE users SET "+column+" = ? WHERE name = ?", value, name))
 	if err == nil && n == 0 {
 		err = fmt.Errorf("%q: %w", name, ErrUserUnknown)
 	}

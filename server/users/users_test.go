@@ -103,6 +103,10 @@ func TestUsersThatAreRefusedLeaveNothingBehind(t *testing.T) {
 		{"too many groups", s.AddUser(ctx, "bert", many...), nil},
 		{"disable nobody", s.SetUserDisabled(ctx, "bert", true), ErrUserUnknown},
 		{"disable in capitals", s.SetUserDisabled(ctx, "ANNA", true), ErrUserUnknown},
+		{"a grace for nobody", s.SetUserGrace(ctx, "bert", new(time.Minute)), ErrUserUnknown},
+		{"no grace for nobody", s.SetUserGrace(ctx, "bert", nil), ErrUserUnknown},
+		{"a grace below 0", s.SetUserGrace(ctx, "anna", new(-time.Nanosecond)), nil},
+		{"a grace of more than a day", s.SetUserGrace(ctx, "anna", new(MaxGrace+time.Nanosecond)), nil},
 		{"remove nobody", s.RemoveUser(ctx, "bert"), ErrUserUnknown},
 	}
 	for _, c := range cases {
@@ -113,9 +117,43 @@ func TestUsersThatAreRefusedLeaveNothingBehind(t *testing.T) {
 			t.Errorf("%s: the error has two lines: %q", c.name, c.err)
 		}
 	}
-	if users, err := s.Users(ctx); err != nil || len(users) != 1 || users[0].Disabled || len(users[0].Groups) != 0 {
+	if users, err := s.Users(ctx); err != nil || len(users) != 1 || users[0].Disabled || len(users[0].Groups) != 0 || users[0].Grace != nil {
 		t.Errorf("users are %v, %v", users, err)
 	}
+}
+
+func TestNoGraceIsNotTheServersGrace(t *testing.T) {
+	s := newStore(t)
+	ctx := t.Context()
+	must(t, s.AddUser(ctx, "anna"))
+	must(t, s.AddUser(ctx, "bert"))
+	device := joined(t, s, "anna", "laptop")
+	for _, want := range []*time.Duration{nil, new(time.Duration(0)), new(90 * time.Second), new(time.Millisecond), new(MaxGrace), nil} {
+		must(t, s.SetUserGrace(ctx, "anna", want))
+		_, looked, err := s.Lookup(ctx, device.Key)
+		must(t, err)
+		listed, err := s.Users(ctx)
+		must(t, err)
+		for how, user := range map[string]User{"looked up": looked, "listed": listed[0]} {
+			if !sameGrace(user.Grace, want) {
+				t.Errorf("%s: grace is %s, want %s", how, graceText(user.Grace), graceText(want))
+			}
+		}
+		if listed[1].Grace != nil {
+			t.Errorf("bert's grace is %v", *listed[1].Grace)
+		}
+	}
+}
+
+func sameGrace(a, b *time.Duration) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
+
+func graceText(grace *time.Duration) string {
+	if grace == nil {
+		return "the server's"
+	}
+	return grace.String()
 }
 
 func TestRemovingAUserRemovesItsDevicesAndInvites(t *testing.T) {
