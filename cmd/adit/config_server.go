@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/users"
 )
 
 // serverConfig is server.toml.
@@ -17,6 +19,7 @@ type serverConfig struct {
 	Name   string       `toml:"name"`
 	Allow  []string     `toml:"allow"`
 	Drain  duration     `toml:"drain"`
+	Grace  duration     `toml:"grace"`
 	Site   siteConfig   `toml:"site"`
 	TLS    tlsConfig    `toml:"tls"`
 	Limits limitsConfig `toml:"limits"`
@@ -44,6 +47,7 @@ type limitsConfig struct {
 	Sessions          int `toml:"sessions"`
 	StreamsPerSession int `toml:"streams_per_session"`
 	StreamsPerUser    int `toml:"streams_per_user"`
+	ReplayMemory      int `toml:"replay_memory_mib"` // MiB
 }
 
 func defaultServerConfig() serverConfig {
@@ -51,8 +55,14 @@ func defaultServerConfig() serverConfig {
 		Listen: []string{":443"},
 		Allow:  []string{},
 		Drain:  duration{30 * time.Second},
-		Limits: limitsConfig{Sessions: 10_000, StreamsPerSession: 1_000, StreamsPerUser: 4_000},
-		Log:    defaultLogConfig(),
+		Grace:  duration{server.DefaultGrace},
+		Limits: limitsConfig{
+			Sessions:          10_000,
+			StreamsPerSession: 1_000,
+			StreamsPerUser:    4_000,
+			ReplayMemory:      server.DefaultReplayMemory >> 20,
+		},
+		Log: defaultLogConfig(),
 	}
 }
 
@@ -74,6 +84,10 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 		}
 	}
 	c.Drain.validate("drain", report)
+	c.Grace.validate("grace", report)
+	if c.Grace.Duration > users.MaxGrace {
+		report("grace", briefly(c.Grace.Duration)+" is out of range", `write a duration from "0s" to "`+briefly(users.MaxGrace)+`"`)
+	}
 	c.Site.validate(report)
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		report("tls", "cert and key go together", "name both files, or neither")
@@ -83,14 +97,15 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 }
 
 func (c limitsConfig) validate(report func(key, what, todo string)) {
-	limit := func(key string, n int) {
-		if n < 1 || n > 1_000_000 {
-			report(key, strconv.Itoa(n)+" is out of range", "write a number from 1 to 1000000")
+	limit := func(key string, n, least, most int) {
+		if n < least || n > most {
+			report(key, strconv.Itoa(n)+" is out of range", fmt.Sprintf("write a number from %d to %d", least, most))
 		}
 	}
-	limit("limits.sessions", c.Sessions)
-	limit("limits.streams_per_session", c.StreamsPerSession)
-	limit("limits.streams_per_user", c.StreamsPerUser)
+	limit("limits.sessions", c.Sessions, 1, 1_000_000)
+	limit("limits.streams_per_session", c.StreamsPerSession, 1, 1_000_000)
+	limit("limits.streams_per_user", c.StreamsPerUser, 1, 1_000_000)
+	limit("limits.replay_memory_mib", c.ReplayMemory, 16, 64<<10)
 }
 
 func (c siteConfig) validate(report func(key, what, todo string)) {
@@ -153,4 +168,16 @@ func (c *serverConfig) reach() (string, bool) {
 	}
 	_, port, err := net.SplitHostPort(c.Listen[0])
 	return net.JoinHostPort(c.Name, port), err == nil && port != "0"
+}
+
+// briefly spells a duration as people do: 10m where Go says 10m0s.
+func briefly(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }

@@ -44,6 +44,29 @@ func TestExampleClientConfigIsTheDefaults(t *testing.T) {
 	namesEveryKey(t, text, got)
 }
 
+func TestConfigOfServerInitIsTheDefaults(t *testing.T) {
+	want := defaultServerConfig()
+	want.Name = "vpn.example.org"
+	got := defaultServerConfig()
+	got.Listen, got.Allow, got.Grace = nil, nil, duration{}
+	if err := parseConfig("server.toml", serverText(want), &got); err != nil {
+		t.Error(err)
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("server init writes\n%+v\nthe defaults are\n%+v", got, want)
+	}
+}
+
+func TestGraceReachesFromNothingToADay(t *testing.T) {
+	for _, text := range []string{"0s", "1ms", "30s", "1m30s", "10m", "1h30m", "24h"} {
+		c := defaultServerConfig()
+		err := parseConfig("c", []byte(`grace = "`+text+`"`), &c)
+		if got := briefly(c.Grace.Duration); err != nil || got != text {
+			t.Errorf("grace %s is read as %s, %v", text, got, err)
+		}
+	}
+}
+
 func namesEveryKey(t *testing.T, text []byte, config any) {
 	t.Helper()
 	set := make(map[string]bool)
@@ -101,6 +124,11 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 		{"port out of range", "\n\nlisten = [\":70000\"]", []string{`c:3:1: listen: ":70000": the port is not a number from 0 to 65535 | an address is ":443", "192.0.2.1:443" or "[2001:db8::1]:443"`}},
 		{"unknown allowance", "allow = [\"lan\"]", []string{`c:1:1: allow: unknown kind of target "lan" | known are: loopback, private, link-local`}},
 		{"limit of zero", "[limits]\nsessions = 0", []string{`c:2:1: limits.sessions: 0 is out of range | write a number from 1 to 1000000`}},
+		{"grace without a unit", "grace = 600", []string{`c:1:1: grace: not a duration | write it with its unit: "30s"`}},
+		{"grace below zero", "grace = \"-1s\"", []string{`c:1:1: grace: not a duration | write it with its unit: "30s"`}},
+		{"grace of more than a day", "grace = \"24h0.5s\"", []string{`c:1:1: grace: 24h0m0.5s is out of range | write a duration from "0s" to "24h"`}},
+		{"too little replay memory", "[limits]\nreplay_memory_mib = 15", []string{`c:2:1: limits.replay_memory_mib: 15 is out of range | write a number from 16 to 65536`}},
+		{"too much replay memory", "[limits]\nreplay_memory_mib = 65537", []string{`c:2:1: limits.replay_memory_mib: 65537 is out of range | write a number from 16 to 65536`}},
 		{"two sites", "[site]\ndir = \"/\"\nproxy = \"http://[::1]/\"", []string{`c:1:2: site: dir and proxy exclude each other | keep one of them`}},
 		{"unknown level", "log.level = \"loud\"", []string{`c:1:1: log.level: unknown level "loud" | known are: debug, info, warn, error`}},
 	}

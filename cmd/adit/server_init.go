@@ -99,6 +99,9 @@ func serverText(cfg serverConfig) []byte {
 	fmt.Fprintf(&b, "listen = %s\n", quoteList(cfg.Listen))
 	fmt.Fprintf(&b, "name = %s\n", quoteTOML(cfg.Name))
 	fmt.Fprintf(&b, "allow = %s\n", quoteList(cfg.Allow))
+	b.WriteString("\n# How long open connections wait for a device that has lost its way here, and\n")
+	b.WriteString("# then go on at the next byte.\n")
+	fmt.Fprintf(&b, "grace = %s\n", quoteTOML(briefly(cfg.Grace.Duration)))
 	return []byte(b.String())
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,6 +106,8 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Sessions:       p.cfg.Limits.Sessions,
 		SessionStreams: p.cfg.Limits.StreamsPerSession,
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
+		Grace:          cmp.Or(p.cfg.Grace.Duration, -1), // 0 would be the default
+		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Log:            p.log.Logger,
 	})
 	return p.process(admin).run(ctx)
@@ -164,6 +167,7 @@ func (p *serverProcess) reload() error {
 	}
 	for key, same := range map[string]bool{
 		"listen":     slices.Equal(cfg.Listen, p.cfg.Listen),
+		"grace":      cfg.Grace == p.cfg.Grace,
 		"limits":     cfg.Limits == p.cfg.Limits,
 		"site":       cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
@@ -172,7 +176,7 @@ func (p *serverProcess) reload() error {
 			p.log.Warn("this change needs a restart", "key", key)
 		}
 	}
-	cfg.Listen, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.Limits, p.cfg.Log.Format
+	cfg.Listen, cfg.Grace, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.Grace, p.cfg.Limits, p.cfg.Log.Format
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
