@@ -1,0 +1,112 @@
+package resume_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"io"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/adit-net/adit/tunnel/resume"
+	"github.com/adit-net/adit/tunnel/tunneltest"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pair is two ends of a pipe and whatever carries it.
+type pair struct {
+	t        *testing.T
+	a, b     *resume.Pipe
+	epoch    uint64
+	carriers sync.WaitGroup
+}
+
+func newPair(t *testing.T, cfg resume.Config) *pair {
+	p := &pair{t: t, a: resume.New(cfg), b: resume.New(cfg)}
+	t.Cleanup(p.close)
+	return p
+}
+
+func (p *pair) close() {
+	p.a.Close()
+	p.b.Close()
+	p.carriers.Wait()
+}
+
+// attach connects both ends anew, and gives the conn at a.
+func (p *pair) attach(path tunneltest.Path) *tunneltest.Conn {
+	p.t.Helper()
+	ca, cb := tunneltest.Link(path)
+	p.epoch++
+	ra, rb := p.a.Received(), p.b.Received()
+	p.carry(p.b, cb, ra)
+	p.carry(p.a, ca, rb)
+	return ca
+}
+
+func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) {
+	p.t.Helper()
+	c, err := end.Attach(conn, p.epoch, offset)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.carriers.Go(func() { c.Serve(context.Background()) })
+}
+
+func random(n int, seed byte) []byte {
+	b := make([]byte, n)
+	rand.NewChaCha8(sha256.Sum256([]byte{seed})).Read(b)
+	return b
+}
+
+func TestPipeLosesAndDoublesNothingWhenCarriersAreCut(t *testing.T) {
+	p := newPair(t, resume.Config{Grace: time.Minute})
+	up, down := random(16<<20, 1), random(16<<20, 2)
+	var ends sync.WaitGroup
+	send := func(to io.Writer, b []byte) {
+		ends.Go(func() {
+			for len(b) > 0 {
+				n, err := to.Write(b[:min(len(b), 1+rand.IntN(60_000))])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				b = b[n:]
+			}
+		})
+	}
+	receive := func(from io.Reader, want []byte) {
+		ends.Go(func() {
+			got := make([]byte, len(want))
+			if _, err := io.ReadFull(from, got); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("received something else, or %v", err)
+			}
+		})
+	}
+	send(p.a, up)
+	receive(p.b, up)
+	send(p.b, down)
+	receive(p.a, down)
+
+	done := make(chan struct{})
+	go func() { ends.Wait(); close(done) }()
+	path := tunneltest.Path{Delay: time.Millisecond, Queue: 64 << 10}
+	for cuts := 0; ; cuts++ {
+		conn := p.attach(path)
+		select {
+		case <-done:
+			if cuts == 0 {
+				t.Error("the carrier was never cut")
+			}
+			return
+		case <-time.After(time.Duration(rand.IntN(20)) * time.Millisecond):
+			conn.Cut()
+		}
+	}
+}

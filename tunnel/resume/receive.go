@@ -1,0 +1,248 @@
+package resume
+
+import (
+	"encoding/binary"
+	"fmt"
+	"io"
+	"time"
+)
+
+// When to acknowledge: after so many bytes, or so much time. Data that goes
+// the other way takes an acknowledgement with it.
+const (
+	ackBytes = 128 << 10
+	ackDelay = 100 * time.Millisecond
+)
+
+// Read gives the pipe's next bytes. It waits over the loss of any number of carriers,
+// and fails only when the pipe is over.
+func (p *Pipe) Read(b []byte) (int, error) {
+	if len(b) == 0 {
+		return 0, nil
+	}
+	for {
+		c, err := p.listen()
+		if err != nil {
+			return 0, err
+		}
+		n, err := c.in.read(p, c, b)
+		n, err = p.take(c, n, err)
+		if n > 0 || err != nil {
+			return n, err
+		}
+	}
+}
+
+// listen waits for a carrier.
+func (p *Pipe) listen() (*Carrier, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.err == nil && p.carrier == nil {
+		p.moved.Wait()
+	}
+	if p.err != nil {
+		return nil, p.err
+	}
+	p.reading = true
+	return p.carrier, nil
+}
+
+// take books n bytes of data that c has brought. What a carrier brings after it
+// was lost does not count: the next one brings it again.
+func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.reading = false
+	switch {
+	case p.err != nil:
+		p.moved.Broadcast() // for farewell
+		return 0, p.err
+	case p.carrier != c:
+		p.moved.Broadcast()
+		return 0, nil
+	}
+	if n > 0 {
+		p.received += uint64(n)
+		c.hear(time.Now())
+		c.owe(p.received)
+	}
+	if err != nil {
+		p.fault(c, err)
+		p.moved.Broadcast()
+		if n == 0 {
+			return 0, p.err
+		}
+	}
+	return n, nil
+}
+
+// fault judges an error that came with c. The caller holds mu.
+func (p *Pipe) fault(c *Carrier, err error) {
+	switch err := err.(type) {
+	case Breach:
+		p.finish(err, closedByBreach)
+	case PeerClosed:
+		p.finish(err, closedByPeer)
+		p.lose(c, err)
+	default:
+		p.lose(c, err)
+	}
+}
+
+// owe notes that the peer has something to be told. The caller holds mu.
+func (c *Carrier) owe(received uint64) {
+	switch {
+	case received-c.acked >= ackBytes:
+		if !c.ackDue {
+			c.ackDue = true
+			c.prompt()
+		}
+	case c.ackBy.IsZero():
+		c.ackBy = time.Now().Add(ackDelay)
+		c.lookAt(c.ackBy)
+	}
+}
+
+// read reads payload into b. It deals with frames of other kinds until there
+// is some; 0 and no error means that there was such a frame.
+func (in *input) read(p *Pipe, c *Carrier, b []byte) (int, error) {
+	if in.left == 0 {
+		if err := in.frame(p, c); err != nil || in.left == 0 {
+			return 0, err
+		}
+	}
+	if in.skip > 0 {
+		n, err := in.Discard(min(in.skip, in.left))
+		in.skip -= n
+		in.left -= n
+		return 0, cut(err)
+	}
+	n, err := in.Reader.Read(b[:min(len(b), in.left)])
+	in.left -= n
+	return n, cut(err)
+}
+
+// cut makes an error of what would read like an end: carriers have none.
+func cut(err error) error {
+	if err == io.EOF {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// frame reads a frame, of data the header only.
+func (in *input) frame(p *Pipe, c *Carrier) error {
+	head, err := in.Peek(headSize)
+	if err != nil {
+		return cut(err)
+	}
+	kind, length := head[0], int(binary.BigEndian.Uint32(head)&0xffffff)
+	switch kind {
+	case typeData:
+		return in.data(p, c, length)
+	case typeDatagram:
+		return in.datagram(p, c, length)
+	}
+	if length != 0 {
+		return Breach{fmt.Sprintf("frame of type %d with %d bytes", kind, length)}
+	}
+	b, err := in.Peek(smallFrame)
+	if err != nil {
+		return cut(err)
+	}
+	value := binary.BigEndian.Uint64(b[headSize:])
+	in.Discard(smallFrame) // cannot fail: they are there
+	return p.obey(c, kind, value)
+}
+
+func (in *input) data(p *Pipe, c *Carrier, length int) error {
+	b, err := in.Peek(dataHead)
+	if err != nil {
+		return cut(err)
+	}
+	offset := binary.BigEndian.Uint64(b[headSize:])
+	acked := binary.BigEndian.Uint64(b[headSize+valueSize:])
+	in.Discard(dataHead)
+	if length == 0 || length > maxData {
+		return Breach{fmt.Sprintf("data frame of %d bytes", length)}
+	}
+	known, err := p.expect(c, offset, acked)
+	if err != nil {
+		return err
+	}
+	in.left, in.skip = length, int(min(known, uint64(length)))
+	return nil
+}
+
+func (in *input) datagram(p *Pipe, c *Carrier, length int) error {
+	if length == 0 || length > maxDatagram {
+		return Breach{fmt.Sprintf("datagram of %d bytes", length)}
+	}
+	in.Discard(headSize)
+	b := make([]byte, length)
+	if _, err := io.ReadFull(in.Reader, b); err != nil {
+		return cut(err)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.carrier == c {
+		c.hear(time.Now())
+		p.arrive(b)
+	}
+	return nil
+}
+
+// expect judges the header of a data frame, and tells how many bytes from
+// offset on are known already.
+func (p *Pipe) expect(c *Carrier, offset, acked uint64) (known uint64, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.carrier != c {
+		return 0, nil
+	}
+	if offset > p.received {
+		return 0, Breach{"data with a gap before it"}
+	}
+	return p.received - offset, p.heed(c, acked)
+}
+
+// obey carries out a frame that is a value.
+func (p *Pipe) obey(c *Carrier, kind byte, value uint64) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.carrier != c {
+		return nil
+	}
+	now := time.Now()
+	c.hear(now)
+	switch kind {
+	case typeAck:
+		return p.heed(c, value)
+	case typePing:
+		c.pong, c.pongDue = value, true
+		c.prompt()
+	case typePong:
+		if c.pingOpen && value == c.ping {
+			c.pingOpen = false
+			p.trip = max(now.Sub(c.pinged), time.Microsecond)
+			c.answered(p)
+		}
+	case typeClose:
+		return PeerClosed{Reason: value}
+	default:
+		return Breach{fmt.Sprintf("frame of type %d", kind)}
+	}
+	return nil
+}
+
+// heed takes an acknowledgement. The caller holds mu.
+func (p *Pipe) heed(c *Carrier, acked uint64) error {
+	c.hear(time.Now())
+	if acked > p.out.sent {
+		return Breach{"it acknowledges bytes that it was never sent"}
+	}
+	if acked > p.out.acked {
+		p.acknowledge(acked)
+	}
+	return nil
+}

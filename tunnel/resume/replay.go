@@ -1,0 +1,145 @@
+package resume
+
+import "sync"
+
+// classes are the sizes of the replay buffer's pieces, so that a keystroke
+// does not hold what a full batch needs.
+var classes = [...]int{512, 2 << 10, 8 << 10, maxData + dataHead}
+
+// pieces has a pool of *[]byte for each class.
+var pieces [len(classes)]sync.Pool
+
+func classOf(n int) int {
+	for i, size := range classes {
+		if dataHead+n <= size {
+			return i
+		}
+	}
+	panic("resume: more than a data frame holds")
+}
+
+// sizeOf is how much memory a piece with n bytes of payload holds.
+func sizeOf(n int) int { return classes[classOf(n)] }
+
+// record is what one Write has put in: one data frame, which is sent again as
+// it is.
+type record struct {
+	offset uint64
+	frame  []byte // room for the header, and the payload
+	class  int
+}
+
+func newRecord(offset uint64, payload []byte) *record {
+	class := classOf(len(payload))
+	frame, _ := pieces[class].Get().(*[]byte)
+	if frame == nil {
+		b := make([]byte, classes[class])
+		frame = &b
+	}
+	r := &record{offset: offset, frame: (*frame)[:dataHead+len(payload)], class: class}
+	copy(r.frame[dataHead:], payload)
+	return r
+}
+
+func (r *record) free() {
+	b := r.frame[:classes[r.class]]
+	r.frame = nil
+	pieces[r.class].Put(&b)
+}
+
+func (r *record) length() int { return len(r.frame) - dataHead }
+func (r *record) end() uint64 { return r.offset + uint64(r.length()) }
+func (r *record) size() int   { return classes[r.class] }
+
+// seal fills in the header.
+func (r *record) seal(acknowledged uint64) []byte {
+	putData(r.frame, r.length(), r.offset, acknowledged)
+	return r.frame
+}
+
+// replay holds what the peer has not acknowledged, in order. Its zero value is
+// empty.
+type replay struct {
+	records []*record
+	first   int     // how many records have been dropped since the start: records[0]'s number
+	acked   uint64  // offset up to which the peer has everything
+	end     uint64  // offset up to which there is something
+	sent    uint64  // offset up to which something has ever been sent
+	held    int     // bytes of memory
+	busy    *record // being written to a carrier: not to be given back yet
+}
+
+// add appends a record.
+func (r *replay) add(payload []byte) {
+	rec := newRecord(r.end, payload)
+	r.records = append(r.records, rec)
+	r.end = rec.end()
+	r.held += rec.size()
+}
+
+// past is the number that the next record will have.
+func (r *replay) past() int { return r.first + len(r.records) }
+
+func (r *replay) record(number int) *record { return r.records[number-r.first] }
+
+// acknowledge drops what the peer has, and says how much memory that freed.
+func (r *replay) acknowledge(offset uint64) (freed int) {
+	r.acked = max(r.acked, offset)
+	n := 0
+	for n < len(r.records) && r.records[n].end() <= offset {
+		freed += r.drop(r.records[n])
+		r.records[n] = nil
+		n++
+	}
+	r.records = r.records[n:]
+	r.first += n
+	if len(r.records) == 0 {
+		r.records = nil
+	}
+	return freed
+}
+
+// drop gives a record back, or leaves that to whoever is writing it.
+func (r *replay) drop(rec *record) int {
+	size := rec.size()
+	r.held -= size
+	if rec != r.busy {
+		rec.free()
+	}
+	return size
+}
+
+// locate gives the number of the record that holds offset, or follows it.
+func (r *replay) locate(offset uint64) int {
+	for i, rec := range r.records {
+		if rec.end() > offset {
+			return r.first + i
+		}
+	}
+	return r.past()
+}
+
+// begin says that a record is being written, and finish that it is no more.
+func (r *replay) begin(rec *record) { r.busy = rec }
+
+func (r *replay) finish() {
+	rec := r.busy
+	r.busy = nil
+	if rec != nil && !r.holds(rec) {
+		rec.free()
+	}
+}
+
+func (r *replay) holds(rec *record) bool {
+	return len(r.records) > 0 && rec.offset >= r.records[0].offset
+}
+
+// clear drops everything.
+func (r *replay) clear() (freed int) {
+	for _, rec := range r.records {
+		freed += r.drop(rec)
+	}
+	r.first = r.past()
+	r.records = nil
+	return freed
+}

@@ -1,0 +1,182 @@
+package resume
+
+import "time"
+
+// Write puts b into the pipe. It waits while there is no carrier, while the
+// carrier has not taken what was written before, and while the peer has not
+// acknowledged enough. When it returns, b may still be under way, and is sent again if its
+// carrier is lost.
+func (p *Pipe) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	done := 0
+	for done < len(b) {
+		n := min(len(b)-done, maxData)
+		if err := p.room(n); err != nil {
+			return done, err
+		}
+		p.out.add(b[done : done+n])
+		done += n
+		p.flush(p.carrier)
+	}
+	return done, nil
+}
+
+// room waits until n bytes may be added, and books their memory. The caller
+// holds mu.
+func (p *Pipe) room(n int) error {
+	size := sizeOf(n)
+	for p.err == nil {
+		c := p.carrier
+		switch {
+		case c == nil || c.next < p.out.past():
+		case p.out.held+size > p.limit:
+			c.rate.starved = true
+		case p.book(size):
+			return nil
+		}
+		p.moved.Wait()
+	}
+	return p.err
+}
+
+// book takes memory from the shared bound, if need be from a detached pipe.
+// The caller holds mu, and must look at everything again if it says no.
+func (p *Pipe) book(size int) bool {
+	m := p.cfg.Memory
+	if m == nil || m.take(size, p.out.held == 0) {
+		return true
+	}
+	p.mu.Unlock()
+	freed := m.evict()
+	p.mu.Lock()
+	return freed && p.err == nil && p.carrier != nil && p.carrier.next == p.out.past() && m.take(size, false)
+}
+
+// flush writes to c until there is nothing to send or c is lost. If somebody
+// else does so already, it leaves it to them. The caller holds mu.
+func (p *Pipe) flush(c *Carrier) {
+	if p.sending || c == nil {
+		return
+	}
+	p.sending = true
+	for p.carrier == c {
+		batch := p.gather(c, time.Now())
+		if batch == nil {
+			break
+		}
+		p.mu.Unlock()
+		_, err := c.conn.Write(batch)
+		p.mu.Lock()
+		p.out.finish()
+		if err != nil {
+			p.lose(c, err)
+		}
+	}
+	p.sending = false
+	p.moved.Broadcast()
+}
+
+// gather gives the next bytes for c; nil if there are none. The caller holds mu.
+func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
+	data := c.next < p.out.past()
+	if b := p.urgent(c, data, now); len(b) > 0 {
+		return b
+	}
+	if len(p.outbound.queue) > 0 {
+		return p.outbound.batch(nil)
+	}
+	if !data {
+		return p.lastFrame(c)
+	}
+	rec := p.out.record(c.next)
+	c.next++
+	p.out.begin(rec)
+	p.out.sent = max(p.out.sent, rec.end())
+	c.ask(now)
+	c.told(p.received)
+	return rec.seal(p.received)
+}
+
+// urgent gives the small frames that are due. An acknowledgement rides on data
+// if there is any.
+func (p *Pipe) urgent(c *Carrier, data bool, now time.Time) []byte {
+	b := c.scratch[:0]
+	if c.pongDue {
+		c.pongDue = false
+		b = appendValue(b, typePong, c.pong)
+	}
+	if !c.pingOpen && (c.pingDue || data && now.Sub(c.pinged) >= pingPeriod) {
+		c.pingDue, c.pingOpen, c.pinged = false, true, now
+		c.ping++
+		c.ask(now)
+		b = appendValue(b, typePing, c.ping)
+	}
+	if c.ackDue && !data {
+		c.told(p.received)
+		b = appendValue(b, typeAck, p.received)
+	}
+	return b
+}
+
+// lastFrame gives the close frame of a pipe that is over, and after that ends
+// its carrier.
+func (p *Pipe) lastFrame(c *Carrier) []byte {
+	switch {
+	case p.err == nil:
+		return nil
+	case c.closing:
+		p.lose(c, p.err)
+		return nil
+	}
+	c.closing = true
+	return appendValue(c.scratch[:0], typeClose, p.reason)
+}
+
+// told notes that the peer has been told what has been received.
+func (c *Carrier) told(received uint64) {
+	c.acked, c.ackDue, c.ackBy = received, false, time.Time{}
+}
+
+// acknowledge takes what the peer says that it has. The caller holds mu, and
+// has made sure that it was sent.
+func (p *Pipe) acknowledge(offset uint64) {
+	p.give(p.out.acknowledge(offset))
+	c := p.carrier
+	if c == nil {
+		return
+	}
+	c.next = max(c.next, p.out.first)
+	if want := c.rate.want(time.Now(), p.out.acked, p.trip); want > p.limit {
+		p.limit = min(want, maxReplay)
+	}
+	c.answered(p)
+	p.moved.Broadcast()
+}
+
+// meter measures how fast a carrier delivers.
+type meter struct {
+	began   time.Time
+	acked   uint64
+	starved bool // the writer has waited for the replay buffer in this period
+}
+
+// meterPeriod is the shortest time to measure over.
+const meterPeriod = 100 * time.Millisecond
+
+func (m *meter) restart(now time.Time, acked uint64) { *m = meter{began: now, acked: acked} }
+
+// want gives the size of replay buffer that the path could use, if a period is
+// over in which it had too little: twice what is delivered in a round trip.
+func (m *meter) want(now time.Time, acked uint64, trip time.Duration) int {
+	took := now.Sub(m.began)
+	if took < max(meterPeriod, trip) {
+		return 0
+	}
+	size := 0
+	if m.starved {
+		size = int(2 * float64(acked-m.acked) * float64(trip) / float64(took))
+	}
+	m.restart(now, acked)
+	return size
+}

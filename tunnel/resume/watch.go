@@ -1,0 +1,123 @@
+package resume
+
+import "time"
+
+// How a carrier is given up on. A peer acknowledges within [ackDelay] and a
+// round trip, so silence means that the path is dead or stands still.
+const (
+	pingPeriod   = time.Second            // how old a round trip may get while data is sent
+	suspectAfter = 700 * time.Millisecond // of silence that should not be, and three round trips
+	deadAfter    = 4500 * time.Millisecond
+	steady       = 30 * time.Second // a carrier that lived so long was not a mistake
+	patienceMost = 16               // how much longer to wait on a path where carriers died of silence
+)
+
+// patience is by what the times above are multiplied. On a very slow path one
+// batch takes longer than they are, and giving up would begin all over with it.
+func (p *Pipe) patience() time.Duration {
+	if p.silences <= 1 {
+		return 1
+	}
+	return time.Duration(min(1<<(p.silences-1), patienceMost))
+}
+
+func (p *Pipe) suspectAfter() time.Duration {
+	return p.patience() * (suspectAfter + 3*p.trip)
+}
+
+func (p *Pipe) deadAfter() time.Duration {
+	return p.patience() * max(deadAfter, 5*p.trip)
+}
+
+// ask notes that the peer has something to answer. The caller holds the pipe's mu.
+func (c *Carrier) ask(now time.Time) {
+	if !c.asking {
+		c.asking, c.asked = true, now
+		c.lookAt(now.Add(c.pipe.suspectAfter()))
+	}
+}
+
+// answered looks whether there is still something to answer.
+func (c *Carrier) answered(p *Pipe) {
+	if !c.pingOpen && p.out.acked == p.out.sent {
+		c.asking = false
+	}
+}
+
+// hear notes that the peer is alive.
+func (c *Carrier) hear(now time.Time) {
+	c.heard = now
+	if c.suspect {
+		c.suspect = false
+		c.pipe.tell()
+	}
+}
+
+// lookAt lets tick look at the carrier at a time, or before.
+func (c *Carrier) lookAt(at time.Time) {
+	if c.look.IsZero() || at.Before(c.look) {
+		c.look = at
+		c.timer.Reset(time.Until(at))
+	}
+}
+
+// tick looks at a carrier when something may be due.
+func (p *Pipe) tick(c *Carrier) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.carrier != c {
+		return
+	}
+	now := time.Now()
+	c.look = time.Time{}
+	if !c.ackBy.IsZero() {
+		if now.Before(c.ackBy) {
+			c.lookAt(c.ackBy)
+		} else {
+			c.ackDue = true
+			c.prompt()
+		}
+	}
+	if !c.asking {
+		if quiet := c.heard.Add(p.cfg.Idle); now.Before(quiet) {
+			c.lookAt(quiet)
+		} else {
+			p.probe(c)
+		}
+		return
+	}
+	silent := c.heard
+	if c.asked.After(silent) {
+		silent = c.asked
+	}
+	suspect, dead := silent.Add(p.suspectAfter()), silent.Add(p.deadAfter())
+	switch {
+	case !now.Before(dead):
+		p.lose(c, ErrSilent)
+	case !now.Before(suspect):
+		if !c.suspect {
+			c.suspect = true
+			p.tell()
+		}
+		c.lookAt(dead)
+	default:
+		c.lookAt(suspect)
+	}
+}
+
+// Probe asks the peer now whether it is there. If it is not, the carrier turns
+// suspect, and is lost, as soon as if data had been sent.
+func (p *Pipe) Probe() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.carrier != nil {
+		p.probe(p.carrier)
+	}
+}
+
+func (p *Pipe) probe(c *Carrier) {
+	if !c.pingOpen {
+		c.pingDue = true
+		c.prompt()
+	}
+}
