@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -36,8 +37,14 @@ type guard struct {
 	head header
 
 	mu      sync.Mutex
-	dropped []uint32 // streams that yamux is to forget
+	dropped []uint32      // streams that yamux is to forget
+	fewer   chan struct{} // closed when there are fewer; nil while nobody waits
 }
+
+// maxDropped is how many streams yamux may have to forget before Open waits. It
+// learns of them only when a frame arrives, and none does while the carrier
+// stands still.
+const maxDropped = 1024
 
 // Read gives yamux its next bytes.
 func (g *guard) Read(p []byte) (int, error) {
@@ -98,7 +105,34 @@ func (g *guard) takeDropped() (uint32, bool) {
 	}
 	id := g.dropped[0]
 	g.dropped = g.dropped[1:]
+	if g.fewer != nil && len(g.dropped) < maxDropped {
+		close(g.fewer)
+		g.fewer = nil
+	}
 	return id, true
+}
+
+// settled waits until yamux has few enough streams to forget.
+func (g *guard) settled(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		if len(g.dropped) < maxDropped {
+			g.mu.Unlock()
+			return nil
+		}
+		if g.fewer == nil {
+			g.fewer = make(chan struct{})
+		}
+		fewer := g.fewer
+		g.mu.Unlock()
+		select {
+		case <-fewer:
+		case <-g.s.done:
+			return ErrSessionLost
+		case <-ctx.Done():
+			return fmt.Errorf("open stream: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // judge decides on a frame of yamux's.

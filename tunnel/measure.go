@@ -9,12 +9,18 @@ import (
 // only while it is of use.
 const rttPeriod = time.Second
 
-// rttMeter measures the session's round trip by pings. It keeps the shortest:
+// rttMemory is for how long a round trip counts, and up to twice that: the
+// session may have come to a longer path.
+const rttMemory = 15 * time.Second
+
+// rttMeter measures the session's round trip by pings. It keeps the shortest of a while:
 // the others have waited behind our own data. A window that grew with those would make them
 // wait longer, and so on.
 type rttMeter struct {
 	mu     sync.Mutex
-	value  time.Duration // 0 until there is one
+	value  time.Duration // the shortest of this period; 0 until there is one
+	before time.Duration // the shortest of the period before
+	began  time.Time     // when this period did
 	sent   time.Time     // when the last ping went out
 	number uint32        // of the last ping
 	open   bool          // it has not been answered
@@ -23,6 +29,13 @@ type rttMeter struct {
 func (m *rttMeter) get() time.Duration {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	return m.shortest()
+}
+
+func (m *rttMeter) shortest() time.Duration {
+	if m.before != 0 && m.before < m.value {
+		return m.before
+	}
 	return m.value
 }
 
@@ -50,7 +63,11 @@ func (m *rttMeter) pong(number uint32, now time.Time) {
 		return
 	}
 	m.open = false
-	if rtt := now.Sub(m.sent); m.value == 0 || rtt < m.value {
+	rtt := now.Sub(m.sent)
+	if now.Sub(m.began) > rttMemory {
+		m.before, m.value, m.began = m.value, rtt, now
+	}
+	if m.value == 0 || rtt < m.value {
 		m.value = rtt
 	}
 }

@@ -1,7 +1,8 @@
 // Package tunnel keeps sessions: many reliable streams between a client and a
 // server over one ordered byte pipe.
 //
-// A session is yamux with a guard below and flow control of its own above it.
+// A session is yamux with a guard below and flow control of its own above it. Below
+// the guard is a pipe that outlives its carriers; see package resume.
 // PROTOCOL.md says byte by byte what travels.
 package tunnel
 
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/yamux"
+
+	"github.com/adit-net/adit/tunnel/resume"
 )
 
 // DefaultStreams is how many streams each side of a session may have open if
@@ -42,6 +45,16 @@ type Config struct {
 	// many Handle may be busy with. 0 means DefaultStreams.
 	Streams int
 
+	// Grace is how long a session of [New] outlives its last carrier, and Idle
+	// how long its peer may be silent before it is asked whether it is there. 0 means no
+	// time, and 15 s.
+	Grace time.Duration
+	Idle  time.Duration
+
+	// Memory bounds what sessions of New keep to send again, together. nil means that
+	// each has its own bound only.
+	Memory *Memory
+
 	// Log gets what yamux has to say, at debug level. nil discards it.
 	Log *slog.Logger
 }
@@ -52,11 +65,13 @@ type Session struct {
 	pipe   io.ReadWriteCloser
 	client bool
 	guard  *guard
-	out    *outbox
-	budget budget
-	rtt    rttMeter
-	slots  chan struct{} // one for every stream that we have opened
-	arrive chan struct{} // one for every stream of the peer's that waits to be handled
+	// resumes is pipe, if it can change its carrier.
+	resumes *resume.Pipe
+	out     *outbox
+	budget  budget
+	rtt     rttMeter
+	slots   chan struct{} // one for every stream that we have opened
+	arrive  chan struct{} // one for every stream of the peer's that waits to be handled
 
 	opening sync.Mutex
 
@@ -175,8 +190,8 @@ func (s *Session) muxConfig() *yamux.Config {
 	backlog := arrivals + 1
 	if s.client {
 		// It bounds the streams that we have opened and the peer has not
-		// acknowledged, too.
-		backlog = s.cfg.Streams + 1
+		// acknowledged, too, with those that yamux does not know to be gone.
+		backlog = s.cfg.Streams + maxDropped + 1
 	}
 	return &yamux.Config{
 		AcceptBacklog:          backlog,
@@ -188,12 +203,16 @@ func (s *Session) muxConfig() *yamux.Config {
 	}
 }
 
-// Open opens a stream. It waits while as many are open as the session allows.
+// Open opens a stream. It waits while as many are open as the session allows,
+// and while the session has no carrier; the error is then [ErrDetached].
 func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	select {
 	case <-s.draining:
 		return nil, ErrDraining
 	default:
+	}
+	if err := s.attached(ctx); err != nil {
+		return nil, err
 	}
 	select {
 	case s.slots <- struct{}{}:
@@ -209,6 +228,10 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	case <-ctx.Done():
 		s.releaseSlot()
 		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+	}
+	if err := s.guard.settled(ctx); err != nil {
+		s.releaseSlot()
+		return nil, err
 	}
 	mux, err := s.openMux()
 	if err != nil {
@@ -348,10 +371,14 @@ func (s *Session) peerDrains() {
 // flushLimit is how long the last words of a session may take to be sent.
 const flushLimit = time.Second
 
+// Fail ends the session for a reason of this end's own; the peer learns only
+// that it has ended.
+func (s *Session) Fail(why error) { s.fail(why) }
+
 // Close ends the session and tells the peer why. The zero reason is an
 // ordinary end.
 func (s *Session) Close(reason Refusal) {
-	if !s.over() {
+	if state, _ := s.State(); state.Attached && !s.over() {
 		s.control(typeClose, 0, uint32(reason))
 		s.out.flush(flushLimit)
 	}

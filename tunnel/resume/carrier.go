@@ -10,9 +10,9 @@ import (
 
 // Why a carrier is refused or lost, where its conn does not say it.
 var (
-	ErrStale   = errors.New("a later carrier is there already")
-	ErrReplace = errors.New("another carrier takes over")
-	ErrSilent  = errors.New("the peer has been silent for too long")
+	ErrStale    = errors.New("a later carrier is there already")
+	ErrReplaced = errors.New("another carrier takes over")
+	ErrSilent   = errors.New("the peer has been silent for too long")
 )
 
 // Carrier is a conn that carries a pipe, from Attach until it is lost.
@@ -111,7 +111,7 @@ func (p *Pipe) Attach(conn net.Conn, epoch, offset uint64) (*Carrier, error) {
 	// The old carrier is fenced first: from here on nothing that it brings counts.
 	p.epoch = epoch
 	if p.carrier != nil {
-		p.lose(p.carrier, ErrReplace)
+		p.lose(p.carrier, ErrReplaced)
 	}
 	for p.sending { // a record may go to one carrier at a time
 		p.moved.Wait()
@@ -218,7 +218,7 @@ func (p *Pipe) lose(c *Carrier, why error) {
 		p.release()
 		return
 	}
-	if why == ErrReplace {
+	if why == ErrReplaced {
 		return // Attach goes on
 	}
 	now := time.Now()

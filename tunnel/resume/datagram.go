@@ -60,11 +60,13 @@ func (d *datagrams) batch(b []byte) []byte {
 // ErrDatagramSize says that a datagram is empty or too long.
 var ErrDatagramSize = errors.New("a datagram has 1 to 65599 bytes")
 
-// SendDatagram sends a copy of b if there is a carrier. It never waits: of those
-// that the carrier cannot take in time the oldest are dropped, and all while there is
-// no carrier. A datagram that is lost with its carrier is not sent again.
-func (p *Pipe) SendDatagram(b []byte) error {
-	if len(b) == 0 || len(b) > maxDatagram {
+// SendDatagram sends one datagram, of head and body, if there is a carrier. It keeps
+// neither. It never waits: of those that the carrier cannot take in time the oldest are
+// dropped, and all while there is no carrier. A datagram that is lost with its carrier is
+// not sent again.
+func (p *Pipe) SendDatagram(head, body []byte) error {
+	size := len(head) + len(body)
+	if size == 0 || size > maxDatagram {
 		return ErrDatagramSize
 	}
 	p.mu.Lock()
@@ -76,7 +78,7 @@ func (p *Pipe) SendDatagram(b []byte) error {
 		p.outbound.lost++
 		return nil
 	}
-	p.outbound.push(append([]byte(nil), b...))
+	p.outbound.push(append(append(make([]byte, 0, size), head...), body...))
 	p.carrier.prompt()
 	return nil
 }

@@ -19,7 +19,8 @@ import (
 
 // Config says how a pipe behaves. The zero value is useful.
 type Config struct {
-	// Grace is how long the pipe outlives its last carrier. 0: it ends with it.
+	// Grace is how long the pipe outlives its last carrier. 0: it ends with it,
+	// and so does a pipe on which the peer has never been heard: it may not know of it.
 	Grace time.Duration
 
 	// Idle is how long the peer may be silent before it is asked whether it is
@@ -82,6 +83,7 @@ type Pipe struct {
 
 	epoch    uint64 // of the last carrier
 	attached bool   // there has been a carrier
+	met      bool   // the peer has been heard
 	since    time.Time
 	lost     error // why the last carrier was lost
 	parked   *list.Element
@@ -248,7 +250,7 @@ func (p *Pipe) wait(since time.Time) {
 		p.parked = p.cfg.Memory.park(p)
 	}
 	left := p.grace - time.Since(since)
-	if left <= 0 {
+	if left <= 0 || !p.met {
 		p.finish(ErrGrace, closedByTimeout)
 		return
 	}

@@ -47,6 +47,7 @@ func (c *Carrier) answered(p *Pipe) {
 // hear notes that the peer is alive.
 func (c *Carrier) hear(now time.Time) {
 	c.heard = now
+	c.pipe.met = true
 	if c.suspect {
 		c.suspect = false
 		c.pipe.tell()
