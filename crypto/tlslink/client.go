@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,7 +23,7 @@ var ErrWrongPin = errors.New("the server's key is not the pinned one")
 
 // Dialer opens carriers to one server. It must know the server by exactly one
 // of Pin and UseCA. A Dialer is safe for concurrent use while its fields stay
-// as they are.
+// as they are. It remembers where it has found the server, and so it is worth keeping.
 type Dialer struct {
 	Address    string // host:port
 	ServerName string // the name in the TLS handshake; empty: Address's host
@@ -38,15 +40,33 @@ type Dialer struct {
 	// imitates a browser is a fork of crypto/tls that lags behind it.
 	Fingerprint string
 
-	// DialTCP opens the connection below TLS; nil: by a [net.Dialer].
+	// Resolver finds the addresses of Address's host; nil: [net.DefaultResolver].
+	Resolver Resolver
+
+	// Multipath asks for Multipath TCP (RFC 8684), which outlives the loss of
+	// one of several interfaces. Where this host, the server or the network
+	// does not know it the connection is plain TCP.
+	Multipath bool
+
+	// DialTCP opens the connection below TLS to Address in a way of its own,
+	// and Resolver and Multipath do not count; nil: as Dial says.
 	DialTCP func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// HandshakeTimeout bounds Dial and Attach, each; zero: 10 s.
 	HandshakeTimeout time.Duration
+
+	mu    sync.Mutex   // guards what follows
+	known []netip.Addr // where the server has been, the last place first; at most maxTargets
+	doubt bool         // somebody else has answered there since
 }
 
 // Dial connects and does the TLS handshake. When it returns, the server has
 // proved who it is, and has seen nothing of who the client is.
+//
+// It tries every address of the host, IPv6 and IPv4, at most 16 attempts in
+// all, the next after 250 ms or when one has failed (RFC 8305). The first TCP
+// connection is used. The addresses found when Dial has last succeeded are
+// tried too, if the host cannot be resolved or that takes longer than 300 ms.
 func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
 	c, err := d.dial(ctx)
 	if err != nil {
@@ -62,22 +82,73 @@ func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.timeout())
 	defer cancel()
-	dialTCP := d.DialTCP
-	if dialTCP == nil {
-		dialTCP = new(net.Dialer).DialContext
-	}
-	tcp, err := dialTCP(ctx, "tcp", d.Address)
+	tcp, settle, err := d.connect(ctx)
 	if err != nil {
 		return nil, err
 	}
 	w := &wire{Conn: tcp}
 	c, err := d.handshake(ctx, w, name)
+	settle(err == nil)
 	if err != nil {
 		// The connection may be closed already; nobody has used it.
 		_ = w.Close()
 		return nil, err
 	}
 	return c, nil
+}
+
+// connect opens the connection below TLS. settle must be called when it is
+// known whether the server is at the other end.
+func (d *Dialer) connect(ctx context.Context) (conn net.Conn, settle func(found bool), err error) {
+	if d.DialTCP != nil {
+		conn, err := d.DialTCP(ctx, "tcp", d.Address)
+		return conn, func(bool) {}, err
+	}
+	host, service, err := net.SplitHostPort(d.Address)
+	if err != nil {
+		return nil, nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, "tcp", service)
+	if err != nil {
+		return nil, nil, err
+	}
+	s := d.search(host)
+	r, err := s.connect(ctx, func(ctx context.Context, t target) (net.Conn, error) {
+		var dialer net.Dialer
+		dialer.SetMultipathTCP(d.Multipath && !t.plain)
+		return dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(t.addr, uint16(port)).String())
+	})
+	return r.conn, func(found bool) { d.settle(s, r.to.addr, found) }, err
+}
+
+// search makes a search for a host that knows what former ones have found.
+func (d *Dialer) search(host string) *search {
+	s := &search{resolver: d.Resolver, host: host, again: d.Multipath, patience: headStart}
+	if a, err := netip.ParseAddr(host); err == nil {
+		s.resolver = literal(a)
+	} else if s.resolver == nil {
+		s.resolver = net.DefaultResolver
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s.known = d.known
+	if d.doubt {
+		s.patience = doubtful
+	}
+	return s
+}
+
+// settle remembers what a search has found, if the server was at an address.
+// If it was not, and nobody but the memory has said so, look-ups get more time.
+func (d *Dialer) settle(s *search, at netip.Addr, found bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case found:
+		d.known, d.doubt = s.learnt(at), false
+	case !slices.Contains(s.found, at):
+		d.doubt = true
+	}
 }
 
 // check tells what is wrong with the fields, and the name to use in the handshake.
