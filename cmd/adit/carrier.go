@@ -41,6 +41,7 @@ func dialServer(cfg remoteConfig) (client.Dialer, error) {
 		ServerName:  cfg.Name,
 		UseCA:       cfg.CA,
 		Fingerprint: cfg.Fingerprint,
+		Multipath:   cfg.MPTCP,
 	}
 	if !cfg.CA {
 		pin, err := keys.ParsePin(cfg.Pin)

@@ -27,6 +27,7 @@ type remoteConfig struct {
 	Pin         string `toml:"pin"`
 	CA          bool   `toml:"ca"`
 	Fingerprint string `toml:"fingerprint"`
+	MPTCP       bool   `toml:"mptcp"`
 }
 
 // doorConfig says where apps come in, and which.

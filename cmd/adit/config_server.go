@@ -16,6 +16,7 @@ import (
 // serverConfig is server.toml.
 type serverConfig struct {
 	Listen []string     `toml:"listen"`
+	MPTCP  bool         `toml:"mptcp"`
 	Name   string       `toml:"name"`
 	Allow  []string     `toml:"allow"`
 	Drain  duration     `toml:"drain"`
@@ -53,6 +54,7 @@ type limitsConfig struct {
 func defaultServerConfig() serverConfig {
 	return serverConfig{
 		Listen: []string{":443"},
+		MPTCP:  true,
 		Allow:  []string{},
 		Drain:  duration{30 * time.Second},
 		Grace:  duration{server.DefaultGrace},

@@ -92,7 +92,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if p.listeners == nil {
-		if p.listeners, err = listen(ctx, p.cfg.Listen); err != nil {
+		if p.listeners, err = listenMultipath(ctx, p.cfg.Listen, p.cfg.MPTCP); err != nil {
 			return err
 		}
 	}
@@ -167,6 +167,7 @@ func (p *serverProcess) reload() error {
 	}
 	for key, same := range map[string]bool{
 		"listen":     slices.Equal(cfg.Listen, p.cfg.Listen),
+		"mptcp":      cfg.MPTCP == p.cfg.MPTCP,
 		"grace":      cfg.Grace == p.cfg.Grace,
 		"limits":     cfg.Limits == p.cfg.Limits,
 		"site":       cfg.Site.builtIn() == p.cfg.Site.builtIn(),
@@ -176,7 +177,7 @@ func (p *serverProcess) reload() error {
 			p.log.Warn("this change needs a restart", "key", key)
 		}
 	}
-	cfg.Listen, cfg.Grace, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.Grace, p.cfg.Limits, p.cfg.Log.Format
+	cfg.Listen, cfg.MPTCP, cfg.Grace, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Grace, p.cfg.Limits, p.cfg.Log.Format
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
@@ -217,9 +218,16 @@ func (p *serverProcess) report() any {
 
 // listen opens all listeners, or none.
 func listen(ctx context.Context, on []string) ([]net.Listener, error) {
+	return listenMultipath(ctx, on, false)
+}
+
+// listenMultipath does the same. If it may, it lets whoever connects choose
+// Multipath TCP, where this system has it.
+func listenMultipath(ctx context.Context, on []string, may bool) ([]net.Listener, error) {
+	var config net.ListenConfig
+	config.SetMultipathTCP(may)
 	var all []net.Listener
 	for _, address := range on {
-		var config net.ListenConfig
 		ln, err := config.Listen(ctx, "tcp", address)
 		if err != nil {
 			closeAll(all)
