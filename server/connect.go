@@ -43,7 +43,7 @@ func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
 		Dst:     request.Dst,
 		Dialect: socks.SOCKS6,
 		User:    s.user.Name,
-		Source:  s.arrival.Remote,
+		Source:  s.last().Remote,
 	}
 	switch {
 	case !room:
@@ -135,7 +135,7 @@ func (f *flow) refuse(ctx context.Context, code socks.Code, reason error) {
 func (f *flow) log(ctx context.Context, code socks.Code, r relay.Result) {
 	log := f.session.log
 	attrs := []slog.Attr{
-		slog.String("session", f.session.name()),
+		slog.Any("remote", f.request.Source),
 		slog.Int("code", int(code)),
 		slog.Int64("up", r.Up),
 		slog.Int64("down", r.Down),

@@ -148,7 +148,10 @@ type guest struct {
 func (h *house) attach(key *keys.Device) *guest {
 	h.t.Helper()
 	near, served := h.carrier(key)
-	g := &guest{tunnel.NewSession(near, true, tunnel.Config{}), h.t, near, served}
+	g := &guest{tunnel.New(true, tunnel.Config{}), h.t, near, served}
+	carrier, err := g.Attach(near, 1, 0)
+	h.must(err)
+	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
 	h.running.Go(func() { _ = g.Serve(h.ctx) })
 	return g
 }

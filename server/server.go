@@ -5,10 +5,10 @@ package server
 import (
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"maps"
+	"math"
 	"net"
 	"net/netip"
 	"slices"
@@ -60,10 +60,14 @@ type Config struct {
 type Server struct {
 	cfg Config
 
+	memory *tunnel.Memory
+	begun  chan *session // to Serve, which runs them
+
 	mu       sync.Mutex
-	sessions map[*session]bool
+	sessions map[[16]byte]*session
 	devices  map[string]int // sessions by device key
 	streams  map[string]int // by user
+	grace    time.Duration  // as Config.Grace has it
 	closed   bool           // no session is admitted any more
 }
 
@@ -89,29 +93,45 @@ func New(cfg Config) *Server {
 	}
 	return &Server{
 		cfg:      cfg,
-		sessions: make(map[*session]bool),
+		memory:   tunnel.NewMemory(int(cfg.ReplayMemory)),
+		begun:    make(chan *session),
+		sessions: make(map[[16]byte]*session),
 		devices:  make(map[string]int),
 		streams:  make(map[string]int),
+		grace:    cfg.Grace,
 	}
 }
 
-// Serve watches the store and ends the sessions of devices that are revoked
-// and users who are disabled or removed, within 2 s. It returns when ctx ends.
-// Its error says that the store cannot be watched; by then every session has
-// been ended, and none is admitted any more.
+// Serve runs the sessions that are admitted. It watches the store, and ends the
+// sessions of devices that are revoked and users who are disabled or removed within
+// 2 s. It returns when ctx ends, after all sessions have. Its error says that the store cannot
+// be watched; by then every session has been ended, and none is admitted any more.
 func (s *Server) Serve(ctx context.Context) error {
-	err := s.cfg.Users.Watch(ctx, func() { s.review(ctx) })
-	if err != nil {
-		s.close()
-		s.endAll(func(*session) tunnel.Refusal { return tunnel.RefusedBusy })
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	watched := make(chan error, 1)
+	sessions.Go(func() { watched <- s.cfg.Users.Watch(ctx, func() { s.review(ctx) }) })
+	for {
+		select {
+		case sess := <-s.begun:
+			sessions.Go(func() { sess.run(ctx) })
+		case err := <-watched:
+			s.close()
+			if err != nil {
+				s.endAll(func(*session) tunnel.Refusal { return tunnel.RefusedBusy })
+			}
+			return err
+		}
 	}
-	return err
 }
 
 // Admit judges an opening. If answer is nil it is none of an enrolled device,
 // and whoever sent it is told nothing. Otherwise the answer is to be sent; then
-// serve, if it is not nil, runs the session on the carrier's conn until its end. Nothing
-// is held for a session whose serve is never called.
+// serve, if it is not nil, lets the carrier's conn carry its session, a new one or
+// one that goes on, until the carrier is lost. Nothing is held, and no live carrier is touched, for a
+// carrier whose serve is never called. Serve must be running.
 func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn)) {
 	opening, err := tunnel.OpenAt(a.Opening, a.Place)
 	switch {
@@ -127,23 +147,79 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		}
 		return nil, nil
 	}
-	log := s.cfg.Log.With("user", user.Name, "device", device.Name, "remote", a.Remote)
+	c := &coming{Hello: *opening.Hello, arrival: a}
 	refusal := standing(device, user)
-	switch {
-	case refusal != 0:
-	case opening.Hello.Session != [16]byte{}:
-		refusal = tunnel.RefusedSession // every carrier begins a session of its own
-	case s.full(device):
-		refusal = tunnel.RefusedBusy
+	if refusal == 0 {
+		refusal = s.place(c, device, user)
 	}
 	if refusal != 0 {
-		log.Warn("session refused", "reason", refusal)
+		s.cfg.Log.Warn("session refused", "user", user.Name, "device", device.Name, "remote", a.Remote, "reason", refusal)
 		return refusal.Bytes(), nil
 	}
-	sess := &session{server: s, device: device, user: user, arrival: a, log: log, since: time.Now()}
-	rand.Read(sess.id[:])
-	welcome := tunnel.Welcome{Session: sess.id, Epoch: opening.Hello.Epoch, Streams: uint32(s.cfg.SessionStreams)}
-	return welcome.Bytes(), sess.serve
+	welcome := tunnel.Welcome{
+		Session:  c.session.id,
+		Epoch:    c.Epoch,
+		Received: c.received,
+		Streams:  uint32(s.cfg.SessionStreams),
+		Grace:    uint32(math.Ceil(s.graceOf(user).Seconds())),
+	}
+	return welcome.Bytes(), c.serve
+}
+
+// coming is a carrier that has been let in and has not begun yet.
+type coming struct {
+	tunnel.Hello
+	arrival  tunnel.Arrival
+	session  *session
+	fresh    bool   // it is the session's first
+	received uint64 // offset that the session waits for
+}
+
+// place finds the session of a carrier, or makes one.
+func (s *Server) place(c *coming, device users.Device, user users.User) tunnel.Refusal {
+	if c.Session == [16]byte{} {
+		if s.full(device) {
+			return tunnel.RefusedBusy
+		}
+		c.session, c.fresh = s.newSession(device, user), true
+		return 0
+	}
+	s.mu.Lock()
+	c.session = s.sessions[c.Session]
+	s.mu.Unlock()
+	// To another device, and to another user, it does not exist.
+	if c.session == nil || !c.session.device.Key.Equal(device.Key) || c.session.user.Name != user.Name {
+		return tunnel.RefusedSession
+	}
+	var err error
+	c.received, err = c.session.tun.Judge(c.Epoch, c.Received)
+	switch {
+	case errors.Is(err, tunnel.ErrStale):
+		return tunnel.RefusedStale
+	case err != nil:
+		return tunnel.RefusedSession
+	}
+	return 0
+}
+
+// graceOf is how long the sessions of a user outlive their last carrier.
+func (s *Server) graceOf(u users.User) time.Duration {
+	if u.Grace != nil {
+		return *u.Grace
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return max(s.grace, 0)
+}
+
+// SetGrace changes Config.Grace.
+func (s *Server) SetGrace(d time.Duration) {
+	s.mu.Lock()
+	s.grace = d
+	s.mu.Unlock()
+	for _, sess := range s.all() {
+		sess.tun.SetGrace(s.graceOf(sess.user))
+	}
 }
 
 // standing tells why a device that is known may not come in; 0 if it may.
@@ -184,34 +260,70 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 	return refusal.Bytes()
 }
 
-// full tells whether there is no room for a session of a device.
+// full tells whether there is no room for a session of a device, not even in
+// place of one that has no carrier.
 func (s *Server) full(d users.Device) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.isFull(d)
+	surplus, full := s.surplus(d)
+	return full && surplus == nil
 }
 
-// isFull is full for a caller who holds mu.
-func (s *Server) isFull(d users.Device) bool {
-	return s.closed || len(s.sessions) >= s.cfg.Sessions || s.devices[string(d.Key)] >= deviceSessions
+// surplus tells whether there are as many sessions as there may be, and which
+// one can go: the longest without a carrier, of this device if it has too
+// many. The caller holds mu.
+func (s *Server) surplus(d users.Device) (surplus *session, full bool) {
+	own := s.devices[string(d.Key)] >= deviceSessions
+	switch {
+	case s.closed:
+		return nil, true
+	case !own && len(s.sessions) < s.cfg.Sessions:
+		return nil, false
+	}
+	var since time.Time
+	for _, sess := range s.sessions {
+		if own && !sess.device.Key.Equal(d.Key) {
+			continue
+		}
+		state, _ := sess.tun.State()
+		if !state.Attached && (surplus == nil || state.Since.Before(since)) {
+			surplus, since = sess, state.Since
+		}
+	}
+	return surplus, true
 }
 
 // enter books a session, if there is room for it.
 func (s *Server) enter(sess *session) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.isFull(sess.device) {
+	surplus, full := s.surplus(sess.device)
+	if full && surplus == nil {
 		return false
 	}
-	s.sessions[sess] = true
+	if surplus != nil {
+		surplus.tun.Fail(errDisplaced)
+		s.remove(surplus)
+	}
+	s.sessions[sess.id] = sess
 	s.devices[string(sess.device.Key)]++
 	return true
 }
 
+var errDisplaced = errors.New("it had no carrier, and others needed its place")
+
 func (s *Server) leave(sess *session) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	delete(s.sessions, sess)
+	s.remove(sess)
+}
+
+// remove is leave for a caller who holds mu. It may come twice.
+func (s *Server) remove(sess *session) {
+	if s.sessions[sess.id] != sess {
+		return
+	}
+	delete(s.sessions, sess.id)
 	key := string(sess.device.Key)
 	if s.devices[key]--; s.devices[key] == 0 {
 		delete(s.devices, key)
@@ -256,7 +368,7 @@ func (s *Server) review(ctx context.Context) {
 }
 
 // judge tells why a session may not go on; 0 if it may. A store that gives no
-// answer gives no permission.
+// answer gives no permission. What its user may have changed since is taken over.
 func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
 	device, user, err := s.cfg.Users.Lookup(ctx, sess.device.Key)
 	switch {
@@ -270,7 +382,11 @@ func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
 	case user.Name != sess.user.Name:
 		return tunnel.RefusedSession // removed, and enrolled anew for somebody else
 	}
-	return standing(device, user)
+	if refusal := standing(device, user); refusal != 0 {
+		return refusal
+	}
+	sess.tun.SetGrace(s.graceOf(user))
+	return 0
 }
 
 // endAll ends the sessions that reason has a reason to end. They are ended all
@@ -288,11 +404,12 @@ func (s *Server) endAll(reason func(*session) tunnel.Refusal) {
 func (s *Server) all() []*session {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return slices.Collect(maps.Keys(s.sessions))
+	return slices.Collect(maps.Values(s.sessions))
 }
 
 // Drain admits no more sessions, tells those there are to open no more
-// streams, and waits until all streams have ended or ctx does.
+// streams, and waits until all streams have ended or ctx does. Sessions that have no
+// carrier may still get one.
 func (s *Server) Drain(ctx context.Context) error {
 	s.close()
 	var sessions sync.WaitGroup
@@ -309,18 +426,24 @@ type Status struct {
 	User       string
 	Device     string
 	Key        ed25519.PublicKey
-	Remote     netip.AddrPort
+	Remote     netip.AddrPort // of the last carrier
 	Since      time.Time
-	Streams    int // open now
+	Detached   time.Time // when it lost its last carrier; zero if it has one
+	Lost       string    // why, in words
+	Resumes    int       // how often a carrier took over from another
+	Replayed   int64     // bytes that were sent again, in all
+	Held       int       // bytes of memory with what may have to be sent again
+	Streams    int       // open now
 	Opened     uint64
 	Up, Down   int64 // bytes from and to the apps
 	RoundTrip  time.Duration
 	Protection tunnel.Protection
 }
 
-// Status gives the sessions of this moment, the oldest first.
+// Status gives the sessions of this moment, the oldest first. One that is over
+// is none, though it may still pass on what came before.
 func (s *Server) Status() []Status {
-	all := s.all()
+	all := slices.DeleteFunc(s.all(), func(sess *session) bool { return sess.tun.Err() != nil })
 	slices.SortFunc(all, func(a, b *session) int { return a.since.Compare(b.since) })
 	status := make([]Status, len(all))
 	for i, sess := range all {

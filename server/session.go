@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"log/slog"
 	"net"
 	"sync"
@@ -12,45 +14,122 @@ import (
 	"github.com/adit-net/adit/tunnel"
 )
 
-// session is one session that has been admitted. Nothing of it changes once
-// it has been entered into the server's table.
+// session is one session that has been admitted.
 type session struct {
-	server  *Server
-	id      [16]byte
-	device  users.Device
-	user    users.User
-	arrival tunnel.Arrival
-	log     *slog.Logger
-	since   time.Time
+	server *Server
+	id     [16]byte
+	device users.Device
+	user   users.User
+	log    *slog.Logger
+	since  time.Time
+	tun    *tunnel.Session
 
-	tun *tunnel.Session // set by serve
+	mu      sync.Mutex
+	arrival tunnel.Arrival // of the last carrier
 }
 
-// serve runs the session until it ends.
-func (s *session) serve(ctx context.Context, conn net.Conn) {
-	s.tun = tunnel.NewSession(conn, false, tunnel.Config{
-		Handle:  s.handle,
-		Streams: s.server.cfg.SessionStreams,
-		Log:     s.log,
+// idle is how long a client may be silent before it is asked whether it is
+// there. It asks by itself before that.
+const idle = 20 * time.Second
+
+func (s *Server) newSession(device users.Device, user users.User) *session {
+	sess := &session{server: s, device: device, user: user, since: time.Now()}
+	rand.Read(sess.id[:])
+	sess.log = s.cfg.Log.With("user", user.Name, "device", device.Name, "session", sess.name())
+	sess.tun = tunnel.New(false, tunnel.Config{
+		Handle:  sess.handle,
+		Streams: s.cfg.SessionStreams,
+		Grace:   s.graceOf(user),
+		Idle:    idle,
+		Memory:  s.memory,
+		Log:     sess.log,
 	})
-	if !s.server.enter(s) {
-		conn.Close() // others have been faster; the client asks again, and is told
+	return sess
+}
+
+// serve lets the carrier's conn carry its session until it is lost.
+func (c *coming) serve(ctx context.Context, conn net.Conn) {
+	sess := c.session
+	if c.fresh && !sess.enter(ctx) {
+		conn.Close() // the client asks again, and is told
 		return
 	}
-	defer s.server.leave(s)
-	// What has changed since the session was admitted no review has seen. From
-	// now on one does.
-	if refusal := s.server.judge(ctx, s); refusal != 0 {
+	carrier, err := sess.tun.Attach(conn, c.Epoch, c.Received)
+	if err != nil {
+		sess.log.Debug("carrier not attached", "remote", c.arrival.Remote, "error", err)
 		conn.Close()
 		return
 	}
+	sess.comes(c, carrier)
+	if c.fresh && !sess.begin(ctx) {
+		sess.server.leave(sess)
+		sess.tun.Fail(context.Canceled)
+	}
+	// The session ends its carrier, and tells the client so. Whoever ends this
+	// conn's listener ends the server, too.
+	err = carrier.Serve(context.WithoutCancel(ctx))
+	sess.goes(err)
+}
+
+// enter books the session, if it may still begin.
+func (s *session) enter(ctx context.Context) bool {
+	if !s.server.enter(s) {
+		return false // others have been faster
+	}
+	// What has changed since the session was admitted no review has seen. From
+	// now on one does.
+	if s.server.judge(ctx, s) != 0 {
+		s.server.leave(s)
+		return false
+	}
+	return true
+}
+
+// begin hands the session to Serve.
+func (s *session) begin(ctx context.Context) bool {
+	select {
+	case s.server.begun <- s:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// comes notes down a carrier.
+func (s *session) comes(c *coming, carrier *tunnel.Carrier) {
+	s.mu.Lock()
+	s.arrival = c.arrival
+	s.mu.Unlock()
+	if !c.fresh {
+		s.log.Info("session resumed", "remote", c.arrival.Remote, "carrier", c.arrival.Protection.Carrier,
+			"after", carrier.Gap.Round(time.Millisecond), "replayed", carrier.Replay)
+	}
+}
+
+// goes notes down why a carrier was lost.
+func (s *session) goes(why error) {
+	if state, _ := s.tun.State(); state.Err == nil && !errors.Is(why, tunnel.ErrReplaced) {
+		s.log.Info("session detached", "reason", why)
+	}
+}
+
+// run runs the session until it ends.
+func (s *session) run(ctx context.Context) {
+	defer s.server.leave(s)
 	var noting sync.WaitGroup
 	defer noting.Wait()
 	noting.Go(func() { s.note(ctx) })
 
-	s.log.Info("session begun", "session", s.name())
+	s.log.Info("session begun", "remote", s.last().Remote)
 	err := s.tun.Serve(ctx)
-	s.log.Info("session ended", "session", s.name(), "reason", err, "after", time.Since(s.since).Round(time.Millisecond))
+	s.log.Info("session ended", "reason", err, "after", time.Since(s.since).Round(time.Millisecond))
+}
+
+// last is the arrival of the last carrier.
+func (s *session) last() tunnel.Arrival {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.arrival
 }
 
 // note tells the store that the device is here. After a restart thousands come
@@ -63,7 +142,7 @@ func (s *session) note(ctx context.Context) {
 
 // end ends the session and tells the client why.
 func (s *session) end(reason tunnel.Refusal) {
-	s.log.Warn("session is being ended", "session", s.name(), "reason", reason)
+	s.log.Warn("session is being ended", "reason", reason)
 	s.tun.Close(reason)
 }
 
@@ -71,7 +150,7 @@ func (s *session) end(reason tunnel.Refusal) {
 // the session.
 func (s *session) drain(ctx context.Context) {
 	if err := s.tun.Drain(ctx); err != nil {
-		s.log.Debug("drain session", "session", s.name(), "error", err)
+		s.log.Debug("drain session", "error", err)
 	}
 	s.tun.Close(0)
 }
@@ -80,19 +159,27 @@ func (s *session) drain(ctx context.Context) {
 func (s *session) name() string { return hex.EncodeToString(s.id[:4]) }
 
 func (s *session) status() Status {
-	stats := s.tun.Stats()
-	return Status{
+	stats, arrival := s.tun.Stats(), s.last()
+	state, _ := s.tun.State()
+	status := Status{
 		ID:         s.name(),
 		User:       s.user.Name,
 		Device:     s.device.Name,
 		Key:        s.device.Key,
-		Remote:     s.arrival.Remote,
+		Remote:     arrival.Remote,
 		Since:      s.since,
+		Resumes:    state.Resumes,
+		Replayed:   state.Replayed,
+		Held:       state.Held,
 		Streams:    stats.Streams,
 		Opened:     stats.Opened,
 		Up:         stats.Received,
 		Down:       stats.Sent,
 		RoundTrip:  stats.RoundTrip,
-		Protection: s.arrival.Protection,
+		Protection: arrival.Protection,
 	}
+	if !state.Attached && state.Lost != nil {
+		status.Detached, status.Lost = state.Since, state.Lost.Error()
+	}
+	return status
 }

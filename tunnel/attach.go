@@ -162,6 +162,7 @@ const (
 	RefusedBusy          Refusal = 6 // a limit is reached, or the server is going down: try again later
 	RefusedSession       Refusal = 7 // the session is not known any more: start a new one
 	RefusedDeviceKnown   Refusal = 8 // join: the device is enrolled already
+	RefusedStale         Refusal = 9 // a carrier of a later epoch is attached to the session
 )
 
 func (r Refusal) Error() string {
@@ -182,12 +183,14 @@ func (r Refusal) Error() string {
 		return "the server does not know this session any more"
 	case RefusedDeviceKnown:
 		return "this device is enrolled already"
+	case RefusedStale:
+		return "the session has a later carrier already"
 	}
 	return fmt.Sprintf("the server refused with code %d", byte(r))
 }
 
-// Temporary tells whether the same opening may be taken later.
-func (r Refusal) Temporary() bool { return r == RefusedBusy }
+// Temporary tells whether a later opening may be taken.
+func (r Refusal) Temporary() bool { return r == RefusedBusy || r == RefusedStale }
 
 // Welcome is the answer to a [Hello] or [Join] that was taken. After a Join only User and
 // Device are set, and the carrier ends.

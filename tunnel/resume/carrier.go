@@ -170,7 +170,8 @@ func (c *Carrier) Serve(ctx context.Context) error {
 }
 
 // farewell waits until the peer has closed a carrier on which the last frame
-// went out: closing first could make it lose what it has not read yet.
+// went out, or has sent its own: closing first could make it lose what it has not
+// read yet.
 func (c *Carrier) farewell() {
 	p := c.pipe
 	p.mu.Lock()
@@ -183,12 +184,7 @@ func (c *Carrier) farewell() {
 		return
 	}
 	c.conn.SetReadDeadline(time.Now().Add(closeLimit))
-	var b [inputSize]byte
-	for {
-		if _, err := c.conn.Read(b[:]); err != nil {
-			return
-		}
-	}
+	c.in.skipToClose()
 }
 
 // Drop gives the carrier up, as if it had failed.

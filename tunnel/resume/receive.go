@@ -192,6 +192,26 @@ func (in *input) datagram(p *Pipe, c *Carrier, length int) error {
 	return nil
 }
 
+// skipToClose reads up to the close frame, or the carrier's end.
+func (in *input) skipToClose() {
+	for {
+		if _, err := in.Discard(in.left); err != nil {
+			return
+		}
+		head, err := in.Peek(headSize)
+		if err != nil || head[0] == typeClose {
+			return
+		}
+		in.left = smallFrame
+		switch length := int(binary.BigEndian.Uint32(head) & 0xffffff); head[0] {
+		case typeData:
+			in.left = dataHead + length
+		case typeDatagram:
+			in.left = headSize + length
+		}
+	}
+}
+
 // expect judges the header of a data frame, and tells how many bytes from
 // offset on are known already.
 func (p *Pipe) expect(c *Carrier, offset, acked uint64) (known uint64, err error) {
