@@ -175,10 +175,10 @@ func (c *Carrier) Serve(ctx context.Context) error {
 func (c *Carrier) farewell() {
 	p := c.pipe
 	p.mu.Lock()
-	for p.reading {
+	polite := c.closing
+	for polite && p.reading { // not for long: the pipe is over
 		p.moved.Wait()
 	}
-	polite := c.closing
 	p.mu.Unlock()
 	if !polite {
 		return
@@ -214,11 +214,11 @@ func (p *Pipe) lose(c *Carrier, why error) {
 		p.release()
 		return
 	}
+	now := time.Now()
+	p.since = now
 	if why == ErrReplaced {
 		return // Attach goes on
 	}
-	now := time.Now()
-	p.since = now
 	if why == ErrSilent {
 		p.silences++
 		p.since = c.heard // nothing has worked since then

@@ -21,13 +21,14 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // pair is two ends of a pipe and whatever carries it.
 type pair struct {
-	t        *testing.T
-	a, b     *resume.Pipe
-	epoch    uint64
-	carriers sync.WaitGroup
+	t     testing.TB
+	a, b  *resume.Pipe
+	epoch uint64
+	last  *link
+	ended sync.WaitGroup // what runs for the ends
 }
 
-func newPair(t *testing.T, cfg resume.Config) *pair {
+func newPair(t testing.TB, cfg resume.Config) *pair {
 	p := &pair{t: t, a: resume.New(cfg), b: resume.New(cfg)}
 	t.Cleanup(p.close)
 	return p
@@ -36,27 +37,54 @@ func newPair(t *testing.T, cfg resume.Config) *pair {
 func (p *pair) close() {
 	p.a.Close()
 	p.b.Close()
-	p.carriers.Wait()
+	p.ended.Wait()
 }
 
-// attach connects both ends anew, and gives the conn at a.
-func (p *pair) attach(path tunneltest.Path) *tunneltest.Conn {
+// link is one carrier of a pair, at both ends.
+type link struct {
+	a, b       *resume.Carrier
+	conn       *tunneltest.Conn // a's
+	whyA, whyB chan error       // gives why, when it is not served any more
+}
+
+// served tells why it was lost at each end; nil if it is still served.
+func (l *link) served() (why [2]error) {
+	for i, c := range []chan error{l.whyA, l.whyB} {
+		select {
+		case why[i] = <-c:
+		default:
+		}
+	}
+	return why
+}
+
+// attach connects both ends anew.
+func (p *pair) attach(path tunneltest.Path) *link {
 	p.t.Helper()
-	ca, cb := tunneltest.Link(path)
+	a, b := tunneltest.Link(path)
 	p.epoch++
 	ra, rb := p.a.Received(), p.b.Received()
-	p.carry(p.b, cb, ra)
-	p.carry(p.a, ca, rb)
-	return ca
+	p.last = &link{conn: a}
+	p.last.b, p.last.whyB = p.carry(p.b, b, ra)
+	p.last.a, p.last.whyA = p.carry(p.a, a, rb)
+	return p.last
 }
 
-func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) {
+func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) (*resume.Carrier, chan error) {
 	p.t.Helper()
 	c, err := end.Attach(conn, p.epoch, offset)
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.carriers.Go(func() { c.Serve(context.Background()) })
+	why := make(chan error, 1)
+	p.ended.Go(func() { why <- c.Serve(context.Background()) })
+	return c, why
+}
+
+// drain reads both ends and throws away what comes.
+func (p *pair) drain() {
+	p.ended.Go(func() { io.Copy(io.Discard, p.a) })
+	p.ended.Go(func() { io.Copy(io.Discard, p.b) })
 }
 
 func random(n int, seed byte) []byte {
@@ -98,7 +126,7 @@ func TestPipeLosesAndDoublesNothingWhenCarriersAreCut(t *testing.T) {
 	go func() { ends.Wait(); close(done) }()
 	path := tunneltest.Path{Delay: time.Millisecond, Queue: 64 << 10}
 	for cuts := 0; ; cuts++ {
-		conn := p.attach(path)
+		link := p.attach(path)
 		select {
 		case <-done:
 			if cuts == 0 {
@@ -106,7 +134,7 @@ func TestPipeLosesAndDoublesNothingWhenCarriersAreCut(t *testing.T) {
 			}
 			return
 		case <-time.After(time.Duration(rand.IntN(20)) * time.Millisecond):
-			conn.Cut()
+			link.conn.Cut()
 		}
 	}
 }
