@@ -26,7 +26,7 @@ func (p *Pipe) Write(b []byte) (int, error) {
 // holds mu.
 func (p *Pipe) room(n int) error {
 	size := sizeOf(n)
-	for p.err == nil {
+	for tried := false; p.err == nil; {
 		c := p.carrier
 		switch {
 		case c == nil || c.next < p.out.past():
@@ -34,23 +34,28 @@ func (p *Pipe) room(n int) error {
 			c.rate.starved = true
 		case p.book(size):
 			return nil
+		case !tried:
+			tried = !p.evict()
+			continue // mu was let go of: everything must be looked at again
 		}
 		p.moved.Wait()
+		tried = false
 	}
 	return p.err
 }
 
-// book takes memory from the shared bound, if need be from a detached pipe.
-// The caller holds mu, and must look at everything again if it says no.
+// book takes memory from the shared bound.
 func (p *Pipe) book(size int) bool {
 	m := p.cfg.Memory
-	if m == nil || m.take(size, p.out.held == 0) {
-		return true
-	}
+	return m == nil || m.take(size, p.out.held == 0)
+}
+
+// evict makes room in the shared memory, if a detached pipe can be given up.
+// The caller holds mu, which is let go of meanwhile.
+func (p *Pipe) evict() bool {
 	p.mu.Unlock()
-	freed := m.evict()
-	p.mu.Lock()
-	return freed && p.err == nil && p.carrier != nil && p.carrier.next == p.out.past() && m.take(size, false)
+	defer p.mu.Lock()
+	return p.cfg.Memory.evict()
 }
 
 // flush writes to c until there is nothing to send or c is lost. If somebody
