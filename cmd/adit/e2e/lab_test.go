@@ -230,34 +230,57 @@ func (ns namespace) output(cmd *exec.Cmd) (string, error) {
 // start starts a program that runs until the lab closes, and returns when it
 // has printed a line to its standard error that begins with ready.
 func (l *lab) start(ns namespace, title, ready, name string, args ...string) error {
-	cmd := command(context.Background(), l.dir, name, args...)
+	p, err := launch(ns, l.dir, title, ready, name, args...)
+	if err != nil {
+		return err
+	}
+	l.logs = append(l.logs, p.log)
+	l.onClose(p.stop)
+	return p.waitReady()
+}
+
+// program is one that runs until it is stopped.
+type program struct {
+	cmd   *exec.Cmd
+	log   *programLog
+	ended chan struct{}
+}
+
+// launch starts a program that prints a line which begins with ready.
+func launch(ns namespace, home, title, ready, name string, args ...string) (*program, error) {
+	cmd := command(context.Background(), home, name, args...)
 	log := &programLog{title: title, want: ready, seen: make(chan struct{})}
-	l.logs = append(l.logs, log)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := ns.do(cmd.Start); err != nil {
-		return fmt.Errorf("start %s: %w", title, err)
+		return nil, fmt.Errorf("start %s: %w", title, err)
 	}
-	ended := make(chan struct{})
+	p := &program{cmd: cmd, log: log, ended: make(chan struct{})}
 	go func() {
-		defer close(ended)
+		defer close(p.ended)
 		_ = cmd.Wait() // its log says why it ended
 	}()
-	l.onClose(func() {
-		_ = unix.Kill(-cmd.Process.Pid, unix.SIGTERM)
-		select {
-		case <-ended:
-		case <-time.After(10 * time.Second):
-			_ = cmd.Cancel()
-			<-ended
-		}
-	})
+	return p, nil
+}
+
+func (p *program) waitReady() error {
 	select {
-	case <-log.seen:
+	case <-p.log.seen:
 		return nil
-	case <-ended:
-		return fmt.Errorf("%s ended before it was ready", title)
+	case <-p.ended:
+		return fmt.Errorf("%s ended before it was ready", p.log.title)
 	case <-time.After(30 * time.Second):
-		return fmt.Errorf("%s was not ready after 30 seconds", title)
+		return fmt.Errorf("%s was not ready after 30 seconds", p.log.title)
+	}
+}
+
+// stop ends the program, kindly at first, and waits for it.
+func (p *program) stop() {
+	_ = unix.Kill(-p.cmd.Process.Pid, unix.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(10 * time.Second):
+		_ = p.cmd.Cancel()
+		<-p.ended
 	}
 }
 
