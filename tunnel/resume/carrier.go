@@ -32,6 +32,7 @@ type Carrier struct {
 	acked    uint64 // what the peer has been told of the pipe's received
 	ackDue   bool   // tell it now
 	ackBy    time.Time
+	turn     bool // datagrams went out last: it is data's turn
 	closing  bool // the last frame is out
 	pong     uint64
 	pongDue  bool
@@ -157,7 +158,7 @@ func (c *Carrier) Serve(ctx context.Context) error {
 		select {
 		case <-c.wake:
 			p.mu.Lock()
-			p.flush(c)
+			p.flush(c, true)
 			p.mu.Unlock()
 			continue
 		case <-c.gone:

@@ -11,16 +11,19 @@ const datagramQueue = 256 << 10
 // datagramBatch is how many bytes of datagrams go out in one write.
 const datagramBatch = 32 << 10
 
+// datagramCost is what a datagram costs in a queue beyond its bytes.
+const datagramCost = 64
+
 // datagrams is a queue that drops the oldest when it is full.
 type datagrams struct {
 	queue [][]byte
-	bytes int
+	bytes int    // with what each costs
 	lost  uint64 // dropped so far
 }
 
 func (d *datagrams) push(b []byte) {
 	d.queue = append(d.queue, b)
-	d.bytes += len(b)
+	d.bytes += len(b) + datagramCost
 	for d.bytes > datagramQueue {
 		d.pop()
 		d.lost++
@@ -37,7 +40,7 @@ func (d *datagrams) pop() []byte {
 	if d.queue = d.queue[1:]; len(d.queue) == 0 {
 		d.queue = nil
 	}
-	d.bytes -= len(b)
+	d.bytes -= len(b) + datagramCost
 	return b
 }
 

@@ -17,7 +17,7 @@ func (p *Pipe) Write(b []byte) (int, error) {
 		}
 		p.out.add(b[done : done+n])
 		done += n
-		p.flush(p.carrier)
+		p.flush(p.carrier, false)
 	}
 	return done, nil
 }
@@ -58,14 +58,21 @@ func (p *Pipe) evict() bool {
 	return p.cfg.Memory.evict()
 }
 
-// flush writes to c until there is nothing to send or c is lost. If somebody
-// else does so already, it leaves it to them. The caller holds mu.
-func (p *Pipe) flush(c *Carrier) {
+// flush writes to c until there is nothing to send or c is lost; if not all is
+// asked for, it leaves what has no end to Serve when the data is out. If somebody else
+// writes already, it leaves everything to them. The caller holds mu.
+func (p *Pipe) flush(c *Carrier, all bool) {
 	if p.sending || c == nil {
 		return
 	}
 	p.sending = true
 	for p.carrier == c {
+		if !all && c.next == p.out.past() {
+			if p.due(c) {
+				c.prompt()
+			}
+			break
+		}
 		batch := p.gather(c, time.Now())
 		if batch == nil {
 			break
@@ -82,15 +89,23 @@ func (p *Pipe) flush(c *Carrier) {
 	p.moved.Broadcast()
 }
 
-// gather gives the next bytes for c; nil if there are none. The caller holds mu.
+// due tells whether there is anything but data to send.
+func (p *Pipe) due(c *Carrier) bool {
+	return c.pingDue || c.pongDue || c.ackDue || len(p.outbound.queue) > 0 || p.err != nil
+}
+
+// gather gives the next bytes for c; nil if there are none. Data and datagrams
+// take turns. The caller holds mu.
 func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
-	data := c.next < p.out.past()
-	if b := p.urgent(c, data, now); len(b) > 0 {
+	data, datagrams := c.next < p.out.past(), len(p.outbound.queue) > 0
+	if b := p.urgent(c, data, data || datagrams, now); len(b) > 0 {
 		return b
 	}
-	if len(p.outbound.queue) > 0 {
+	if datagrams && !(data && c.turn) {
+		c.turn = true
 		return p.outbound.batch(nil)
 	}
+	c.turn = false
 	if !data {
 		return p.lastFrame(c)
 	}
@@ -104,14 +119,14 @@ func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
 }
 
 // urgent gives the small frames that are due. An acknowledgement rides on data
-// if there is any.
-func (p *Pipe) urgent(c *Carrier, data bool, now time.Time) []byte {
+// if there is any. While the carrier is busy, pings watch it.
+func (p *Pipe) urgent(c *Carrier, data, busy bool, now time.Time) []byte {
 	b := c.scratch[:0]
 	if c.pongDue {
 		c.pongDue = false
 		b = appendValue(b, typePong, c.pong)
 	}
-	if !c.pingOpen && (c.pingDue || data && now.Sub(c.pinged) >= pingPeriod) {
+	if !c.pingOpen && (c.pingDue || busy && now.Sub(c.pinged) >= pingPeriod) {
 		c.pingDue, c.pingOpen, c.pinged = false, true, now
 		c.ping++
 		c.ask(now)

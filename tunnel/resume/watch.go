@@ -5,7 +5,7 @@ import "time"
 // How a carrier is given up on. A peer acknowledges within [ackDelay] and a
 // round trip, so silence means that the path is dead or stands still.
 const (
-	pingPeriod   = time.Second            // how old a round trip may get while data is sent
+	pingPeriod   = time.Second            // how old a round trip may get while something is sent
 	suspectAfter = 700 * time.Millisecond // of silence that should not be, and three round trips
 	deadAfter    = 4500 * time.Millisecond
 	steady       = 30 * time.Second // a carrier that lived so long was not a mistake
@@ -119,6 +119,7 @@ func (p *Pipe) Probe() {
 func (p *Pipe) probe(c *Carrier) {
 	if !c.pingOpen {
 		c.pingDue = true
+		c.ask(time.Now()) // from now on: what is being written may never end
 		c.prompt()
 	}
 }
