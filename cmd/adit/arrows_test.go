@@ -16,7 +16,8 @@ const module = "github.com/adit-net/adit/"
 // arrows says for each package which of our packages it may import. A new
 // package gets its line here together with its first code.
 var arrows = map[string][]string{
-	"client":            {"tunnel", "tunnel/socks", "tunnel/relay"},
+	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/relay"},
+	"client/netwatch":   {},
 	"server":            {"tunnel", "tunnel/socks", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/audit", "server/users"},
 	"server/policy":     {},
 	"server/sniff":      {},
