@@ -40,6 +40,7 @@ type Carrier struct {
 	pingDue  bool
 	pinged   time.Time // when the last ping went out
 	pingOpen bool      // it has not been answered
+	pingBy   time.Time // send one then if none is out; zero if that can wait
 
 	heard   time.Time // when anything came last
 	asked   time.Time // since when there is something to answer

@@ -81,6 +81,21 @@ func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) (*resume.Ca
 	return c, why
 }
 
+// meet lets both ends hear each other, so that either outlives its carrier.
+func (p *pair) meet() {
+	p.t.Helper()
+	for _, end := range []*resume.Pipe{p.a, p.b} {
+		if err := end.SendDatagram(nil, []byte("hello")); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+	for _, end := range []*resume.Pipe{p.a, p.b} {
+		if _, err := end.ReceiveDatagram(p.t.Context()); err != nil {
+			p.t.Fatal(err)
+		}
+	}
+}
+
 // drain reads both ends and throws away what comes.
 func (p *pair) drain() {
 	p.ended.Go(func() { io.Copy(io.Discard, p.a) })
@@ -127,6 +142,9 @@ func TestPipeLosesAndDoublesNothingWhenCarriersAreCut(t *testing.T) {
 	path := tunneltest.Path{Delay: time.Millisecond, Queue: 64 << 10}
 	for cuts := 0; ; cuts++ {
 		link := p.attach(path)
+		if cuts == 0 {
+			p.meet()
+		}
 		select {
 		case <-done:
 			if cuts == 0 {

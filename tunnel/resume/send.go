@@ -98,11 +98,12 @@ func (p *Pipe) due(c *Carrier) bool {
 // take turns. The caller holds mu.
 func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
 	data, datagrams := c.next < p.out.past(), len(p.outbound.queue) > 0
-	if b := p.urgent(c, data, data || datagrams, now); len(b) > 0 {
+	if b := p.urgent(c, data, now); len(b) > 0 {
 		return b
 	}
 	if datagrams && !(data && c.turn) {
 		c.turn = true
+		c.remind() // nobody acknowledges datagrams
 		return p.outbound.batch(nil)
 	}
 	c.turn = false
@@ -119,14 +120,14 @@ func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
 }
 
 // urgent gives the small frames that are due. An acknowledgement rides on data
-// if there is any. While the carrier is busy, pings watch it.
-func (p *Pipe) urgent(c *Carrier, data, busy bool, now time.Time) []byte {
+// if there is any.
+func (p *Pipe) urgent(c *Carrier, data bool, now time.Time) []byte {
 	b := c.scratch[:0]
 	if c.pongDue {
 		c.pongDue = false
 		b = appendValue(b, typePong, c.pong)
 	}
-	if !c.pingOpen && (c.pingDue || busy && now.Sub(c.pinged) >= pingPeriod) {
+	if !c.pingOpen && (c.pingDue || data && now.Sub(c.pinged) >= pingPeriod) {
 		c.pingDue, c.pingOpen, c.pinged = false, true, now
 		c.ping++
 		c.ask(now)

@@ -5,7 +5,7 @@ import "time"
 // How a carrier is given up on. A peer acknowledges within [ackDelay] and a
 // round trip, so silence means that the path is dead or stands still.
 const (
-	pingPeriod   = time.Second            // how old a round trip may get while something is sent
+	pingPeriod   = time.Second            // how old a round trip may get while data is sent
 	suspectAfter = 700 * time.Millisecond // of silence that should not be, and three round trips
 	deadAfter    = 4500 * time.Millisecond
 	steady       = 30 * time.Second // a carrier that lived so long was not a mistake
@@ -34,6 +34,14 @@ func (c *Carrier) ask(now time.Time) {
 	if !c.asking {
 		c.asking, c.asked = true, now
 		c.lookAt(now.Add(c.pipe.suspectAfter()))
+	}
+}
+
+// remind lets tick ask, if nothing else does within the age of a round trip.
+func (c *Carrier) remind() {
+	if c.pingBy.IsZero() {
+		c.pingBy = c.pinged.Add(pingPeriod)
+		c.lookAt(c.pingBy)
 	}
 }
 
@@ -77,6 +85,14 @@ func (p *Pipe) tick(c *Carrier) {
 		} else {
 			c.ackDue = true
 			c.prompt()
+		}
+	}
+	if !c.pingBy.IsZero() {
+		if now.Before(c.pingBy) {
+			c.lookAt(c.pingBy)
+		} else {
+			c.pingBy = time.Time{}
+			p.probe(c)
 		}
 	}
 	if !c.asking {
