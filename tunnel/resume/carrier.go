@@ -49,6 +49,7 @@ type Carrier struct {
 	timer   *time.Timer
 	look    time.Time // when timer fires; zero if it does not
 	began   time.Time
+	start   uint64 // bytes that the pipe had moved, both ways, when it began
 	rate    meter
 	scratch [4 * smallFrame]byte
 
@@ -58,8 +59,9 @@ type Carrier struct {
 // input is what Read knows of the carrier. Only Read touches it.
 type input struct {
 	*bufio.Reader
-	left int // payload of the current frame that has not been read
-	skip int // and how much of that is known already
+	left  int  // payload of the current frame that has not been read
+	skip  int  // and how much of that is known already
+	again bool // known bytes have come in the last read
 }
 
 // inputSize is the read buffer of a carrier. Payload beyond it is read past it.
@@ -139,6 +141,7 @@ func (p *Pipe) install(c *Carrier, offset uint64, now time.Time) {
 	p.acknowledge(offset)
 	c.next = p.out.locate(offset)
 	c.rate.restart(now, p.out.acked)
+	c.start = p.received + p.out.acked
 	c.acked, c.ackDue = p.received, true // the attach may have told an older offset
 	p.attached, p.carrier, p.since = true, c, now
 	p.rest()
@@ -221,11 +224,9 @@ func (p *Pipe) lose(c *Carrier, why error) {
 	if why == ErrReplaced {
 		return // Attach goes on
 	}
+	p.learn(c, why)
 	if why == ErrSilent {
-		p.silences++
 		p.since = c.heard // nothing has worked since then
-	} else if now.Sub(c.began) > steady {
-		p.silences = 0
 	}
 	p.wait(p.since)
 	p.tell()

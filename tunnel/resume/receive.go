@@ -61,7 +61,7 @@ func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
 		p.moved.Broadcast()
 		return 0, nil
 	}
-	if n > 0 {
+	if n > 0 || c.in.again {
 		p.received += uint64(n)
 		c.hear(time.Now())
 		c.owe(p.received)
@@ -111,8 +111,8 @@ func (in *input) read(p *Pipe, c *Carrier, b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if in.skip > 0 {
-		n, err := in.Discard(min(in.skip, in.left))
+	if in.again = in.skip > 0; in.again {
+		n, err := in.Discard(min(in.skip, max(in.Buffered(), 1)))
 		in.skip -= n
 		in.left -= n
 		return 0, cut(err)
@@ -243,9 +243,7 @@ func (p *Pipe) obey(c *Carrier, kind byte, value uint64) error {
 		c.prompt()
 	case typePong:
 		if c.pingOpen && value == c.ping {
-			c.pingOpen = false
-			p.trip = max(now.Sub(c.pinged), time.Microsecond)
-			c.answered(p)
+			p.measure(c, now)
 		}
 	case typeClose:
 		return PeerClosed{Reason: value}

@@ -5,6 +5,7 @@ import "time"
 // How a carrier is given up on. A peer acknowledges within [ackDelay] and a
 // round trip, so silence means that the path is dead or stands still.
 const (
+	firstTrip    = 600 * time.Millisecond // the least round trip of a carrier on which none has been measured
 	pingPeriod   = time.Second            // how old a round trip may get while data is sent
 	suspectAfter = 700 * time.Millisecond // of silence that should not be, and three round trips
 	deadAfter    = 4500 * time.Millisecond
@@ -21,8 +22,37 @@ func (p *Pipe) patience() time.Duration {
 	return time.Duration(min(1<<(p.silences-1), patienceMost))
 }
 
-func (p *Pipe) suspectAfter() time.Duration {
-	return p.patience() * (suspectAfter + 3*p.trip)
+// learn counts c among the carriers that fell silent before they were of any
+// use, or forgets about those. The caller holds mu.
+func (p *Pipe) learn(c *Carrier, why error) {
+	switch {
+	case c.heard.Sub(c.began) > steady:
+		p.silences = 0
+	case why == ErrSilent && !p.advanced(c):
+		p.silences++
+	}
+}
+
+// advanced tells whether a carrier has brought the pipe on.
+func (p *Pipe) advanced(c *Carrier) bool { return p.received+p.out.acked > c.start }
+
+// measure takes a round trip. A short one on a carrier that has been of use is
+// not that of a very slow path.
+func (p *Pipe) measure(c *Carrier, now time.Time) {
+	c.pingOpen = false
+	p.trip = max(now.Sub(c.pinged), time.Microsecond)
+	if p.trip < suspectAfter && (p.advanced(c) || now.Sub(c.began) > steady) {
+		p.silences = 0
+	}
+	c.answered(p)
+}
+
+func (c *Carrier) suspectAfter() time.Duration {
+	trip := c.pipe.trip
+	if c.ping <= 1 && c.pingOpen {
+		trip = max(trip, firstTrip)
+	}
+	return c.pipe.patience() * (suspectAfter + 3*trip)
 }
 
 func (p *Pipe) deadAfter() time.Duration {
@@ -33,7 +63,7 @@ func (p *Pipe) deadAfter() time.Duration {
 func (c *Carrier) ask(now time.Time) {
 	if !c.asking {
 		c.asking, c.asked = true, now
-		c.lookAt(now.Add(c.pipe.suspectAfter()))
+		c.lookAt(now.Add(c.suspectAfter()))
 	}
 }
 
@@ -58,6 +88,7 @@ func (c *Carrier) hear(now time.Time) {
 	c.pipe.met = true
 	if c.suspect {
 		c.suspect = false
+		c.lookAt(now.Add(c.suspectAfter()))
 		c.pipe.tell()
 	}
 }
@@ -107,7 +138,7 @@ func (p *Pipe) tick(c *Carrier) {
 	if c.asked.After(silent) {
 		silent = c.asked
 	}
-	suspect, dead := silent.Add(p.suspectAfter()), silent.Add(p.deadAfter())
+	suspect, dead := silent.Add(c.suspectAfter()), silent.Add(p.deadAfter())
 	switch {
 	case !now.Before(dead):
 		p.lose(c, ErrSilent)

@@ -1,7 +1,10 @@
 package resume_test
 
 import (
+	"encoding/binary"
 	"errors"
+	"io"
+	"net"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -88,4 +91,216 @@ func TestDeadPathIsNoticed(t *testing.T) {
 			})
 		})
 	}
+}
+
+// watchFor tells what a pipe says of its carrier in a span of time: how often it
+// was suspect, and how often lost.
+func watchFor(p *resume.Pipe, span time.Duration) (suspected, lost int) {
+	end := time.NewTimer(span)
+	defer end.Stop()
+	before, _ := p.State()
+	for {
+		s, changed := p.State()
+		if s.Suspect && !before.Suspect {
+			suspected++
+		}
+		if !s.Attached && before.Attached {
+			lost++
+		}
+		before = s
+		select {
+		case <-changed:
+		case <-end.C:
+			return suspected, lost
+		}
+	}
+}
+
+func TestLongPathIsNotSuspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		for range 3 {
+			p.attach(tunneltest.Path{Delay: 900 * time.Millisecond, Rate: 100_000, Queue: 1 << 20})
+			p.ended.Go(func() { p.a.Write(make([]byte, 500_000)) })
+			if suspected, lost := watchFor(p.a, time.Minute); suspected+lost > 0 {
+				t.Errorf("suspect %d times, lost %d times", suspected, lost)
+			}
+			p.attach(tunneltest.Path{}) // a fast one between them teaches another round trip
+			if suspected, lost := watchFor(p.a, time.Minute); suspected+lost > 0 {
+				t.Errorf("the fast path was suspect %d times, lost %d times", suspected, lost)
+			}
+		}
+	})
+}
+
+func TestPathThatFallsSilentAgainIsSuspectAgainAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		link := p.attach(tunneltest.Path{})
+		synctest.Wait()
+		for range 5 {
+			link.conn.Stall(true)
+			p.ended.Go(func() { p.a.Write(make([]byte, 100)) })
+			if took := until(t, p.a, time.Minute, suspect); took > 3*time.Second {
+				t.Errorf("suspect after %v", took)
+			}
+			link.conn.Stall(false)
+			until(t, p.a, time.Minute, func(s resume.State) bool { return !s.Suspect })
+		}
+	})
+}
+
+// TestPatienceIsForPathsThatNeverWorked is about a client that loses one path
+// after another, each of which has been of use.
+func TestPatienceIsForPathsThatNeverWorked(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		use  func(p *resume.Pipe)
+	}{
+		{"for a minute", func(*resume.Pipe) { time.Sleep(time.Minute) }},
+		{"for some bytes", func(p *resume.Pipe) { p.Write(make([]byte, 100)); time.Sleep(time.Second) }},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+				p.drain()
+				for range 10 {
+					link := p.attach(tunneltest.Path{})
+					test.use(p.a)
+					link.conn.Stall(true)
+					p.a.Probe()
+					if took := until(t, p.a, time.Minute, detached); took > 5*time.Second {
+						t.Errorf("lost after %v", took)
+					}
+				}
+			})
+		})
+	}
+}
+
+func TestPatienceEndsWithAPathThatWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		p.attach(tunneltest.Path{})
+		p.meet()
+		var took time.Duration
+		for range 6 {
+			link := p.attach(tunneltest.Path{Delay: time.Hour})
+			p.a.Write([]byte("hello"))
+			took = until(t, p.a, time.Hour, detached)
+			link.conn.Cut()
+		}
+		if took < 30*time.Second {
+			t.Errorf("the sixth path was given up after %v", took)
+		}
+		link := p.attach(tunneltest.Path{})
+		time.Sleep(2 * time.Minute)
+		link.conn.Stall(true)
+		p.a.Probe()
+		if took := until(t, p.a, time.Minute, detached); took > 5*time.Second {
+			t.Errorf("one that had worked was lost after %v", took)
+		}
+	})
+}
+
+// slow is 8 kbit/s.
+var slow = tunneltest.Path{Rate: 1000, Delay: 20 * time.Millisecond, Queue: 1000}
+
+func TestVerySlowPathIsNotTakenForDead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		p.attach(slow)
+		p.ended.Go(func() { p.a.Write(make([]byte, 300_000)) })
+		p.ended.Go(func() { p.b.Write(make([]byte, 300_000)) })
+		if _, lost := watchFor(p.a, 4*time.Minute); lost > 0 {
+			t.Errorf("it was lost %d times", lost)
+		}
+		if got := p.b.Received(); got < 200_000 {
+			t.Errorf("%d bytes arrived", got)
+		}
+	})
+}
+
+// TestVerySlowPathIsNotTakenForDeadWhileItRepeats is about the rest of a frame
+// that the peer has had already: it brings nothing new, for half a minute.
+func TestVerySlowPathIsNotTakenForDeadWhileItRepeats(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		p.attach(slow)
+		p.ended.Go(func() { p.a.Write(make([]byte, 40_000)) })
+		time.Sleep(35 * time.Second)
+		p.attach(slow)
+		if _, lost := watchFor(p.a, time.Minute); lost > 0 || p.b.Received() != 40_000 {
+			t.Errorf("it was lost %d times; %d bytes arrived", lost, p.b.Received())
+		}
+	})
+}
+
+// TestPathThatOnlyTakesWholeRecordsArrivesInTheEnd is about TLS, of which nothing can be
+// read before a record is there: 16 s on this path.
+func TestPathThatOnlyTakesWholeRecordsArrivesInTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		const total = 100_000
+		p.ended.Go(func() { p.a.Write(make([]byte, total)) })
+		began := time.Now()
+		carriers := 0
+		for p.b.Received() < total && time.Since(began) < time.Hour {
+			if state, _ := p.a.State(); state.Attached {
+				time.Sleep(time.Second)
+				continue
+			}
+			a, b := tunneltest.Link(slow)
+			ra, rb := p.a.Received(), p.b.Received()
+			p.epoch++
+			p.carry(p.b, &records{Conn: b}, ra)
+			p.carry(p.a, &records{Conn: a}, rb)
+			carriers++
+		}
+		if took := time.Since(began); took > 4*time.Minute || carriers > 8 {
+			t.Errorf("%d bytes of %d in %v over %d carriers", p.b.Received(), total, took, carriers)
+		}
+	})
+}
+
+// records is a conn whose bytes arrive in records.
+type records struct {
+	net.Conn
+	rest []byte
+	in   []byte // of the record that is arriving
+	head [2]byte
+}
+
+func (r *records) Write(p []byte) (n int, err error) {
+	for len(p) > 0 {
+		k := min(len(p), 16<<10)
+		record := binary.BigEndian.AppendUint16(nil, uint16(k))
+		if _, err := r.Conn.Write(append(record, p[:k]...)); err != nil {
+			return n, err
+		}
+		p, n = p[k:], n+k
+	}
+	return n, nil
+}
+
+func (r *records) Read(p []byte) (int, error) {
+	if len(r.rest) == 0 {
+		if _, err := io.ReadFull(r.Conn, r.head[:]); err != nil {
+			return 0, err
+		}
+		r.in = make([]byte, binary.BigEndian.Uint16(r.head[:]))
+		if _, err := io.ReadFull(r.Conn, r.in); err != nil {
+			return 0, err
+		}
+		r.rest = r.in
+	}
+	n := copy(p, r.rest)
+	r.rest = r.rest[n:]
+	return n, nil
 }
