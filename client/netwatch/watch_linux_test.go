@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"net/netip"
 	"os"
 	"os/exec"
 	"strings"
@@ -152,6 +153,27 @@ func TestChangesOfLinksAddressesAndRoutesAreTold(t *testing.T) {
 			t.Logf("%-52s %v", change, told.Sub(began).Round(time.Microsecond))
 		case <-time.After(limit):
 			t.Errorf("ip %s: nobody was told within %v", change, limit)
+		}
+	}
+}
+
+// A new IPv6 address may be another machine's, and cannot be used before that
+// is clear; its route is there at once.
+func TestAddressIsToldWhenItCanBeUsed(t *testing.T) {
+	newLink(t)
+	ip(t, "link set near up")
+	o := observe(t)
+	o.rest(t)
+	ip(t, "addr add 2001:db8::5/64 dev near")
+	for usable := false; !usable; {
+		select {
+		case <-o.changes:
+		case <-time.After(patience):
+			t.Fatal("nobody was told")
+		}
+		var err error
+		if usable, err = canBind(netip.MustParseAddr("2001:db8::5")); err != nil {
+			t.Fatal(err)
 		}
 	}
 }
