@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
 	"net"
 	"slices"
 	"sync"
@@ -41,28 +40,34 @@ type Config struct {
 	Dial   Dialer
 	Device tunnel.Signer
 
-	// Patience is how long a request waits for a session while there is none.
-	// 0 means 15 s.
+	// Patience is how long a request waits for a session while there is none, or
+	// it has no carrier. 0 means 15 s.
 	Patience time.Duration
+
+	// Network calls changed when the machine's network has changed, and says
+	// whether the machine has slept, until ctx ends. nil means the network itself.
+	Network func(ctx context.Context, changed func(slept bool))
 
 	// Log gets what happens to the session. nil means slog.Default.
 	Log *slog.Logger
 }
 
-// Client holds a session with the server while Serve runs. Its methods are
-// safe for concurrent use.
+// Client holds a session with the server while Serve runs. The session, and with
+// it every open connection, outlives its carriers. Methods are safe for concurrent
+// use.
 type Client struct {
-	cfg Config
+	cfg   Config
+	stirs *stirs
 
-	mu         sync.Mutex
-	session    *tunnel.Session // nil while there is none
-	changed    chan struct{}   // closed and made anew when session changes
-	over       bool            // there will be no session any more
-	why        error           // why there is none; nil before the first attempt
-	since      time.Time
-	retry      time.Time
-	protection tunnel.Protection
-	retired    []*tunnel.Session // what the server drains, the oldest first
+	mu      sync.Mutex
+	session *session      // nil while there is none
+	changed chan struct{} // closed and made anew when session changes
+	over    bool          // there will be no session any more
+	why     error         // why there is none; nil before the first attempt
+	since   time.Time
+	retry   time.Time
+	last    tunnel.Protection // of the last session's last carrier
+	retired []*session        // what the server drains, the oldest first
 }
 
 // New gives a client. Nothing happens before Serve.
@@ -73,14 +78,11 @@ func New(cfg Config) *Client {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Client{cfg: cfg, changed: make(chan struct{}), since: time.Now()}
+	if cfg.Network == nil {
+		cfg.Network = watchNetwork
+	}
+	return &Client{cfg: cfg, stirs: newStirs(), changed: make(chan struct{}), since: time.Now()}
 }
-
-// How long to wait before the next attempt to reach the server.
-const (
-	minBackoff = 100 * time.Millisecond
-	maxBackoff = 10 * time.Second
-)
 
 // Bounds on what a server can make a client do.
 const (
@@ -100,12 +102,13 @@ var (
 // [tunnel.Refusal]. It must be called once.
 func (c *Client) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
-	var sessions sync.WaitGroup
-	defer sessions.Wait()
+	var parts sync.WaitGroup
+	defer parts.Wait()
 	defer cancel() // ends the sessions that the server drains
-	backoff := minBackoff
+	parts.Go(func() { c.cfg.Network(ctx, c.stirs.stir) })
+	var p pace
 	for {
-		held, err := c.hold(ctx, &sessions)
+		held, err := c.hold(ctx, &parts)
 		switch {
 		case ctx.Err() != nil:
 			c.stop(errStopped)
@@ -113,19 +116,17 @@ func (c *Client) Serve(ctx context.Context) error {
 		case final(err):
 			c.stop(err)
 			return err
-		case held > backoff:
-			backoff = minBackoff
+		case held > maxPause:
+			p = pace{}
 		}
-		// Jitter keeps the clients of a server that comes back apart.
-		wait := backoff/2 + rand.N(backoff/2)
-		backoff = min(2*backoff, maxBackoff)
+		wait := p.pause()
 		c.withdraw(err, wait)
-		what := "disconnected"
+		what := "session lost"
 		if held == 0 {
 			what = "cannot reach the server"
 		}
 		c.cfg.Log.Warn(what, "error", err, "retry_in", wait.Round(time.Millisecond))
-		sleep(ctx, wait)
+		sleep(ctx, wait, c.stirs.next())
 	}
 }
 
@@ -137,16 +138,16 @@ func final(err error) bool {
 
 // hold makes a session and offers it until it takes no more streams. It says
 // for how long there was one, and why there is none now.
-func (c *Client) hold(ctx context.Context, sessions *sync.WaitGroup) (held time.Duration, err error) {
-	session, protection, err := c.attach(ctx)
+func (c *Client) hold(ctx context.Context, parts *sync.WaitGroup) (held time.Duration, err error) {
+	session, err := c.begin(ctx)
 	if err != nil {
 		return 0, err
 	}
 	began := time.Now()
 	ended := make(chan error, 1)
-	sessions.Go(func() { ended <- session.Serve(ctx) })
-	c.offer(session, protection)
-	c.cfg.Log.Info("connected", "carrier", protection.Carrier)
+	parts.Go(func() { ended <- session.run(ctx) })
+	c.offer(session)
+	c.cfg.Log.Info("connected", "carrier", session.protected().Carrier)
 	select {
 	case err = <-ended:
 	case <-session.Draining():
@@ -158,35 +159,11 @@ func (c *Client) hold(ctx context.Context, sessions *sync.WaitGroup) (held time.
 	return time.Since(began), err
 }
 
-// attach makes a carrier and a session on it.
-func (c *Client) attach(ctx context.Context) (*tunnel.Session, tunnel.Protection, error) {
-	ctx, cancel := context.WithTimeout(ctx, attachLimit)
-	defer cancel()
-	carrier, err := c.cfg.Dial(ctx)
-	if err != nil {
-		return nil, tunnel.Protection{}, err
-	}
-	opening := tunnel.Hello{Epoch: 1}.Sign(c.cfg.Device, carrier.Place())
-	protection := carrier.Protection()
-	conn, answer, err := carrier.Attach(ctx, opening)
-	if err != nil {
-		carrier.Close()
-		return nil, tunnel.Protection{}, err
-	}
-	welcome, err := tunnel.ParseAnswer(answer)
-	if err != nil {
-		conn.Close()
-		return nil, tunnel.Protection{}, fmt.Errorf("attach to the server: %w", err)
-	}
-	streams := int(min(welcome.Streams, maxStreams))
-	return tunnel.NewSession(conn, true, tunnel.Config{Streams: streams, Log: c.cfg.Log}), protection, nil
-}
-
 // offer makes session the one that requests use.
-func (c *Client) offer(session *tunnel.Session, protection tunnel.Protection) {
+func (c *Client) offer(session *session) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.session, c.protection = session, protection
+	c.session = session
 	c.why, c.retry = nil, time.Time{}
 	c.change()
 }
@@ -198,6 +175,7 @@ func (c *Client) withdraw(why error, wait time.Duration) {
 	defer c.mu.Unlock()
 	c.why, c.retry = why, time.Now().Add(wait)
 	if c.session != nil {
+		c.last = c.session.protected()
 		c.session = nil
 		c.change()
 	}
@@ -219,13 +197,13 @@ func (c *Client) change() {
 }
 
 // retire withdraws a session that the server drains, and keeps count of it.
-func (c *Client) retire(session *tunnel.Session) {
+func (c *Client) retire(s *session) {
 	c.mu.Lock()
-	c.session, c.why = nil, errDrained
+	c.session, c.why, c.last = nil, errDrained, s.protected()
 	c.change()
-	c.retired = slices.DeleteFunc(c.retired, func(s *tunnel.Session) bool { return s.Err() != nil })
-	c.retired = append(c.retired, session)
-	var surplus *tunnel.Session
+	c.retired = slices.DeleteFunc(c.retired, func(s *session) bool { return s.Err() != nil })
+	c.retired = append(c.retired, s)
+	var surplus *session
 	if len(c.retired) > maxRetired {
 		surplus, c.retired = c.retired[0], c.retired[1:]
 	}
@@ -235,11 +213,13 @@ func (c *Client) retire(session *tunnel.Session) {
 	}
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// sleep waits for a while, or until the network has changed.
+func sleep(ctx context.Context, d time.Duration, stirred <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-t.C:
+	case <-stirred:
 	case <-ctx.Done():
 	}
 }
@@ -252,7 +232,7 @@ func (c *Client) Ready(ctx context.Context) error {
 }
 
 // await waits for a session other than old.
-func (c *Client) await(ctx context.Context, old *tunnel.Session) (*tunnel.Session, error) {
+func (c *Client) await(ctx context.Context, old *session) (*session, error) {
 	for {
 		c.mu.Lock()
 		session, changed, over, why := c.session, c.changed, c.over, c.why
@@ -284,10 +264,13 @@ func (c *Client) absence(cause error) error {
 
 // Status says how the client is doing.
 type Status struct {
-	Connected  bool
+	Connected  bool              // there is a session, and it has a carrier
 	Since      time.Time         // when that became so
-	Error      string            // why there is no session, in words
+	Detached   bool              // there is a session, and it waits for a carrier: connections wait, too
+	Error      string            // why there is no carrier, in words
 	Retry      time.Time         // when the next attempt is made; zero while connected
+	Resumes    int               // how often a carrier took over from another in this session
+	Replayed   int64             // bytes that this end sent again because of that
 	RoundTrip  time.Duration     // 0 if it has not been measured
 	Streams    int               // open now, with those in sessions that the server drains
 	Opened     uint64            // since the session began
@@ -298,13 +281,12 @@ type Status struct {
 func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	st := Status{Connected: c.session != nil, Since: c.since, Retry: c.retry, Protection: c.protection}
+	st := Status{Connected: c.session != nil, Since: c.since, Retry: c.retry, Protection: c.last}
 	if c.why != nil {
 		st.Error = c.why.Error()
 	}
 	if c.session != nil {
-		s := c.session.Stats()
-		st.RoundTrip, st.Streams, st.Opened = s.RoundTrip, s.Streams, s.Opened
+		c.session.describe(&st)
 	}
 	for _, s := range c.retired {
 		st.Streams += s.Stats().Streams

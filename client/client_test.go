@@ -71,7 +71,7 @@ func TestAttemptsBecomeRare(t *testing.T) {
 			if gap := time.Since(last); gap < most/2 || gap > most {
 				t.Errorf("an attempt after %v, want half of %v to all of it", gap, most)
 			}
-			last, most = time.Now(), min(2*most, 10*time.Second)
+			last, most = time.Now(), min(most*3/2, 10*time.Second)
 		}
 		synctest.Wait()
 		st := c.Status()
@@ -87,7 +87,7 @@ func TestServerThatDropsEverySessionIsLeftAlone(t *testing.T) {
 	for name, drop := range map[string]func(*hubSession){
 		"close": func(s *hubSession) { s.Close(0) },
 		"drain": func(s *hubSession) { s.Drain(context.Background()) },
-		"cut":   func(s *hubSession) { s.carrier.Cut() },
+		"cut":   func(s *hubSession) { s.cut(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHub(t, nil)
@@ -116,7 +116,7 @@ func TestClientComesBackAfterItsSessionIsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.session(t).carrier.Cut()
+		h.session(t).cut(nil)
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrSessionLost) {
 			t.Errorf("Read gives %v", err)
 		}

@@ -44,7 +44,7 @@ func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 // because this one is lost or takes no more. At worst the server has connected to
 // the target, and no byte has gone there. Whether a lost session was drained
 // cannot be told: a carrier that breaks may take the server's last words with it.
-func unanswered(s *tunnel.Session, err error) bool {
+func unanswered(s *session, err error) bool {
 	if errors.Is(err, tunnel.ErrSessionLost) {
 		return true
 	}
@@ -61,10 +61,10 @@ func failed(err error) (relay.Conn, socks.Reply, error) {
 }
 
 // open opens a stream in the session there is, or in the next one.
-func (c *Client) open(ctx context.Context) (*tunnel.Session, *tunnel.Stream, error) {
+func (c *Client) open(ctx context.Context) (*session, *tunnel.Stream, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Patience, errPatience)
 	defer cancel()
-	var session *tunnel.Session
+	var session *session
 	for {
 		var err error
 		if session, err = c.await(ctx, session); err != nil {
@@ -74,6 +74,8 @@ func (c *Client) open(ctx context.Context) (*tunnel.Session, *tunnel.Stream, err
 		switch {
 		case err == nil:
 			return session, stream, nil
+		case errors.Is(err, tunnel.ErrDetached):
+			return nil, nil, &socks.Error{Code: socks.NetworkUnreachable, Err: err}
 		case !errors.Is(err, tunnel.ErrDraining) && !errors.Is(err, tunnel.ErrSessionLost):
 			return nil, nil, &socks.Error{Code: socks.GeneralFailure, Err: err}
 		}

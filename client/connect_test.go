@@ -212,7 +212,7 @@ func TestRequestIsMadeAgainWhenItsSessionIsLost(t *testing.T) {
 				accept(s)
 				return
 			}
-			session.carrier.Cut()
+			session.cut(nil)
 		})
 		c := start(t, h, nil)
 		conn, reply, err := c.Connect(t.Context(), target)

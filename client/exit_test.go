@@ -43,9 +43,16 @@ func startExit(device *keys.Device, names map[string]string) *exitServer {
 			return nil, nil
 		}
 		return tunnel.Welcome{Streams: 100}.Bytes(), func(ctx context.Context, conn net.Conn) {
-			s := tunnel.NewSession(conn, false, tunnel.Config{
+			s := tunnel.New(false, tunnel.Config{
 				Handle: func(ctx context.Context, s *tunnel.Stream) { connectByName(ctx, s, names) },
 			})
+			carrier, err := s.Attach(conn, opening.Hello.Epoch, 0)
+			if err != nil {
+				return
+			}
+			var carrying sync.WaitGroup
+			defer carrying.Wait()
+			carrying.Go(func() { _ = carrier.Serve(context.Background()) })
 			_ = s.Serve(ctx)
 		}
 	}

@@ -32,15 +32,29 @@ type hub struct {
 	opened   func(opening []byte) // looks at openings; may be nil
 
 	mu     sync.Mutex
-	away   error  // what a dial fails with
-	answer []byte // to every opening; nil stands for a welcome, and a session
-	limit  uint32 // of streams, in the welcome
+	away   error         // what a dial fails with
+	answer []byte        // to every opening; nil stands for a welcome, and a session
+	limit  uint32        // of streams, in the welcome
+	grace  time.Duration // how long sessions wait for another carrier
+	known  []*hubSession // by id, which counts from 1
 }
 
 // hubSession is the server's end of a session.
 type hubSession struct {
 	*tunnel.Session
+
+	mu      sync.Mutex
 	carrier *tunneltest.Conn
+}
+
+// cut breaks the carrier, and puts another in its place.
+func (s *hubSession) cut(next *tunneltest.Conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.carrier != nil {
+		s.carrier.Cut()
+	}
+	s.carrier = next
 }
 
 // newHub gives a hub whose streams succeed, and then send back what they get,
@@ -112,10 +126,49 @@ func (c *hubCarrier) Attach(_ context.Context, opening []byte) (net.Conn, []byte
 	if answer != nil {
 		return c.near, answer, nil
 	}
-	s := &hubSession{tunnel.NewSession(c.far, false, tunnel.Config{Handle: h.handle}), c.near}
-	h.running.Go(func() { _ = s.Serve(h.ctx) })
-	h.sessions <- s
-	return c.near, tunnel.Welcome{Streams: limit}.Bytes(), nil
+	o, err := tunnel.OpenAt(opening, h.place)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, welcome, err := h.find(o.Hello)
+	if refusal, ok := errors.AsType[tunnel.Refusal](err); ok {
+		return c.near, refusal.Bytes(), nil
+	}
+	welcome.Streams = limit
+	carrier, err := s.Attach(c.far, o.Hello.Epoch, o.Hello.Received)
+	if err != nil {
+		return c.near, tunnel.RefusedSession.Bytes(), nil
+	}
+	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
+	s.cut(c.near)
+	if o.Hello.Session == [16]byte{} {
+		h.running.Go(func() { _ = s.Serve(h.ctx) })
+		h.sessions <- s
+	}
+	return c.near, welcome.Bytes(), nil
+}
+
+// find gives the session that a HELLO is for, or a new one.
+func (h *hub) find(hello *tunnel.Hello) (*hubSession, tunnel.Welcome, error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := tunnel.Welcome{Session: hello.Session, Epoch: hello.Epoch, Grace: uint32(h.grace.Seconds())}
+	if hello.Session == [16]byte{} {
+		s := &hubSession{Session: tunnel.New(false, tunnel.Config{Handle: h.handle, Grace: h.grace})}
+		h.known = append(h.known, s)
+		w.Session[0] = byte(len(h.known))
+		return s, w, nil
+	}
+	s := h.known[hello.Session[0]-1]
+	received, err := s.Judge(hello.Epoch, hello.Received)
+	switch {
+	case errors.Is(err, tunnel.ErrStale):
+		return nil, w, tunnel.RefusedStale
+	case err != nil:
+		return nil, w, tunnel.RefusedSession
+	}
+	w.Received = received
+	return s, w, nil
 }
 
 // echo is a server whose every target sends back what it gets.
@@ -156,7 +209,13 @@ func start(t *testing.T, h *hub, change func(*client.Config)) *serving {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cfg := client.Config{Dial: h.dial, Device: device, Patience: patience, Log: slog.New(slog.DiscardHandler)}
+	cfg := client.Config{
+		Dial:     h.dial,
+		Device:   device,
+		Patience: patience,
+		Network:  func(ctx context.Context, _ func(bool)) { <-ctx.Done() },
+		Log:      slog.New(slog.DiscardHandler),
+	}
 	if change != nil {
 		change(&cfg)
 	}
@@ -180,5 +239,15 @@ func receive[T any](t *testing.T, from <-chan T, what string) T {
 	case <-time.After(patience):
 		t.Fatalf("%s did not come", what)
 		panic("unreachable")
+	}
+}
+
+// until polls for what no event tells of.
+func until(t *testing.T, what func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !what(); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("it did not come to that")
+		}
 	}
 }
