@@ -86,7 +86,7 @@ func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wire{Conn: tcp}
+	w := &wire{Conn: tcp, vigil: newVigil(tcp)}
 	c, err := d.handshake(ctx, w, name)
 	settle(err == nil)
 	if err != nil {

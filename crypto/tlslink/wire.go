@@ -59,6 +59,7 @@ var errFruitless = errors.New("too many bytes without data")
 // again.
 type wire struct {
 	net.Conn
+	vigil   *vigil // nil where there is nothing to look after
 	closed  atomic.Bool
 	writeBy atomic.Pointer[time.Time]
 
@@ -89,6 +90,7 @@ func (w *wire) quicken() {
 }
 
 func (w *wire) Read(p []byte) (int, error) {
+	w.vigil.stir()
 	if !w.quick {
 		return w.Conn.Read(p)
 	}
@@ -132,6 +134,7 @@ func (w *wire) fill() error {
 }
 
 func (w *wire) Write(p []byte) (int, error) {
+	w.vigil.stir()
 	if !w.quick {
 		return w.Conn.Write(p)
 	}
@@ -209,5 +212,6 @@ func (w *wire) Close() error {
 	if w.closed.Swap(true) {
 		return net.ErrClosed
 	}
+	w.vigil.end()
 	return w.Conn.Close()
 }
