@@ -184,7 +184,7 @@ func TestServerIsFoundAsRFC8305Says(t *testing.T) {
 			"2001:db8::1", 310 * ms, "192.0.2.1 at 50ms, 2001:db8::1 at 300ms",
 		},
 		{
-			"IPv4 in IPv6 is one address", at("::ffff:192.0.2.1"), at("192.0.2.1 192.0.2.2"),
+			"IPv4 in IPv6 is one address", outcome{}, at("::ffff:192.0.2.1 192.0.2.1 192.0.2.2"),
 			map[string]outcome{"192.0.2.2": after(10 * ms)},
 			"192.0.2.2", 260 * ms, "192.0.2.1 at 0s, 192.0.2.2 at 250ms",
 		},

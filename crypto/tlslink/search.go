@@ -14,8 +14,8 @@ const (
 	// many addresses a Dialer remembers.
 	maxTargets = 16
 
-	// resolutionDelay is how long IPv4 addresses wait for a look-up of IPv6
-	// addresses that is still under way (RFC 8305 section 3).
+	// resolutionDelay is how long addresses of one family wait for the look-up
+	// of those that would go first (RFC 8305 section 3).
 	resolutionDelay = 50 * time.Millisecond
 
 	// headStart is how long a look-up has before remembered addresses are
@@ -89,7 +89,7 @@ func (s *search) run(ctx context.Context, out chan<- target) {
 		case a := <-answers:
 			pending--
 			s.take(a)
-			if a.network == "ip6" || pending == 0 {
+			if a.network == s.first() || pending == 0 {
 				s.ready = true
 			} else {
 				resolved = time.After(resolutionDelay)
@@ -108,6 +108,14 @@ func (s *search) run(ctx context.Context, out chan<- target) {
 		}
 	}
 	s.giveAgain(ctx, out)
+}
+
+// first is the network that the first address to try is of.
+func (s *search) first() string {
+	if len(s.known) > 0 && s.known[0].Is4() {
+		return "ip4"
+	}
+	return "ip6"
 }
 
 // take notes down what a look-up has found. It comes before what is recalled.
