@@ -59,9 +59,10 @@ type Carrier struct {
 // input is what Read knows of the carrier. Only Read touches it.
 type input struct {
 	*bufio.Reader
-	left  int  // payload of the current frame that has not been read
-	skip  int  // and how much of that is known already
-	again bool // known bytes have come in the last read
+	left     int    // payload of the current frame that has not been read
+	skip     int    // and how much of that is known already
+	datagram []byte // room for the payload, if it is a datagram's
+	partial  bool   // the last read has brought bytes that Read does not give
 }
 
 // inputSize is the read buffer of a carrier. Payload beyond it is read past it.

@@ -37,7 +37,7 @@ func TestFloodOfDatagramsLeavesDataItsTurn(t *testing.T) {
 			}
 		})
 		p.ended.Go(func() {
-			for b := make([]byte, 16<<10); ; {
+			for b := make([]byte, 40<<10); ; {
 				if _, err := p.a.Write(b); err != nil {
 					return
 				}

@@ -61,7 +61,7 @@ func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
 		p.moved.Broadcast()
 		return 0, nil
 	}
-	if n > 0 || c.in.again {
+	if n > 0 || c.in.partial {
 		p.received += uint64(n)
 		c.hear(time.Now())
 		c.owe(p.received)
@@ -111,7 +111,10 @@ func (in *input) read(p *Pipe, c *Carrier, b []byte) (int, error) {
 			return 0, err
 		}
 	}
-	if in.again = in.skip > 0; in.again {
+	if in.datagram != nil {
+		return 0, in.more(p, c)
+	}
+	if in.partial = in.skip > 0; in.partial {
 		n, err := in.Discard(min(in.skip, max(in.Buffered(), 1)))
 		in.skip -= n
 		in.left -= n
@@ -141,7 +144,7 @@ func (in *input) frame(p *Pipe, c *Carrier) error {
 	case typeData:
 		return in.data(p, c, length)
 	case typeDatagram:
-		return in.datagram(p, c, length)
+		return in.announce(length)
 	}
 	if length != 0 {
 		return Breach{fmt.Sprintf("frame of type %d with %d bytes", kind, length)}
@@ -174,22 +177,31 @@ func (in *input) data(p *Pipe, c *Carrier, length int) error {
 	return nil
 }
 
-func (in *input) datagram(p *Pipe, c *Carrier, length int) error {
+func (in *input) announce(length int) error {
 	if length == 0 || length > maxDatagram {
 		return Breach{fmt.Sprintf("datagram of %d bytes", length)}
 	}
 	in.Discard(headSize)
-	b := make([]byte, length)
-	if _, err := io.ReadFull(in.Reader, b); err != nil {
+	in.datagram, in.left = make([]byte, length), length
+	return nil
+}
+
+// more reads what has come of a datagram.
+func (in *input) more(p *Pipe, c *Carrier) error {
+	n, err := in.Reader.Read(in.datagram[len(in.datagram)-in.left:])
+	in.left -= n
+	if in.partial = in.left > 0; in.partial {
 		return cut(err)
 	}
+	b := in.datagram
+	in.datagram = nil
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.carrier == c {
 		c.hear(time.Now())
 		p.arrive(b)
 	}
-	return nil
+	return cut(err)
 }
 
 // skipToClose reads up to the close frame, or the carrier's end.
