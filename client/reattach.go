@@ -54,8 +54,8 @@ func (s *session) reattach(ctx context.Context, move bool) {
 	var p pace
 	due := time.NewTimer(0)
 	defer due.Stop()
+	stirred := s.client.stirs.next()
 	for tries := 0; ; {
-		stirred := s.client.stirs.next()
 		state, changed := s.State()
 		works := state.Attached && !state.Suspect
 		if works && (!move || state.Epoch > first.Epoch || tries >= moveTries && len(running) == 0) {
@@ -83,6 +83,7 @@ func (s *session) reattach(ctx context.Context, move bool) {
 			}
 		case <-changed:
 		case <-stirred:
+			stirred = s.client.stirs.next()
 			p = pace{}
 			due.Reset(0)
 		case <-s.Done():

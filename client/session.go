@@ -111,8 +111,8 @@ func (s *session) run(ctx context.Context) error {
 
 // keep sees to it that the session has a carrier until it is over.
 func (s *session) keep(ctx context.Context) {
+	stirred := s.client.stirs.next()
 	for {
-		stirred := s.client.stirs.next()
 		state, changed := s.State()
 		switch {
 		case state.Err != nil || ctx.Err() != nil:
@@ -124,6 +124,7 @@ func (s *session) keep(ctx context.Context) {
 		select {
 		case <-changed:
 		case <-stirred:
+			stirred = s.client.stirs.next()
 			s.examine(ctx)
 		case <-s.Done():
 			return
