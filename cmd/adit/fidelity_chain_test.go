@@ -31,6 +31,11 @@ type chain struct {
 // ended by then.
 func startChain(t *testing.T) *chain {
 	t.Helper()
+	return startChainWith(t, defaultServerConfig())
+}
+
+func startChainWith(t *testing.T, cfg serverConfig) *chain {
+	t.Helper()
 	var (
 		dir       = t.TempDir()
 		serverDir = filepath.Join(dir, serverKind)
@@ -40,7 +45,8 @@ func startChain(t *testing.T) *chain {
 		door      = listenLoopback(t)
 		c         = &chain{line: startLine(t, server.Addr().String())}
 	)
-	invite := makeFidelityServer(t, serverDir, server.Addr().String(), c.line.listener.Addr().String())
+	cfg.Listen, cfg.Name = []string{server.Addr().String()}, c.line.listener.Addr().String()
+	invite := makeFidelityServer(t, serverDir, cfg)
 	ready := make(chan *clientProcess, 1)
 	runPart(t, "server", func(ctx context.Context, log io.Writer) error {
 		return runServer(ctx, serverOptions{
@@ -66,10 +72,9 @@ func startChain(t *testing.T) *chain {
 	return c
 }
 
-func makeFidelityServer(t *testing.T, dir, listen, name string) keys.Invite {
+func makeFidelityServer(t *testing.T, dir string, cfg serverConfig) keys.Invite {
 	t.Helper()
-	cfg := defaultServerConfig()
-	cfg.Listen, cfg.Name, cfg.Allow = []string{listen}, name, []string{"loopback"}
+	cfg.Allow = []string{"loopback"}
 	if _, err := initServer(t.Context(), dir, cfg); err != nil {
 		t.Fatal(err)
 	}

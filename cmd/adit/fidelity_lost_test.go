@@ -10,9 +10,12 @@ import (
 )
 
 // TestKilledSessionIsAResetForEverybody kills the connection between client and
-// server under a hundred transfers. None of them may look complete to anybody.
+// server under a hundred transfers, where the server gives it no grace. None of them
+// may look complete to anybody.
 func TestKilledSessionIsAResetForEverybody(t *testing.T) {
-	c := startChain(t)
+	cfg := defaultServerConfig()
+	cfg.Grace.Duration = 0
+	c := startChainWith(t, cfg)
 	const transfers = 100
 	ends := make(chan error, 2*transfers)
 	for range transfers {

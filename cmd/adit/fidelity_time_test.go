@@ -165,10 +165,14 @@ func startVirtualChain(t *testing.T) *virtualChain {
 			return near, carriers.give(ctx, far)
 		},
 	}
-	laptop := client.New(client.Config{Device: device, Dial: func(ctx context.Context) (client.Carrier, error) {
-		over, err := dial.Dial(ctx)
-		return carrier{over}, err
-	}})
+	laptop := client.New(client.Config{
+		Device: device,
+		Dial: func(ctx context.Context) (client.Carrier, error) {
+			over, err := dial.Dial(ctx)
+			return carrier{over}, err
+		},
+		Network: func(ctx context.Context, _ func(bool)) { <-ctx.Done() }, // real, which virtual time would wait for
+	})
 	door := &socks.Door{Relay: laptop, Admission: socks.Admission{Anyone: true}}
 
 	parts := []func(context.Context) error{
