@@ -312,17 +312,21 @@ func (m *meter) total() int64 {
 	return m.bytes
 }
 
-// longest is the longest time without a byte that began before to and ended
-// after from, as far as it lay behind from.
+// longest is the longest time without a byte between two moments.
 func (m *meter) longest(from, to time.Time) (d time.Duration) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	for _, g := range append(m.gaps, gap{m.last, time.Now()}) {
-		if g.to.After(from) && g.from.Before(to) {
-			d = max(d, g.to.Sub(later(g.from, from)))
-		}
+		d = max(d, earlier(g.to, to).Sub(later(g.from, from)))
 	}
 	return d
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
 }
 
 func later(a, b time.Time) time.Time {

@@ -58,12 +58,19 @@ func usual(rate int) roadConfig {
 // newRoad starts link, server and client. They end with the test.
 func newRoad(t *testing.T, c roadConfig) *road {
 	t.Helper()
+	r := newEmptyRoad(t, c)
+	r.join(t, r.clientDir)
+	r.client = r.launch(t, roamerNS, "the roamer's client", "client", "run", "--dir", r.clientDir, "--door", roadDoor)
+	return r
+}
+
+// newEmptyRoad starts link and server.
+func newEmptyRoad(t *testing.T, c roadConfig) *road {
+	t.Helper()
 	r := &road{serverDir: shared.path("road-server"), clientDir: shared.path("road-client"), address: roamer4}
 	r.link = layRoad(t, c.Config)
 	r.makeServer(t, c)
 	r.server = r.launch(t, serverNS, "the road's server", "server", "run", "--dir", r.serverDir)
-	r.join(t, r.clientDir)
-	r.client = r.launch(t, roamerNS, "the roamer's client", "client", "run", "--dir", r.clientDir, "--door", roadDoor)
 	return r
 }
 
