@@ -3,6 +3,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -212,13 +213,14 @@ func (s *Server) graceOf(u users.User) time.Duration {
 	return max(s.grace, 0)
 }
 
-// SetGrace changes Config.Grace.
+// SetGrace changes Config.Grace, for sessions that lose their carrier from now
+// on.
 func (s *Server) SetGrace(d time.Duration) {
 	s.mu.Lock()
-	s.grace = d
+	s.grace = cmp.Or(d, DefaultGrace)
 	s.mu.Unlock()
 	for _, sess := range s.all() {
-		sess.tun.SetGrace(s.graceOf(sess.user))
+		sess.tun.SetGrace(s.graceOf(sess.currentUser()))
 	}
 }
 
@@ -385,6 +387,7 @@ func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
 	if refusal := standing(device, user); refusal != 0 {
 		return refusal
 	}
+	sess.setUser(user)
 	sess.tun.SetGrace(s.graceOf(user))
 	return 0
 }

@@ -25,6 +25,7 @@ type session struct {
 	tun    *tunnel.Session
 
 	mu      sync.Mutex
+	now     users.User     // the user as the store had him last
 	arrival tunnel.Arrival // of the last carrier
 }
 
@@ -33,7 +34,7 @@ type session struct {
 const idle = 20 * time.Second
 
 func (s *Server) newSession(device users.Device, user users.User) *session {
-	sess := &session{server: s, device: device, user: user, since: time.Now()}
+	sess := &session{server: s, device: device, user: user, now: user, since: time.Now()}
 	rand.Read(sess.id[:])
 	sess.log = s.cfg.Log.With("user", user.Name, "device", device.Name, "session", sess.name())
 	sess.tun = tunnel.New(false, tunnel.Config{
@@ -123,6 +124,19 @@ func (s *session) run(ctx context.Context) {
 	s.log.Info("session begun", "remote", s.last().Remote)
 	err := s.tun.Serve(ctx)
 	s.log.Info("session ended", "reason", err, "after", time.Since(s.since).Round(time.Millisecond))
+}
+
+// currentUser is the user as the store had him last.
+func (s *session) currentUser() users.User {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.now
+}
+
+func (s *session) setUser(u users.User) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.now = u
 }
 
 // last is the arrival of the last carrier.

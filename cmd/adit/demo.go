@@ -19,8 +19,9 @@ import (
 )
 
 const demoHelp = `Run a server and a client on this machine, with keys that are thrown away at the end,
-and check them through the client's door: a page, 64 MiB each way, and targets
-that must be refused. Then stay up, for your own programs to try it.
+and check them through the client's door: a page, 64 MiB each way, a connection that
+goes on although what carries it is cut, and targets that must be refused. Then stay
+up, for your own programs to try it.
 
 The demo's server allows loopback targets, as it is your own machine; a real one
 does not unless it is told to. adit's own ports are refused all the same.`
@@ -53,7 +54,7 @@ type demo struct {
 	page   page
 	stderr io.Writer
 	dir    string
-	server net.Listener
+	server *cuttable
 	door   net.Listener
 	client *clientProcess // once it runs
 
@@ -115,7 +116,7 @@ func (d *demo) listen(ctx context.Context, door string) error {
 		closeAll(servers)
 		return listenHint(err, at)
 	}
-	d.server, d.door = servers[0], ln
+	d.server, d.door = &cuttable{Listener: servers[0]}, ln
 	return nil
 }
 
@@ -125,7 +126,7 @@ func (d *demo) start(ctx context.Context) error {
 	var (
 		serverDir = filepath.Join(d.dir, serverKind)
 		clientDir = filepath.Join(d.dir, clientKind)
-		quiet     = logFlags{Level: "warn"}
+		quiet     = logFlags{Level: "error"} // the carrier will be cut
 	)
 	invite, err := d.makeServer(ctx, serverDir)
 	if err != nil {

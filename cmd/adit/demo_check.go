@@ -39,7 +39,9 @@ func (d *demo) check(ctx context.Context) error {
 	p := d.client.client.Status().Protection
 	d.page.row("carrier", "%s, %s, %s", p.Version, p.KeyExchange, p.Cipher)
 	d.page.row("fingerprint", "the ClientHello looks like that of %s", p.Fingerprint)
-	checks := []func(context.Context, doorway, *demoTarget) error{d.roundTrip, d.upload, d.download, d.fetch, d.refusals}
+	checks := []func(context.Context, doorway, *demoTarget) error{
+		d.roundTrip, d.upload, d.download, d.survive, d.fetch, d.refusals,
+	}
 	for _, check := range checks {
 		if err := check(ctx, way, target); err != nil {
 			return fmt.Errorf("check the demo: %w", err)
@@ -113,29 +115,77 @@ func (d *demo) upload(ctx context.Context, way doorway, t *demoTarget) error {
 
 func (d *demo) download(ctx context.Context, way doorway, t *demoTarget) error {
 	began := time.Now()
+	if err := d.receive(ctx, way, t, func(int) {}); err != nil {
+		return fmt.Errorf("receive 64 MiB: %w", err)
+	}
+	d.throughput("down", time.Since(began))
+	return nil
+}
+
+// survive cuts the carrier in the middle of a download.
+func (d *demo) survive(ctx context.Context, way doorway, t *demoTarget) error {
+	before := d.client.client.Status().Resumes
+	var cut, last time.Time
+	var stall time.Duration
+	err := d.receive(ctx, way, t, func(n int) {
+		now := time.Now()
+		switch {
+		case n >= bulk/2 && cut.IsZero():
+			d.server.cut()
+			cut = now
+		case !cut.IsZero():
+			stall = max(stall, now.Sub(last))
+		}
+		last = now
+	})
+	if err != nil {
+		return fmt.Errorf("receive 64 MiB while the carrier is cut: %w", err)
+	}
+	if d.client.client.Status().Resumes == before {
+		return errors.New("receive 64 MiB while the carrier is cut: it was not cut")
+	}
+	d.page.row("cut", "carrier killed at %d MiB; the download went on after %.0f ms, %d MiB with the right SHA-256",
+		bulk/2>>20, millis(stall), bulk>>20)
+	return nil
+}
+
+// receive downloads 64 MiB, and says after each read how much has come.
+func (d *demo) receive(ctx context.Context, way doorway, t *demoTarget, came func(n int)) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, t.url("/down"), nil)
 	if err != nil {
 		return err
 	}
 	resp, err := way.through().Do(req)
 	if err != nil {
-		return fmt.Errorf("receive 64 MiB: %w", err)
+		return err
 	}
 	defer resp.Body.Close() // reading only: nothing to lose
 	got, want := sha256.New(), sha256.New()
-	n, err := io.Copy(got, resp.Body)
+	n, err := io.Copy(&progress{Writer: got, came: came}, resp.Body)
 	if err != nil || n != bulk {
-		return fmt.Errorf("receive 64 MiB: %d bytes have arrived: %w", n, err)
+		return fmt.Errorf("%d bytes have arrived: %w", n, err)
 	}
-	took := time.Since(began)
 	if _, err := io.Copy(want, randomBytes(2)); err != nil {
 		return err
 	}
 	if !bytes.Equal(got.Sum(nil), want.Sum(nil)) {
-		return errors.New("receive 64 MiB: what has arrived is not what was sent")
+		return errors.New("what has arrived is not what was sent")
 	}
-	d.throughput("down", took)
 	return nil
+}
+
+// progress tells after each write how much has been written.
+type progress struct {
+	io.Writer
+	n    int
+	came func(n int)
+}
+
+func (p *progress) Write(b []byte) (int, error) {
+	n, err := p.Writer.Write(b)
+	p.n += n
+	p.came(p.n)
+	return n, err
 }
 
 func (d *demo) throughput(way string, took time.Duration) {

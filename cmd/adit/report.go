@@ -33,7 +33,11 @@ type sessionReport struct {
 	DeviceID    string           `json:"device_id"`
 	Remote      string           `json:"remote"`
 	Since       time.Time        `json:"since"`
-	Streams     int              `json:"streams"` // open now
+	Detached    time.Time        `json:"detached,omitzero"` // since when it waits for a carrier
+	Lost        string           `json:"lost,omitempty"`    // why
+	Resumes     int              `json:"resumes"`           // how often it went on with another carrier
+	Replayed    int64            `json:"replayed"`          // bytes that were sent again because of that
+	Streams     int              `json:"streams"`           // open now
 	Opened      uint64           `json:"opened"`
 	Up          int64            `json:"up"`   // bytes
 	Down        int64            `json:"down"` // bytes
@@ -44,9 +48,12 @@ type sessionReport struct {
 type clientReport struct {
 	Server      string           `json:"server"`
 	Connected   bool             `json:"connected"`
-	Changed     time.Time        `json:"changed"` // when it connected, or lost the connection
+	Detached    bool             `json:"detached"` // there is a session, and it waits for a carrier
+	Changed     time.Time        `json:"changed"`  // when it connected, or lost the connection
 	Error       string           `json:"error,omitempty"`
 	Retry       time.Time        `json:"retry,omitzero"`
+	Resumes     int              `json:"resumes"`  // how often the session went on with another carrier
+	Replayed    int64            `json:"replayed"` // bytes that were sent again because of that
 	Streams     int              `json:"streams"`
 	Opened      uint64           `json:"opened"`
 	RoundTripMs float64          `json:"round_trip_ms"`
@@ -85,6 +92,10 @@ func reportSessions(all []server.Status) []sessionReport {
 			DeviceID:    users.Device{Key: s.Key}.ID().String(),
 			Remote:      s.Remote.String(),
 			Since:       s.Since,
+			Detached:    s.Detached,
+			Lost:        s.Lost,
+			Resumes:     s.Resumes,
+			Replayed:    s.Replayed,
 			Streams:     s.Streams,
 			Opened:      s.Opened,
 			Up:          s.Up,
@@ -100,9 +111,12 @@ func reportClient(address string, s client.Status, door doorReport) *clientRepor
 	return &clientReport{
 		Server:      address,
 		Connected:   s.Connected,
+		Detached:    s.Detached,
 		Changed:     s.Since,
 		Error:       s.Error,
 		Retry:       s.Retry,
+		Resumes:     s.Resumes,
+		Replayed:    s.Replayed,
 		Streams:     s.Streams,
 		Opened:      s.Opened,
 		RoundTripMs: millis(s.RoundTrip),

@@ -106,12 +106,15 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Sessions:       p.cfg.Limits.Sessions,
 		SessionStreams: p.cfg.Limits.StreamsPerSession,
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
-		Grace:          cmp.Or(p.cfg.Grace.Duration, -1), // 0 would be the default
+		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Log:            p.log.Logger,
 	})
 	return p.process(admin).run(ctx)
 }
+
+// graceOf is a config's grace as package server has it, where 0 is the default.
+func graceOf(cfg serverConfig) time.Duration { return cmp.Or(cfg.Grace.Duration, -1) }
 
 // process lists what the server consists of.
 func (p *serverProcess) process(a *admin) *process {
@@ -168,7 +171,6 @@ func (p *serverProcess) reload() error {
 	for key, same := range map[string]bool{
 		"listen":     slices.Equal(cfg.Listen, p.cfg.Listen),
 		"mptcp":      cfg.MPTCP == p.cfg.MPTCP,
-		"grace":      cfg.Grace == p.cfg.Grace,
 		"limits":     cfg.Limits == p.cfg.Limits,
 		"site":       cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
@@ -177,7 +179,7 @@ func (p *serverProcess) reload() error {
 			p.log.Warn("this change needs a restart", "key", key)
 		}
 	}
-	cfg.Listen, cfg.MPTCP, cfg.Grace, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Grace, p.cfg.Limits, p.cfg.Log.Format
+	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.Log.Format
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
@@ -206,6 +208,9 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 		Own:   append(ownPorts(p.listeners), p.own...),
 	})
 	p.log.set(cfg.Log)
+	if p.server != nil {
+		p.server.SetGrace(graceOf(cfg))
+	}
 	p.cfg = cfg
 	return nil
 }

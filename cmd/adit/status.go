@@ -82,21 +82,38 @@ func printServer(w io.Writer, s *serverReport) {
 	if len(s.Sessions) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
+	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tRESUMED\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
 	for _, x := range s.Sessions {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
-			x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.Protection)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
+			x.Resumes, x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.state())
 	}
+}
+
+// state says what protects a session, or why nothing reaches it.
+func (x sessionReport) state() string {
+	if x.Detached.IsZero() {
+		return x.Protection.String()
+	}
+	return fmt.Sprintf("detached for %s: %s", since(x.Detached), x.Lost)
 }
 
 func printClient(w io.Writer, c *clientReport) {
 	fmt.Fprintf(w, "server\t%s\n", c.Server)
-	if c.Connected {
+	switch {
+	case c.Connected:
 		fmt.Fprintf(w, "session\tfor %s, %s\n", since(c.Changed), c.Protection)
 		fmt.Fprintf(w, "round trip\t%s\n", roundTrip(c.RoundTripMs))
-		fmt.Fprintf(w, "streams\t%d open, %d since the session began\n", c.Streams, c.Opened)
-	} else {
+	case c.Detached:
+		fmt.Fprintf(w, "session\tdetached for %s: %s\n", since(c.Changed), orDash(c.Error))
+		fmt.Fprintf(w, "next attempt\t%s\n", in(c.Retry))
+	default:
 		fmt.Fprintf(w, "session\tnone for %s: %s\n", since(c.Changed), orDash(c.Error))
+	}
+	if c.Connected || c.Detached {
+		fmt.Fprintf(w, "streams\t%d open, %d since the session began\n", c.Streams, c.Opened)
+	}
+	if c.Resumes > 0 {
+		fmt.Fprintf(w, "resumed\t%s, %s sent again\n", times(c.Resumes), size(c.Replayed))
 	}
 	if c.Door.Listen != "" {
 		fmt.Fprintf(w, "door\t%s, admits %s\n", c.Door.Listen, c.Door.Admission)
@@ -115,6 +132,21 @@ func roundTrip(ms float64) string {
 		return "-"
 	}
 	return fmt.Sprintf("%.1f ms", ms)
+}
+
+// in says when something is due.
+func in(t time.Time) string {
+	if d := time.Until(t).Round(time.Second); d > 0 {
+		return "in " + d.String()
+	}
+	return "now"
+}
+
+func times(n int) string {
+	if n == 1 {
+		return "once"
+	}
+	return fmt.Sprintf("%d times", n)
 }
 
 func since(t time.Time) string { return time.Since(t).Round(time.Second).String() }
