@@ -516,7 +516,7 @@ func (s *schedule) heal() {
 	}
 	patience := 5 * time.Second // nobody here takes more time than that
 	if s.slow {
-		patience = 2 * time.Minute // 2,000 bytes of datagram and a frame
+		patience = 10 * time.Minute // a frame, and what is known of it already
 	}
 	for progress := int64(-1); !all(); {
 		sum := s.ends[0].read.Load() + s.ends[1].read.Load()
