@@ -38,9 +38,10 @@ type Carrier struct {
 	pongDue  bool
 	ping     uint64
 	pingDue  bool
-	pinged   time.Time // when the last ping went out
-	pingOpen bool      // it has not been answered
-	pingBy   time.Time // send one then if none is out; zero if that can wait
+	pinged   time.Time     // when the last ping went out
+	pingOpen bool          // it has not been answered
+	least    time.Duration // the shortest round trip of this carrier; 0 before the first
+	pingBy   time.Time     // send one then if none is out; zero if that can wait
 
 	heard   time.Time // when anything came last
 	asked   time.Time // since when there is something to answer

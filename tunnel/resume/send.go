@@ -168,7 +168,7 @@ func (p *Pipe) acknowledge(offset uint64) {
 		return
 	}
 	c.next = max(c.next, p.out.first)
-	if want := c.rate.want(time.Now(), p.out.acked, p.trip); want > p.limit {
+	if want := c.rate.want(time.Now(), p.out.acked, c.least); want > p.limit {
 		p.limit = min(want, maxReplay)
 	}
 	c.answered(p)
@@ -188,7 +188,9 @@ const meterPeriod = 100 * time.Millisecond
 func (m *meter) restart(now time.Time, acked uint64) { *m = meter{began: now, acked: acked} }
 
 // want gives the size of replay buffer that the path could use, if a period is
-// over in which it had too little: twice what is delivered in a round trip.
+// over in which it had too little: twice what is delivered in a round trip. It is the
+// shortest one that counts, because what waits in the path's queues is no reason to
+// put more there.
 func (m *meter) want(now time.Time, acked uint64, trip time.Duration) int {
 	took := now.Sub(m.began)
 	if took < max(meterPeriod, trip) {

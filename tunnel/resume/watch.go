@@ -41,6 +41,9 @@ func (p *Pipe) advanced(c *Carrier) bool { return p.received+p.out.acked > c.sta
 func (p *Pipe) measure(c *Carrier, now time.Time) {
 	c.pingOpen = false
 	p.trip = max(now.Sub(c.pinged), time.Microsecond)
+	if c.least == 0 || p.trip < c.least {
+		c.least = p.trip
+	}
 	if p.trip < suspectAfter && (p.advanced(c) || now.Sub(c.began) > steady) {
 		p.silences = 0
 	}
