@@ -40,12 +40,18 @@ type Place struct {
 // context is empty.
 const ExporterLabel = "EXPORTER-adit-attach"
 
-// Hello asks to attach a carrier to a session: to a new one if Session is
-// zero.
+// MaxLanes is how many lanes a session may have at once. More would not be
+// faster, and each has buffers of its own at both ends.
+const MaxLanes = 8
+
+// Hello asks to attach a carrier to a lane of a session: to a new session if
+// Session is zero, and to a lane that is new if the session has none of that number
+// and Epoch is 1. Each lane is a pipe of its own, with epochs and offsets of its own.
 type Hello struct {
 	Device   ed25519.PublicKey
 	Session  [16]byte
-	Epoch    uint64 // counts the session's carriers: an attach must be above the last one
+	Lane     byte   // its number: below what [Welcome].Lanes says, and 0 in a new session
+	Epoch    uint64 // counts the lane's carriers: an attach must be above the last one
 	Received uint64 // absolute offset of the next byte that the device waits for
 }
 
@@ -70,6 +76,7 @@ func (h Hello) Sign(key Signer, at Place) []byte {
 	copy(b[36:52], h.Session[:])
 	binary.BigEndian.PutUint64(b[52:60], h.Epoch)
 	binary.BigEndian.PutUint64(b[60:68], h.Received)
+	b[68] = h.Lane
 	return seal(b, key, at)
 }
 
@@ -132,7 +139,7 @@ func OpenAt(b []byte, at Place) (Opening, error) {
 	}
 	switch b[1] {
 	case kindHello:
-		h := &Hello{Device: device, Epoch: binary.BigEndian.Uint64(b[52:]), Received: binary.BigEndian.Uint64(b[60:])}
+		h := &Hello{Device: device, Epoch: binary.BigEndian.Uint64(b[52:]), Received: binary.BigEndian.Uint64(b[60:]), Lane: b[68]}
 		copy(h.Session[:], b[36:])
 		return Opening{Hello: h}, nil
 	case kindJoin:
@@ -160,9 +167,9 @@ const (
 	RefusedInviteExpired Refusal = 4
 	RefusedInviteUsed    Refusal = 5
 	RefusedBusy          Refusal = 6 // a limit is reached, or the server is going down: try again later
-	RefusedSession       Refusal = 7 // the session is not known any more: start a new one
+	RefusedSession       Refusal = 7 // the session, or its lane, is not known any more: start a new one
 	RefusedDeviceKnown   Refusal = 8 // join: the device is enrolled already
-	RefusedStale         Refusal = 9 // a carrier of a later epoch is attached to the session
+	RefusedStale         Refusal = 9 // a carrier of a later epoch is attached to the lane
 )
 
 func (r Refusal) Error() string {
@@ -198,8 +205,9 @@ type Welcome struct {
 	Session  [16]byte
 	Epoch    uint64
 	Received uint64 // absolute offset of the next byte that the server waits for
-	Streams  uint32 // how many streams the device may have open at once
-	Grace    uint32 // how many seconds the session outlives its last carrier
+	Streams  uint32 // how many streams the device may have open at once in a lane
+	Grace    uint32 // how many seconds a lane outlives its last carrier
+	Lanes    byte   // how many lanes a session may have; 0 means 1
 }
 
 // Bytes gives the answer's bytes.
@@ -211,6 +219,7 @@ func (w Welcome) Bytes() []byte {
 	binary.BigEndian.PutUint64(b[28:], w.Received)
 	binary.BigEndian.PutUint32(b[36:], w.Streams)
 	binary.BigEndian.PutUint32(b[40:], w.Grace)
+	b[44] = w.Lanes
 	return b
 }
 
@@ -238,6 +247,7 @@ func ParseAnswer(b []byte) (Welcome, error) {
 		Received: binary.BigEndian.Uint64(b[28:]),
 		Streams:  binary.BigEndian.Uint32(b[36:]),
 		Grace:    binary.BigEndian.Uint32(b[40:]),
+		Lanes:    b[44],
 	}
 	copy(w.Session[:], b[4:])
 	return w, nil

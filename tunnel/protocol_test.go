@@ -56,22 +56,22 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 	}
 	const raise = 4*maxWindow - firstWindow
 	want := map[string][]byte{
-		"answer: welcome to session 000102…0f in epoch 1, 10000 streams": Welcome{Session: session, Epoch: 1, Streams: DefaultStreams}.Bytes(),
-		"answer: refused, the device is revoked":                         RefusedDeviceRevoked.Bytes(),
-		"frame 0xad: header of an opening, and of an answer":             {0, OpeningSize >> 8, 0, 0xad, 0, 0, 0, 0, 0, 0, 0, AnswerSize, 0xad, 0, 0, 0, 0, 0},
-		"open stream 1, with yamux's window raised to 128 MiB":           frames(makeHeader(yamuxVersion, typeWindow, flagSYN, 1, raise)),
-		"acknowledge stream 1":                                           frames(makeHeader(yamuxVersion, typeWindow, flagACK, 1, raise)),
-		"five bytes on stream 1":                                         append(frames(makeHeader(yamuxVersion, typeData, 0, 1, 5)), "hello"...),
-		"end of our direction of stream 1":                               frames(makeHeader(yamuxVersion, typeWindow, flagFIN, 1, 0)),
-		"CREDIT of 245,760 bytes for stream 1":                           frames(guard(typeCredit, 1, firstWindow-minWindow)),
-		"RELEASE of 1 MiB by the sender of stream 1":                     frames(guard(typeRelease, 1, 1<<20)),
-		"RESET of stream 1, refused":                                     frames(guard(typeReset, 1, uint32(resetRefused))),
-		"PING 7 and its PONG":                                            frames(guard(typePing, 0, 7), guard(typePong, 0, 7)),
-		"DRAIN":                                                          frames(guard(typeDrain, 0, 0)),
-		"CLOSE, the device is revoked":                                   frames(guard(typeClose, 0, uint32(RefusedDeviceRevoked))),
-		"request: CONNECT example.com:443":                               encode(t, socks.Request6{Command: socks.Connect, Dst: socks.Addr{Name: "example.com", Port: 443}}),
-		"replies: authenticated; connected from 203.0.113.1:40000":       encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Bound: socks.Addr{IP: netip.MustParseAddr("203.0.113.1"), Port: 40000}}),
-		"replies: authenticated; connection refused":                     encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Code: socks.ConnectionRefused}),
+		"answer: welcome to session 000102…0f in epoch 1, 10000 streams, 8 lanes": Welcome{Session: session, Epoch: 1, Streams: DefaultStreams, Lanes: MaxLanes}.Bytes(),
+		"answer: refused, the device is revoked":                                  RefusedDeviceRevoked.Bytes(),
+		"frame 0xad: header of an opening, and of an answer":                      {0, OpeningSize >> 8, 0, 0xad, 0, 0, 0, 0, 0, 0, 0, AnswerSize, 0xad, 0, 0, 0, 0, 0},
+		"open stream 1, with yamux's window raised to 128 MiB":                    frames(makeHeader(yamuxVersion, typeWindow, flagSYN, 1, raise)),
+		"acknowledge stream 1":                                                    frames(makeHeader(yamuxVersion, typeWindow, flagACK, 1, raise)),
+		"five bytes on stream 1":                                                  append(frames(makeHeader(yamuxVersion, typeData, 0, 1, 5)), "hello"...),
+		"end of our direction of stream 1":                                        frames(makeHeader(yamuxVersion, typeWindow, flagFIN, 1, 0)),
+		"CREDIT of 245,760 bytes for stream 1":                                    frames(guard(typeCredit, 1, firstWindow-minWindow)),
+		"RELEASE of 1 MiB by the sender of stream 1":                              frames(guard(typeRelease, 1, 1<<20)),
+		"RESET of stream 1, refused":                                              frames(guard(typeReset, 1, uint32(resetRefused))),
+		"PING 7 and its PONG":                                                     frames(guard(typePing, 0, 7), guard(typePong, 0, 7)),
+		"DRAIN":                                                                   frames(guard(typeDrain, 0, 0)),
+		"CLOSE, the device is revoked":                                            frames(guard(typeClose, 0, uint32(RefusedDeviceRevoked))),
+		"request: CONNECT example.com:443":                                        encode(t, socks.Request6{Command: socks.Connect, Dst: socks.Addr{Name: "example.com", Port: 443}}),
+		"replies: authenticated; connected from 203.0.113.1:40000":                encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Bound: socks.Addr{IP: netip.MustParseAddr("203.0.113.1"), Port: 40000}}),
+		"replies: authenticated; connection refused":                              encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Code: socks.ConnectionRefused}),
 	}
 	got := examples(t)
 	for name, b := range want {
@@ -145,13 +145,13 @@ func TestOpeningIsWorthNothingElsewhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	here := Place{Server: [32]byte{1}, Carrier: [32]byte{2}}
-	hello := Hello{Session: [16]byte{3}, Epoch: 4, Received: 5}.Sign(testSigner{key}, here)
+	hello := Hello{Session: [16]byte{3}, Lane: 6, Epoch: 4, Received: 5}.Sign(testSigner{key}, here)
 	join, err := Join{Token: [32]byte{6}, WireGuard: [32]byte{7}, Name: "laptop"}.Sign(testSigner{key}, here)
 	if err != nil {
 		t.Fatal(err)
 	}
 	o, err := OpenAt(hello, here)
-	if err != nil || o.Hello == nil || o.Hello.Epoch != 4 || o.Hello.Received != 5 || o.Hello.Session != [16]byte{3} {
+	if err != nil || o.Hello == nil || o.Hello.Epoch != 4 || o.Hello.Received != 5 || o.Hello.Lane != 6 || o.Hello.Session != [16]byte{3} {
 		t.Fatalf("HELLO reads as %+v, %v", o.Hello, err)
 	}
 	o, err = OpenAt(join, here)
