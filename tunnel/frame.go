@@ -9,6 +9,10 @@ const (
 	headerSize   = 12
 	maxFrameData = 16 << 10 // so that streams take turns on a slow path
 
+	// frameData is how much goes into one frame here: with what goes around it, two
+	// fit into two records of TLS.
+	frameData = maxFrameData - 24
+
 	yamuxVersion = 0
 	guardVersion = 1
 )

@@ -6,11 +6,13 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/resume"
 )
 
 // Bounds of the outbox, in bytes.
 const (
-	outboxTurn    = 2 * maxFrameData          // payload that one stream may put in at a time
+	outboxTurn    = 2 * frameData             // payload that one stream may put in at a time
 	outboxSize    = outboxTurn + 2*headerSize // what bulk data may wait in memory; more only adds latency
 	outboxSmall   = 8 << 10                   // room on top of it that only small frames may take
 	smallFrame    = 1500                      // what counts as small: interactive, or the head of a reply
@@ -23,7 +25,7 @@ const (
 // it. Control frames need no room, but a peer that lets them pile up is cut off.
 type outbox struct {
 	mu      sync.Mutex
-	pending *[]byte   // put in and not yet given to the pipe; nil if there is nothing
+	pending *[]byte   // put in and not yet given to the pipe, of resume.NewBuffer; nil if there is nothing
 	data    int       // bytes of data frames: reserved, or in pending
 	inFrame int       // how many bytes of pending are data
 	waiters []*waiter // for room, first come first served
@@ -44,12 +46,6 @@ func newOutbox() *outbox {
 
 var errControlFlood = errors.New("the peer does not read what it makes us send")
 
-// outboxes holds buffers, as *[]byte. An idle outbox has none.
-var outboxes = sync.Pool{New: func() any {
-	b := make([]byte, 0, outboxSize+outboxSmall)
-	return &b
-}}
-
 // run writes to the pipe until the outbox is closed or the pipe fails, and says
 // why.
 func (o *outbox) run(pipe io.Writer) error {
@@ -62,14 +58,21 @@ func (o *outbox) run(pipe io.Writer) error {
 			<-o.wake
 			continue
 		}
-		_, err = pipe.Write(*batch)
-		*batch = (*batch)[:0]
-		outboxes.Put(batch)
-		if err != nil {
+		if err := writeBatch(pipe, batch); err != nil {
 			o.close(err)
 			return err
 		}
 	}
+}
+
+// writeBatch writes a batch, which is the pipe's from then on.
+func writeBatch(pipe io.Writer, batch *[]byte) error {
+	if p, ok := pipe.(*resume.Pipe); ok {
+		return p.WriteBuffer(batch)
+	}
+	_, err := pipe.Write((*batch)[resume.Headroom:])
+	resume.FreeBuffer(batch)
+	return err
 }
 
 // take gives all that is pending, or nil if there is nothing to do until the
@@ -158,7 +161,7 @@ func (o *outbox) abandon(w *waiter) {
 
 // dataSize is how many bytes the frames for n bytes of payload have.
 func dataSize(n int) int {
-	return n + (n+maxFrameData-1)/maxFrameData*headerSize
+	return n + (n+frameData-1)/frameData*headerSize
 }
 
 // putData appends payload of a stream, for which room has been reserved. The
@@ -173,7 +176,7 @@ func (o *outbox) putData(stream uint32, p []byte) error {
 	}
 	o.inFrame += dataSize(len(p))
 	for len(p) > 0 {
-		n := min(len(p), maxFrameData)
+		n := min(len(p), frameData)
 		h := makeHeader(yamuxVersion, typeData, 0, stream, uint32(n))
 		o.append(h[:])
 		o.append(p[:n])
@@ -201,7 +204,7 @@ func (o *outbox) put(frame []byte) error {
 
 func (o *outbox) append(p []byte) {
 	if o.pending == nil {
-		o.pending = outboxes.Get().(*[]byte)
+		o.pending = resume.NewBuffer()
 	}
 	*o.pending = append(*o.pending, p...)
 }

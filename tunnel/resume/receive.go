@@ -15,7 +15,8 @@ const (
 )
 
 // Read gives the pipe's next bytes. It waits over the loss of any number of carriers,
-// and fails only when the pipe is over.
+// and fails only when the pipe is over. It must be called again soon: everything
+// that the peer says comes with it, acknowledgements and signs of life, too.
 func (p *Pipe) Read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
@@ -120,9 +121,23 @@ func (in *input) read(p *Pipe, c *Carrier, b []byte) (int, error) {
 		in.left -= n
 		return 0, cut(err)
 	}
-	n, err := in.Reader.Read(b[:min(len(b), in.left)])
+	n, err := in.payload(b[:min(len(b), in.left)])
 	in.left -= n
 	return n, cut(err)
+}
+
+// payload reads into b, of which there is at least as much to come. What came
+// along with the header would be a small piece of it, so it reads once more.
+func (in *input) payload(b []byte) (int, error) {
+	n := 0
+	if in.Buffered() > 0 {
+		n, _ = in.Reader.Read(b) // cannot fail: it is there
+	}
+	if n == len(b) {
+		return n, nil
+	}
+	more, err := in.Reader.Read(b[n:])
+	return n + more, err
 }
 
 // cut makes an error of what would read like an end: carriers have none.
@@ -242,6 +257,7 @@ func (p *Pipe) expect(c *Carrier, offset, acked uint64) (known uint64, err error
 func (p *Pipe) obey(c *Carrier, kind byte, value uint64) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	c.closed = c.closed || kind == typeClose
 	if p.carrier != c {
 		return nil
 	}

@@ -21,40 +21,59 @@ func classOf(n int) int {
 // sizeOf is how much memory a piece with n bytes of payload holds.
 func sizeOf(n int) int { return classes[classOf(n)] }
 
+// Headroom is how many bytes a buffer of [NewBuffer] has before its payload,
+// for the pipe's own use.
+const Headroom = dataHead
+
+// NewBuffer gives a buffer for [Pipe.WriteBuffer], with its headroom and no
+// payload yet. Its capacity is what one batch can have.
+func NewBuffer() *[]byte { return piece(len(classes) - 1) }
+
+// FreeBuffer takes a buffer back that WriteBuffer has not got.
+func FreeBuffer(b *[]byte) {
+	if cap(*b) == classes[len(classes)-1] { // else it has been made to grow
+		pieces[len(classes)-1].Put(b)
+	}
+}
+
+// piece gives a piece with nothing but its headroom.
+func piece(class int) *[]byte {
+	b, _ := pieces[class].Get().(*[]byte)
+	if b == nil {
+		b = new(make([]byte, classes[class]))
+	}
+	*b = (*b)[:Headroom]
+	return b
+}
+
 // record is what one Write has put in: one data frame, which is sent again as
 // it is.
 type record struct {
 	offset uint64
-	frame  []byte // room for the header, and the payload
+	frame  *[]byte // room for the header, and the payload
 	class  int
 }
 
 func newRecord(offset uint64, payload []byte) *record {
 	class := classOf(len(payload))
-	frame, _ := pieces[class].Get().(*[]byte)
-	if frame == nil {
-		b := make([]byte, classes[class])
-		frame = &b
-	}
-	r := &record{offset: offset, frame: (*frame)[:dataHead+len(payload)], class: class}
-	copy(r.frame[dataHead:], payload)
-	return r
+	frame := piece(class)
+	*frame = append(*frame, payload...)
+	return &record{offset: offset, frame: frame, class: class}
 }
 
 func (r *record) free() {
-	b := r.frame[:classes[r.class]]
+	pieces[r.class].Put(r.frame)
 	r.frame = nil
-	pieces[r.class].Put(&b)
 }
 
-func (r *record) length() int { return len(r.frame) - dataHead }
+func (r *record) length() int { return len(*r.frame) - Headroom }
 func (r *record) end() uint64 { return r.offset + uint64(r.length()) }
 func (r *record) size() int   { return classes[r.class] }
 
 // seal fills in the header.
 func (r *record) seal(acknowledged uint64) []byte {
-	putData(r.frame, r.length(), r.offset, acknowledged)
-	return r.frame
+	putData(*r.frame, r.length(), r.offset, acknowledged)
+	return *r.frame
 }
 
 // replay holds what the peer has not acknowledged, in order. Its zero value is
@@ -69,9 +88,15 @@ type replay struct {
 	busy    *record // being written to a carrier: not to be given back yet
 }
 
-// add appends a record.
-func (r *replay) add(payload []byte) {
-	rec := newRecord(r.end, payload)
+// add appends a record with a copy of payload.
+func (r *replay) add(payload []byte) { r.put(newRecord(r.end, payload)) }
+
+// adopt appends a record with a full buffer of [NewBuffer]'s.
+func (r *replay) adopt(b *[]byte) {
+	r.put(&record{offset: r.end, frame: b, class: len(classes) - 1})
+}
+
+func (r *replay) put(rec *record) {
 	r.records = append(r.records, rec)
 	r.end = rec.end()
 	r.held += rec.size()

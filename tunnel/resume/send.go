@@ -22,6 +22,26 @@ func (p *Pipe) Write(b []byte) (int, error) {
 	return done, nil
 }
 
+// WriteBuffer is Write for a buffer of [NewBuffer], which it takes over: a full
+// one needs no copying.
+func (p *Pipe) WriteBuffer(b *[]byte) error {
+	payload := (*b)[Headroom:]
+	if cap(*b) != classes[len(classes)-1] || classOf(len(payload)) != len(classes)-1 {
+		_, err := p.Write(payload)
+		FreeBuffer(b)
+		return err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err := p.room(len(payload)); err != nil {
+		FreeBuffer(b)
+		return err
+	}
+	p.out.adopt(b)
+	p.flush(p.carrier, false)
+	return nil
+}
+
 // room waits until n bytes may be added, and books their memory. The caller
 // holds mu.
 func (p *Pipe) room(n int) error {
