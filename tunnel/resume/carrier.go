@@ -34,6 +34,7 @@ type Carrier struct {
 	ackBy    time.Time
 	turn     bool // datagrams went out last: it is data's turn
 	closing  bool // the last frame is out
+	closed   bool // the peer's last frame has come
 	pong     uint64
 	pongDue  bool
 	ping     uint64
@@ -182,10 +183,10 @@ func (c *Carrier) Serve(ctx context.Context) error {
 func (c *Carrier) farewell() {
 	p := c.pipe
 	p.mu.Lock()
-	polite := c.closing
-	for polite && p.reading { // not for long: the pipe is over
+	for c.closing && p.reading { // not for long: the pipe is over
 		p.moved.Wait()
 	}
+	polite := c.closing && !c.closed
 	p.mu.Unlock()
 	if !polite {
 		return
