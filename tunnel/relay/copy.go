@@ -13,7 +13,7 @@ import (
 
 // bufferSize is how much one direction reads at a time, in bytes. A direction
 // holds a buffer only while bytes move.
-const bufferSize = 64 << 10
+const bufferSize = 64<<10 - 96 // four full frames of a session's
 
 // Result says what a [Copy] carried.
 type Result struct {
