@@ -44,7 +44,7 @@ type guard struct {
 // maxDropped is how many streams yamux may have to forget before Open waits. It
 // learns of them only when a frame arrives, and none does while the carrier
 // stands still.
-const maxDropped = 1024
+const maxDropped = 256
 
 // Read gives yamux its next bytes.
 func (g *guard) Read(p []byte) (int, error) {

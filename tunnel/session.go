@@ -33,6 +33,11 @@ const DefaultStreams = 10_000
 // place for each.
 const arrivals = 256
 
+// maxStrikes is how much work for nothing a peer may cause at once, on top of
+// that of all its streams: after a carrier has stood still, many of those may have been
+// given up before they did anything.
+const maxStrikes = 1000
+
 // Config says how a session behaves. The zero value is useful for a side that
 // only opens streams.
 type Config struct {
@@ -117,7 +122,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		done:     make(chan struct{}),
 		draining: make(chan struct{}),
 		pings:    bucket{rate: 20, size: 100},
-		strikes:  bucket{rate: 50, size: 1000},
+		strikes:  bucket{rate: 50, size: maxStrikes + float64(cfg.Streams)},
 		streams:  make(map[uint32]*Stream),
 		fresh:    make(map[uint32]*Stream),
 	}
@@ -425,6 +430,17 @@ type Stats struct {
 	RoundTrip time.Duration // the shortest measured; 0 if none
 	Sent      int64         // payload of streams, in bytes
 	Received  int64
+}
+
+// Add adds the figures of another session.
+func (s *Stats) Add(t Stats) {
+	s.Streams += t.Streams
+	s.Opened += t.Opened
+	s.Sent += t.Sent
+	s.Received += t.Received
+	if s.RoundTrip == 0 || t.RoundTrip != 0 && t.RoundTrip < s.RoundTrip {
+		s.RoundTrip = t.RoundTrip
+	}
 }
 
 // Stats gives figures of this moment.
