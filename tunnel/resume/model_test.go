@@ -596,7 +596,7 @@ func (e *end) write(r *rand.Rand) {
 			size = 1 + r.IntN(100_000)
 		}
 		size = min(size, len(e.out)-off)
-		n, err := e.Write(e.out[off : off+size])
+		n, err := e.put(e.out[off:off+size], r.IntN(2) == 0)
 		off += n
 		e.wrote.Store(int64(off))
 		if err != nil || n < size {
@@ -610,6 +610,20 @@ func (e *end) write(r *rand.Rand) {
 			time.Sleep(time.Duration(r.IntN(400)) * time.Millisecond)
 		}
 	}
+}
+
+// put writes b, if it fits and is to be handed over in a buffer of the pipe's.
+func (e *end) put(b []byte, hand bool) (int, error) {
+	buffer := resume.NewBuffer()
+	if !hand || len(*buffer)+len(b) > cap(*buffer) {
+		resume.FreeBuffer(buffer)
+		return e.Write(b)
+	}
+	*buffer = append(*buffer, b...)
+	if err := e.WriteBuffer(buffer); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 func (e *end) take(r *rand.Rand) {
