@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 )
 
 // Version is the version of the protocol in PROTOCOL.md.
@@ -102,14 +103,16 @@ func newOpening(kind byte, device ed25519.PublicKey) []byte {
 }
 
 func seal(b []byte, key Signer, at Place) []byte {
-	copy(b[signatureAt:], key.Sign(signed(b, at)))
+	copy(b[signatureAt:], key.Sign(signed(nil, b, at)))
 	return b
 }
 
-// signed is what the device's signature covers: a label that no other use of
-// the key has, the place, and the opening up to the signature.
-func signed(b []byte, at Place) []byte {
-	m := make([]byte, 0, 16+64+signatureAt)
+// signedSize is the length of what signed gives.
+const signedSize = 16 + 64 + signatureAt
+
+// signed appends what the device's signature covers: a label that no other use
+// of the key has, the place, and the opening up to the signature.
+func signed(m, b []byte, at Place) []byte {
 	m = append(m, "adit opening 1\x00\x00"...)
 	m = append(m, at.Server[:]...)
 	m = append(m, at.Carrier[:]...)
@@ -133,10 +136,12 @@ func OpenAt(b []byte, at Place) (Opening, error) {
 	if len(b) != OpeningSize || b[0] != Version || b[2] != 0 || b[3] != 0 {
 		return Opening{}, ErrNoOpening
 	}
-	device := ed25519.PublicKey(append([]byte(nil), b[4:36]...))
-	if !ed25519.Verify(device, signed(b, at), b[signatureAt:]) {
+	// Whoever has proved nothing yet costs no memory.
+	var room [signedSize]byte
+	if !ed25519.Verify(b[4:36], signed(room[:0], b, at), b[signatureAt:]) {
 		return Opening{}, ErrNoOpening
 	}
+	device := ed25519.PublicKey(slices.Clone(b[4:36]))
 	switch b[1] {
 	case kindHello:
 		h := &Hello{Device: device, Epoch: binary.BigEndian.Uint64(b[52:]), Received: binary.BigEndian.Uint64(b[60:]), Lane: b[68]}
