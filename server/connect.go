@@ -16,34 +16,34 @@ const requestLimit = 10 * time.Second
 
 // flow is one request, from its arrival to the end of what it asked for.
 type flow struct {
-	session *session
+	lane    *lane
 	stream  *tunnel.Stream
 	request socks.Request
 	began   time.Time
 }
 
-// handle serves one stream of the session.
-func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
-	f := &flow{session: s, stream: stream, began: time.Now()}
-	room := s.server.takeStream(s.user.Name)
+// handle serves one stream of the lane.
+func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
+	f := &flow{lane: l, stream: stream, began: time.Now()}
+	room := l.server.takeStream(l.user.Name)
 	if room {
-		defer s.server.dropStream(s.user.Name)
+		defer l.server.dropStream(l.user.Name)
 	}
 	stream.SetDeadline(f.began.Add(requestLimit))
 	request, err := socks.ReadRequest6(stream)
 	if err != nil {
 		// An honest client sends its request at once, and a right one.
-		s.tun.Strike()
+		l.tun.Strike()
 		stream.Reset()
-		s.log.Debug("bad request", "error", err)
+		l.log.Debug("bad request", "error", err)
 		return
 	}
 	f.request = socks.Request{
 		Command: request.Command,
 		Dst:     request.Dst,
 		Dialect: socks.SOCKS6,
-		User:    s.user.Name,
-		Source:  s.last().Remote,
+		User:    l.user.Name,
+		Source:  l.last().Remote,
 	}
 	switch {
 	case !room:
@@ -59,12 +59,12 @@ func (s *session) handle(ctx context.Context, stream *tunnel.Stream) {
 
 // connect carries out a CONNECT.
 func (f *flow) connect(ctx context.Context) {
-	target, reply, err := f.session.server.cfg.Relay.Connect(ctx, f.request)
+	target, reply, err := f.lane.server.cfg.Relay.Connect(ctx, f.request)
 	if err != nil {
 		if ctx.Err() != nil {
 			// The client has changed its mind. Who does so all the time wants us
 			// to work for nothing.
-			f.session.tun.Strike()
+			f.lane.tun.Strike()
 		}
 		f.refuse(ctx, socks.CodeOf(err), err)
 		return
@@ -92,7 +92,7 @@ func (f *flow) carry(ctx context.Context, target relay.Conn) relay.Result {
 	stop := context.AfterFunc(ctx, func() {
 		defer close(ended)
 		select {
-		case <-f.session.tun.Done():
+		case <-f.lane.tun.Done():
 		case <-time.After(lastWords):
 		case <-copying.Done():
 		}
@@ -133,7 +133,7 @@ func (f *flow) refuse(ctx context.Context, code socks.Code, reason error) {
 
 // log writes the flow's line.
 func (f *flow) log(ctx context.Context, code socks.Code, r relay.Result) {
-	log := f.session.log
+	log := f.lane.log
 	attrs := []slog.Attr{
 		slog.Any("remote", f.request.Source),
 		slog.Int("code", int(code)),

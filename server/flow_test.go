@@ -127,7 +127,8 @@ func TestFlowIsOnRecordWithoutItsTarget(t *testing.T) {
 				t.Fatal(err)
 			}
 			g.Close(0)
-			receive(t, g.served, "the end of the session")
+			receive(t, g.served, "the end of the carrier")
+			h.stop() // and all that was said is in the log
 			flows := log.find(t, "flow ended")
 			if len(flows) != 1 {
 				t.Fatalf("%d lines", len(flows))

@@ -40,7 +40,7 @@ type Config struct {
 	Relay socks.Relay // carries out the requests; an [Exit]
 
 	Sessions       int // how many may be attached at once; 0 means DefaultSessions
-	SessionStreams int // how many streams each may have open; 0 means tunnel.DefaultStreams
+	SessionStreams int // how many streams each lane of one may have open; 0 means tunnel.DefaultStreams
 	UserStreams    int // how many the sessions of one user may have together; 0 means DefaultUserStreams
 
 	// Grace is how long a session outlives its last carrier, unless its user has a
@@ -62,7 +62,7 @@ type Server struct {
 	cfg Config
 
 	memory *tunnel.Memory
-	begun  chan *session // to Serve, which runs them
+	begun  chan *lane // to Serve, which runs them
 
 	mu       sync.Mutex
 	sessions map[[16]byte]*session
@@ -95,7 +95,7 @@ func New(cfg Config) *Server {
 	return &Server{
 		cfg:      cfg,
 		memory:   tunnel.NewMemory(int(cfg.ReplayMemory)),
-		begun:    make(chan *session),
+		begun:    make(chan *lane),
 		sessions: make(map[[16]byte]*session),
 		devices:  make(map[string]int),
 		streams:  make(map[string]int),
@@ -116,8 +116,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	sessions.Go(func() { watched <- s.cfg.Users.Watch(ctx, func() { s.review(ctx) }) })
 	for {
 		select {
-		case sess := <-s.begun:
-			sessions.Go(func() { sess.run(ctx) })
+		case l := <-s.begun:
+			sessions.Go(func() { l.run(ctx) })
 		case err := <-watched:
 			s.close()
 			if err != nil {
@@ -130,7 +130,7 @@ func (s *Server) Serve(ctx context.Context) error {
 
 // Admit judges an opening. If answer is nil it is none of an enrolled device,
 // and whoever sent it is told nothing. Otherwise the answer is to be sent; then
-// serve, if it is not nil, lets the carrier's conn carry its session, a new one or
+// serve, if it is not nil, lets the carrier's conn carry its lane of a session, a new one or
 // one that goes on, until the carrier is lost. Nothing is held, and no live carrier is touched, for a
 // carrier whose serve is never called. Serve must be running.
 func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn)) {
@@ -158,11 +158,12 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		return refusal.Bytes(), nil
 	}
 	welcome := tunnel.Welcome{
-		Session:  c.session.id,
+		Session:  c.lane.id,
 		Epoch:    c.Epoch,
 		Received: c.received,
 		Streams:  uint32(s.cfg.SessionStreams),
 		Grace:    uint32(math.Ceil(s.graceOf(user).Seconds())),
+		Lanes:    tunnel.MaxLanes,
 	}
 	return welcome.Bytes(), c.serve
 }
@@ -171,36 +172,33 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 type coming struct {
 	tunnel.Hello
 	arrival  tunnel.Arrival
-	session  *session
-	fresh    bool   // it is the session's first
-	received uint64 // offset that the session waits for
+	lane     *lane
+	fresh    bool   // it is the lane's first
+	received uint64 // offset that the lane waits for
 }
 
-// place finds the session of a carrier, or makes one.
+// first tells whether the carrier begins a session.
+func (c *coming) first() bool { return c.Session == [16]byte{} }
+
+// place finds the lane of a carrier, or makes one.
 func (s *Server) place(c *coming, device users.Device, user users.User) tunnel.Refusal {
-	if c.Session == [16]byte{} {
-		if s.full(device) {
-			return tunnel.RefusedBusy
-		}
-		c.session, c.fresh = s.newSession(device, user), true
+	switch {
+	case c.Lane >= tunnel.MaxLanes:
+		return tunnel.RefusedBusy
+	case c.first() && s.full(device):
+		return tunnel.RefusedBusy
+	case c.first():
+		c.lane, c.fresh = s.newSession(device, user).newLane(c.Lane), true
 		return 0
 	}
 	s.mu.Lock()
-	c.session = s.sessions[c.Session]
+	sess := s.sessions[c.Session]
 	s.mu.Unlock()
 	// To another device, and to another user, it does not exist.
-	if c.session == nil || !c.session.device.Key.Equal(device.Key) || c.session.user.Name != user.Name {
+	if sess == nil || !sess.device.Key.Equal(device.Key) || sess.user.Name != user.Name {
 		return tunnel.RefusedSession
 	}
-	var err error
-	c.received, err = c.session.tun.Judge(c.Epoch, c.Received)
-	switch {
-	case errors.Is(err, tunnel.ErrStale):
-		return tunnel.RefusedStale
-	case err != nil:
-		return tunnel.RefusedSession
-	}
-	return 0
+	return sess.place(c)
 }
 
 // graceOf is how long the sessions of a user outlive their last carrier.
@@ -220,7 +218,7 @@ func (s *Server) SetGrace(d time.Duration) {
 	s.grace = cmp.Or(d, DefaultGrace)
 	s.mu.Unlock()
 	for _, sess := range s.all() {
-		sess.tun.SetGrace(s.graceOf(sess.currentUser()))
+		sess.setGrace(s.graceOf(sess.currentUser()))
 	}
 }
 
@@ -287,24 +285,35 @@ func (s *Server) surplus(d users.Device) (surplus *session, full bool) {
 		if own && !sess.device.Key.Equal(d.Key) {
 			continue
 		}
-		state, _ := sess.tun.State()
-		if !state.Attached && (surplus == nil || state.Since.Before(since)) {
-			surplus, since = sess, state.Since
+		if at, detached := sess.detached(); detached && (surplus == nil || at.Before(since)) {
+			surplus, since = sess, at
 		}
 	}
 	return surplus, true
 }
 
-// enter books a session, if there is room for it.
-func (s *Server) enter(sess *session) bool {
+// enter books a lane, and its session if that is new and there is room for it.
+func (s *Server) enter(l *lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	switch {
+	case s.closed || l.session.lanes[l.number] != nil:
+		return false
+	case s.sessions[l.id] == nil && !s.book(l.session):
+		return false
+	}
+	l.session.lanes[l.number] = l
+	return true
+}
+
+// book books a session, if there is room for it. The caller holds mu.
+func (s *Server) book(sess *session) bool {
 	surplus, full := s.surplus(sess.device)
 	if full && surplus == nil {
 		return false
 	}
 	if surplus != nil {
-		surplus.tun.Fail(errDisplaced)
+		surplus.fail(errDisplaced)
 		s.remove(surplus)
 	}
 	s.sessions[sess.id] = sess
@@ -314,13 +323,21 @@ func (s *Server) enter(sess *session) bool {
 
 var errDisplaced = errors.New("it had no carrier, and others needed its place")
 
-func (s *Server) leave(sess *session) {
+// leave takes a lane out of the books, and tells whether its session is over
+// with it.
+func (s *Server) leave(l *lane) (last bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.remove(sess)
+	l.session.lanes[l.number] = nil
+	l.session.past.Add(l.tun.Stats())
+	if l.session.lanes != [tunnel.MaxLanes]*lane{} {
+		return false
+	}
+	s.remove(l.session)
+	return true
 }
 
-// remove is leave for a caller who holds mu. It may come twice.
+// remove takes a session out of the books, if it is there. The caller holds mu.
 func (s *Server) remove(sess *session) {
 	if s.sessions[sess.id] != sess {
 		return
@@ -388,7 +405,7 @@ func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
 		return refusal
 	}
 	sess.setUser(user)
-	sess.tun.SetGrace(s.graceOf(user))
+	sess.setGrace(s.graceOf(user))
 	return 0
 }
 
@@ -429,8 +446,10 @@ type Status struct {
 	User       string
 	Device     string
 	Key        ed25519.PublicKey
-	Remote     netip.AddrPort // of the last carrier
+	Remote     netip.AddrPort // of the last carrier of the first lane that has one
 	Since      time.Time
+	Lanes      int
+	Carriers   int       // lanes that have one
 	Detached   time.Time // when it lost its last carrier; zero if it has one
 	Lost       string    // why, in words
 	Resumes    int       // how often a carrier took over from another
@@ -438,19 +457,20 @@ type Status struct {
 	Held       int       // bytes of memory with what may have to be sent again
 	Streams    int       // open now
 	Opened     uint64
-	Up, Down   int64 // bytes from and to the apps
-	RoundTrip  time.Duration
+	Up, Down   int64         // bytes from and to the apps
+	RoundTrip  time.Duration // the shortest of the lanes
 	Protection tunnel.Protection
 }
 
-// Status gives the sessions of this moment, the oldest first. One that is over
-// is none, though it may still pass on what came before.
+// Status gives the sessions of this moment, the oldest first.
 func (s *Server) Status() []Status {
-	all := slices.DeleteFunc(s.all(), func(sess *session) bool { return sess.tun.Err() != nil })
+	all := s.all()
 	slices.SortFunc(all, func(a, b *session) int { return a.since.Compare(b.since) })
-	status := make([]Status, len(all))
-	for i, sess := range all {
-		status[i] = sess.status()
+	status := make([]Status, 0, len(all))
+	for _, sess := range all {
+		if st, ok := sess.status(); ok {
+			status = append(status, st)
+		}
 	}
 	return status
 }

@@ -1,0 +1,156 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/tunnel"
+)
+
+// lane is one of a session's pipes, with the streams in it. Most sessions have
+// one. It is attached, detached and ends by itself.
+type lane struct {
+	*session
+	number byte
+	log    *slog.Logger
+	tun    *tunnel.Session
+
+	mu      sync.Mutex
+	arrival tunnel.Arrival // of the last carrier
+}
+
+// idle is how long a client may be silent before it is asked whether it is
+// there. It asks by itself before that.
+const idle = 20 * time.Second
+
+func (s *session) newLane(number byte) *lane {
+	l := &lane{session: s, number: number, log: s.log}
+	if number > 0 {
+		l.log = s.log.With("lane", number)
+	}
+	l.tun = tunnel.New(false, tunnel.Config{
+		Handle:  l.handle,
+		Streams: s.server.cfg.SessionStreams,
+		Grace:   s.server.graceOf(s.currentUser()),
+		Idle:    idle,
+		Memory:  s.server.memory,
+		Log:     l.log,
+	})
+	return l
+}
+
+// serve lets the carrier's conn carry its lane until it is lost.
+func (c *coming) serve(ctx context.Context, conn net.Conn) {
+	l := c.lane
+	if c.fresh && !l.enter(ctx) {
+		conn.Close() // the client asks again, and is told
+		return
+	}
+	carrier, err := l.tun.Attach(conn, c.Epoch, c.Received)
+	if err != nil {
+		l.log.Debug("carrier not attached", "remote", c.arrival.Remote, "error", err)
+		conn.Close()
+		return
+	}
+	l.comes(c, carrier)
+	if c.fresh && !l.begin(ctx) {
+		l.server.leave(l)
+		l.tun.Fail(context.Canceled)
+	}
+	// The lane ends its carrier, and tells the client so. Whoever ends this
+	// conn's listener ends the server, too.
+	err = carrier.Serve(context.WithoutCancel(ctx))
+	l.goes(err)
+}
+
+// enter books the lane, if it may still begin.
+func (l *lane) enter(ctx context.Context) bool {
+	if !l.server.enter(l) {
+		return false // others have been faster
+	}
+	// What has changed since the lane was admitted no review has seen. From
+	// now on one does.
+	if l.server.judge(ctx, l.session) != 0 {
+		l.server.leave(l)
+		return false
+	}
+	return true
+}
+
+// begin hands the lane to Serve.
+func (l *lane) begin(ctx context.Context) bool {
+	select {
+	case l.server.begun <- l:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// comes notes down a carrier.
+func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
+	l.mu.Lock()
+	l.arrival = c.arrival
+	l.mu.Unlock()
+	switch {
+	case !c.fresh:
+		l.log.Info("resumed", "remote", c.arrival.Remote, "carrier", c.arrival.Protection.Carrier,
+			"after", carrier.Gap.Round(time.Millisecond), "replayed", carrier.Replay)
+	case c.first():
+		l.log.Info("session begun", "remote", c.arrival.Remote)
+	default:
+		l.log.Info("lane begun", "remote", c.arrival.Remote)
+	}
+}
+
+// goes notes down why a carrier was lost.
+func (l *lane) goes(why error) {
+	if state, _ := l.tun.State(); state.Err == nil && !errors.Is(why, tunnel.ErrReplaced) {
+		l.log.Info("detached", "reason", why)
+	}
+}
+
+// last is the arrival of the last carrier.
+func (l *lane) last() tunnel.Arrival {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.arrival
+}
+
+// run runs the lane until it ends.
+func (l *lane) run(ctx context.Context) {
+	began := time.Now()
+	var noting sync.WaitGroup
+	defer noting.Wait()
+	noting.Go(func() { l.note(ctx, began) })
+
+	err := l.tun.Serve(ctx)
+	if l.server.leave(l) {
+		l.log.Info("session ended", "reason", err, "after", time.Since(l.since).Round(time.Millisecond))
+	} else {
+		l.log.Info("lane ended", "reason", err, "after", time.Since(began).Round(time.Millisecond))
+	}
+}
+
+// describe adds what the lane knows to its session's status.
+func (l *lane) describe(st *Status) {
+	state, _ := l.tun.State()
+	if st.Lanes == 0 || state.Attached && st.Carriers == 0 {
+		arrival := l.last()
+		st.Remote, st.Protection = arrival.Remote, arrival.Protection
+	}
+	st.Lanes++
+	st.Resumes += state.Resumes
+	st.Replayed += state.Replayed
+	st.Held += state.Held
+	switch {
+	case state.Attached:
+		st.Carriers++
+	case state.Lost != nil && state.Since.After(st.Detached):
+		st.Detached, st.Lost = state.Since, state.Lost.Error()
+	}
+}
