@@ -73,6 +73,8 @@ type Server struct {
 // Serve serves a listener, which it closes, until ctx ends. It then closes
 // what has not been admitted, gives everybody else 5 s to end, and returns nil
 // when all has ended. If the listener fails it does the same and returns the error.
+// A listener that somebody else closes brings nobody any more; those who are there
+// are served until ctx ends.
 func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error {
 	serving, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -80,6 +82,9 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error 
 	stop := context.AfterFunc(serving, func() { _ = ln.Close() }) // whoever accepts sees the error
 	defer stop()
 	err := x.http.Serve(tls.NewListener(listener{ln, x.lobby}, x.http.TLSConfig))
+	if errors.Is(err, net.ErrClosed) {
+		<-ctx.Done()
+	}
 	cancel()
 	x.end()
 	if ctx.Err() != nil {

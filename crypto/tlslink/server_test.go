@@ -215,9 +215,23 @@ func TestSessionMayFollowItsOpeningAtOnce(t *testing.T) {
 	}
 }
 
+// broken is a listener that fails when it is told to.
+type broken struct {
+	net.Listener
+	err error
+}
+
+func (l *broken) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		err = l.err
+	}
+	return c, err
+}
+
 func TestServeFailsWithItsListener(t *testing.T) {
 	key, cert := newCertificate(t, "exit.test")
-	ln := listen(t)
+	ln := &broken{listen(t), errors.New("the network is gone")}
 	served := make(chan error, 1)
 	ended := make(chan struct{})
 	s := &Server{GetCertificate: always(&cert)}
@@ -230,10 +244,40 @@ func TestServeFailsWithItsListener(t *testing.T) {
 	e := &exit{address: ln.Addr().String(), key: key}
 	defer e.attach(t, "go").Close()
 	_ = ln.Close()
-	if err := <-served; !errors.Is(err, net.ErrClosed) {
+	if err := <-served; !errors.Is(err, ln.err) {
 		t.Errorf("Serve: %v", err)
 	}
 	<-ended
+}
+
+func TestCarriersOutliveAListenerThatIsClosed(t *testing.T) {
+	key, cert := newCertificate(t, "exit.test")
+	ln := listen(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	served := make(chan error, 1)
+	s := &Server{GetCertificate: always(&cert)}
+	go func() { served <- s.Serve(ctx, ln, genuine(echo)) }()
+	e := &exit{address: ln.Addr().String(), key: key}
+	carrier := e.attach(t, "go")
+	arrived := e.dial(t, "go") // it has not been admitted yet
+	if err := ln.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := net.Dial("tcp", e.address); err == nil {
+		c.Close()
+		t.Error("somebody accepts")
+	}
+	roundTrip(t, carrier, 1000)
+	late, _, err := arrived.Attach(t.Context(), opening())
+	if err != nil {
+		t.Fatal(err)
+	}
+	roundTrip(t, late, 1000)
+	_, _ = late.Close(), carrier.Close() // the server has seen enough of them
+	cancel()
+	if err := <-served; err != nil {
+		t.Errorf("Serve: %v", err)
+	}
 }
 
 func TestRotatedCertificateIsTheOneThatOpeningsAreBoundTo(t *testing.T) {
