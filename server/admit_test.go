@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
+	"context"
 	"errors"
+	"net"
 	"os"
 	"strings"
 	"testing"
@@ -77,6 +80,51 @@ func TestOldSessionIsNotKnown(t *testing.T) {
 	wantRefusal(t, answer, tunnel.RefusedSession)
 	if serve != nil {
 		t.Error("it is served")
+	}
+}
+
+func TestSessionMayBeKnownElsewhere(t *testing.T) {
+	var asked []tunnel.Arrival
+	var known []byte
+	served := false
+	h := newHouse(t, func(c *Config) {
+		c.Elsewhere = func(_ context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
+			asked = append(asked, a)
+			if known == nil {
+				return nil, nil
+			}
+			return known, func(context.Context, net.Conn) { served = true }
+		}
+	})
+	device := h.device("anna")
+	opening := tunnel.Hello{Epoch: 2, Session: [16]byte{1}}.Sign(device, here)
+	answer, serve := h.come(opening)
+	wantRefusal(t, answer, tunnel.RefusedSession)
+	if serve != nil || len(asked) != 1 || !bytes.Equal(asked[0].Opening, opening) || asked[0].Place != here {
+		t.Errorf("asked %v", asked)
+	}
+	known = tunnel.Welcome{Session: [16]byte{1}, Epoch: 2}.Bytes()
+	answer, serve = h.come(opening)
+	wantRefusal(t, answer, 0)
+	if serve(t.Context(), nil); !served {
+		t.Error("it is not served elsewhere")
+	}
+	if n := len(h.log.find(t, "session refused")); n != 1 {
+		t.Errorf("%d refusals in the log", n)
+	}
+
+	// Nobody is asked about what is new, nor for those who may not come.
+	asked = nil
+	answer, _ = h.hello(device)
+	wantRefusal(t, answer, 0)
+	if answer, _ := h.come(tunnel.Hello{Epoch: 2, Session: [16]byte{1}}.Sign(h.newKey(), here)); answer != nil {
+		t.Error("a stranger gets an answer")
+	}
+	h.must(h.store.SetUserDisabled(t.Context(), "anna", true))
+	answer, _ = h.come(opening)
+	wantRefusal(t, answer, tunnel.RefusedUserDisabled)
+	if len(asked) != 0 {
+		t.Errorf("asked %v", asked)
 	}
 }
 

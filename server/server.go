@@ -51,6 +51,11 @@ type Config struct {
 	// be sent again on another carrier. 0 means DefaultReplayMemory.
 	ReplayMemory int64
 
+	// Elsewhere is asked about a carrier of an enrolled device whose session is not
+	// known here, as Admit is. A nil answer means that nobody knows it. nil: there is
+	// nobody to ask.
+	Elsewhere func(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn))
+
 	// Log gets a line for every flow that ends, and what happens to sessions. Targets
 	// are named at debug level only. nil means slog.Default.
 	Log *slog.Logger
@@ -152,6 +157,11 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 	refusal := standing(device, user)
 	if refusal == 0 {
 		refusal = s.place(c, device, user)
+	}
+	if refusal == tunnel.RefusedSession && s.cfg.Elsewhere != nil {
+		if answer, serve := s.cfg.Elsewhere(ctx, a); answer != nil {
+			return answer, serve
+		}
 	}
 	if refusal != 0 {
 		s.cfg.Log.Warn("session refused", "user", user.Name, "device", device.Name, "remote", a.Remote, "reason", refusal)
