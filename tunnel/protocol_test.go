@@ -73,6 +73,11 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 		"replies: authenticated; connected from 203.0.113.1:40000":                encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Bound: socks.Addr{IP: netip.MustParseAddr("203.0.113.1"), Port: 40000}}),
 		"replies: authenticated; connection refused":                              encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Code: socks.ConnectionRefused}),
 	}
+	for _, v := range vectors(t) {
+		if v.travels() && v.means != "" {
+			want[v.means] = v.bytes
+		}
+	}
 	got := examples(t)
 	for name, b := range want {
 		if !bytes.Equal(got[name], b) {
