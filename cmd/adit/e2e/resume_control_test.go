@@ -47,7 +47,7 @@ func TestLinkMakesPlainConnectionsFail(t *testing.T) {
 				_ = s.app.SetWriteDeadline(time.Now().Add(time.Second)) // after a FIN nothing answers
 				_ = s.target.SetWriteDeadline(time.Now().Add(time.Second))
 			}
-			if err := l.finish(10 * time.Second); err != nil {
+			if err := l.finish(time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			for i, s := range l.streams {
