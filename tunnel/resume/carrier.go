@@ -15,7 +15,8 @@ var (
 	ErrSilent   = errors.New("the peer has been silent for too long")
 )
 
-// Carrier is a conn that carries a pipe, from Attach until it is lost.
+// Carrier is a conn that carries a pipe, from Attach until it is lost. Its methods
+// are safe for concurrent use; Serve must be called once.
 type Carrier struct {
 	Gap    time.Duration // how long the pipe had no carrier before
 	Replay int64         // bytes that have to be sent again

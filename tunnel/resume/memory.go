@@ -9,11 +9,11 @@ import (
 // together, in bytes, if nothing is said.
 const DefaultMemory = 256 << 20
 
-// Memory bounds what the replay buffers of many pipes hold together. When it is
-// used up, pipes without a carrier are given up, the longest detached
-// first; if there are none, every pipe makes do with what it has, and its
-// writers wait for acknowledgements. One piece each pipe may hold in any case. Its methods are safe for
-// concurrent use.
+// Memory bounds what the replay buffers of many pipes hold together. When one
+// needs more than is left, pipes that hold something and have no carrier are given up, the
+// longest without one first, until there is enough. If there are none, every pipe makes do with
+// what it has, and its writers wait for acknowledgements. One piece each pipe may hold in any case,
+// so that none stands still for good. Its methods are safe for concurrent use.
 type Memory struct {
 	limit int
 

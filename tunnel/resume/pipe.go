@@ -3,10 +3,17 @@
 // Whatever is written is kept until the peer has acknowledged it. When a carrier is
 // lost, the next one goes on at the byte that the peer waits for: nothing is lost,
 // nothing comes twice, and whoever uses the pipe notices only that it stands
-// still for a while. PROTOCOL.md in the package above says byte by byte what travels.
+// still for a while. Datagrams go beside the bytes, and are never sent again.
 //
-// Authenticating a carrier is not done here. Whoever attaches one has made sure
-// that it is the same peer's.
+// Each end has a [Pipe]. Whoever has a conn to the peer, and has agreed with it
+// on an epoch and both offsets, gives it to [Pipe.Attach] and serves the [Carrier] that
+// comes back. The pipe finds out by itself when a carrier is dead, and [Pipe.State] tells. Finding
+// another one is not done here, nor is authenticating it: whoever attaches a
+// carrier has made sure that it is the same peer's. A pipe that gets none
+// in time is over, for good.
+//
+// PROTOCOL.md in the package above says byte by byte what travels, in its sections
+// 3 and 4.
 package resume
 
 import (
@@ -19,8 +26,9 @@ import (
 
 // Config says how a pipe behaves. The zero value is useful.
 type Config struct {
-	// Grace is how long the pipe outlives its last carrier. 0: it ends with it,
-	// and so does a pipe on which the peer has never been heard: it may not know of it.
+	// Grace is how long the pipe outlives its last carrier, from when that was lost,
+	// or from when the peer was last heard if it was lost because of silence. 0: it ends
+	// with it, and so does a pipe on which the peer has never been heard: it may not know of it.
 	Grace time.Duration
 
 	// Idle is how long the peer may be silent before it is asked whether it is
@@ -67,8 +75,9 @@ type Breach struct{ What string }
 
 func (e Breach) Error() string { return "the peer broke the protocol: " + e.What }
 
-// Pipe is one end of a pipe. Read may be called from one goroutine at a time,
-// and so may Write and ReceiveDatagram; the other methods are safe for concurrent use.
+// Pipe is one end of a pipe. Read may be called from one goroutine at a time, and
+// so may ReceiveDatagram, and so may Write and WriteBuffer together; the other methods are
+// safe for concurrent use.
 type Pipe struct {
 	cfg     Config
 	over    chan struct{} // closed when err is set
@@ -137,7 +146,7 @@ func (p *Pipe) Received() uint64 {
 type State struct {
 	Attached  bool          // there is a carrier
 	Suspect   bool          // and it has been silent for too long already
-	Since     time.Time     // when Attached became so
+	Since     time.Time     // when Attached became so; after silence, when the peer was last heard
 	Lost      error         // why the last carrier was lost; nil if none was
 	Epoch     uint64        // of the last carrier
 	Resumes   int           // how often a carrier took over from another
