@@ -100,20 +100,20 @@ func TestDatagramsAreNotSentAgain(t *testing.T) {
 		link := p.attach(tunneltest.Path{Queue: 100})
 		synctest.Wait()
 		link.conn.Stall(true)
-		for n := range 10 {
+		for n := range 100 {
 			p.a.SendDatagram(nil, numbered(n, 1000))
 		}
 		synctest.Wait()
 		link.conn.Cut()
 		synctest.Wait()
-		p.a.SendDatagram(nil, numbered(10, 1000)) // nothing is attached
+		p.a.SendDatagram(nil, numbered(100, 1000)) // nothing is attached
 		p.attach(tunneltest.Path{})
-		p.a.SendDatagram(nil, numbered(11, 1000))
+		p.a.SendDatagram(nil, numbered(101, 1000))
 		b, err := p.b.ReceiveDatagram(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n := binary.BigEndian.Uint64(b); n != 11 {
+		if n := binary.BigEndian.Uint64(b); n != 101 {
 			t.Errorf("datagram %d arrived", n)
 		}
 	})

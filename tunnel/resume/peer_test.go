@@ -115,7 +115,7 @@ func TestZombieCountsForNothing(t *testing.T) {
 		"data that has come meanwhile":  dataFrame(5, 0, []byte("WORLD")),
 		"data that comes next":          dataFrame(10, 0, []byte("again")),
 		"data behind a gap":             dataFrame(11, 0, []byte("again")),
-		"data with an acknowledgement":  dataFrame(10, 2, []byte("again")),
+		"data with an acknowledgement":  dataFrame(5, 3, []byte("again")),
 		"an acknowledgement":            valueFrame(ack, 3),
 		"one of what was not sent":      valueFrame(ack, 1<<40),
 		"a pong":                        valueFrame(pong, 1),
