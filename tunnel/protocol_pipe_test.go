@@ -59,7 +59,7 @@ func vectors(t *testing.T) []vector {
 // travels tells whether a vector's bytes are seen on a carrier.
 func (v vector) travels() bool {
 	switch v.does {
-	case "hello", "welcome", "sends", "loses":
+	case "hello", "welcome", "sends", "loses", "delays":
 		return true
 	}
 	return false
@@ -97,6 +97,8 @@ type end struct {
 	place Place
 	hello Hello // of the last carrier
 	id    [16]byte
+	has   uint64       // what the peer has, as it said to the last carrier
+	late  []byte       // of the peer's, and not here yet
 	got   bytes.Buffer // what has come out of the pipe
 	over  chan error   // and why no more does
 }
@@ -142,13 +144,17 @@ func (e *end) play(v vector) {
 		e.opens(v, own)
 	case v.does == "welcome":
 		e.answers(v, own)
-	case v.who == "cut":
-		e.peer.Cut()
+	case v.who == "switch":
+		e.attach(e.hello.Epoch, e.has)
+	case v.who == "late":
+		e.peer.Write(e.late)
 		synctest.Wait()
-	case v.travels() && !own:
-		e.peer.Write(v.bytes[:len(v.bytes)-v.n])
+	case v.does == "sends" && !own:
+		e.peer.Write(v.bytes)
 		synctest.Wait()
-	case !own: // it is nothing that the peer sees
+	case v.does == "delays" && !own:
+		e.late = v.bytes
+	case !own: // this end does not see it
 	case v.travels():
 		b := make([]byte, len(v.bytes))
 		if _, err := io.ReadFull(e.peer, b); err != nil {
@@ -202,9 +208,9 @@ func (e *end) answers(v vector, own bool) {
 	if err != nil {
 		e.t.Fatalf("%s: %v", v.means, err)
 	}
-	e.id = welcome.Session
+	e.id, e.has = welcome.Session, e.hello.Received
 	if !own {
-		e.attach(welcome.Epoch, welcome.Received)
+		e.has = welcome.Received
 		return
 	}
 	received, err := e.Judge(e.hello.Epoch, e.hello.Received)
@@ -216,7 +222,6 @@ func (e *end) answers(v vector, own bool) {
 		Epoch:   e.hello.Epoch, Received: received,
 		Streams: DefaultStreams, Grace: 600, Lanes: 1,
 	}.Bytes())
-	e.attach(e.hello.Epoch, e.hello.Received)
 }
 
 // testKey is the key of RFC 8032 section 7.1, test 1.
