@@ -40,18 +40,21 @@ func TestAnyScheduleOfFaultsLosesAndDoublesNothing(t *testing.T) {
 	for worker := range uint64(workers) {
 		t.Run(fmt.Sprint("worker ", worker), func(t *testing.T) {
 			t.Parallel()
-			for n := worker; n < count && !t.Failed(); {
+			for n := worker; n < count && !t.Failed(); n += 100 * workers {
 				synctest.Test(t, func(t *testing.T) { // a new one now and then, lest its timers pile up
-					for range 100 {
-						if n < count && !t.Failed() {
-							seed := first + n
-							if err == nil {
-								seed = one
-							}
-							newSchedule(t, seed).run()
+					seed, running := first, true
+					t.Cleanup(func() {
+						if running {
+							t.Errorf("schedule %d did not end", seed)
 						}
-						n += workers
+					})
+					for i := n; i < min(n+100*workers, count) && !t.Failed(); i += workers {
+						if seed = first + i; err == nil {
+							seed = one
+						}
+						newSchedule(t, seed).run()
 					}
+					running = false
 				})
 			}
 		})
