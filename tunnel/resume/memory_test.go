@@ -168,13 +168,13 @@ func TestGraceExpiresWhenItShould(t *testing.T) {
 			synctest.Wait()
 			w.strike(0, reset)
 			synctest.Wait()
-			time.Sleep(grace - 1)
+			time.Sleep(grace - time.Nanosecond)
 			synctest.Wait()
 			if state, _ := r.a.State(); state.Err != nil {
 				t.Fatalf("it is over too early: %v", state.Err)
 			}
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if err := <-done; !errors.Is(err, resume.ErrGrace) {
 			t.Error(err)
 		}

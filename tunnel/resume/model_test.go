@@ -1,17 +1,11 @@
 package resume_test
 
 import (
-	"bytes"
-	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"os"
-	"strconv"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,45 +14,48 @@ import (
 )
 
 // TestAnyScheduleOfFaultsLosesAndDoublesNothing runs many small worlds in which
-// everything goes wrong that can. ADIT_FULL=1 runs a million of them; ADIT_SCHEDULE=n
-// runs the n-th many times over, because it fixes what happens, but not in which order
-// goroutines run in between.
+// everything goes wrong that can. ADIT_FULL=1 runs a million of them.
+// ADIT_SCHEDULES=10-20 runs ten from number 10 on; ADIT_SCHEDULES=10 number 10 alone, but
+// a thousand times: it says what happens, not in which order goroutines run meanwhile.
 func TestAnyScheduleOfFaultsLosesAndDoublesNothing(t *testing.T) {
 	const workers = 2
-	first, count := uint64(0), uint64(10_000)
+	first, last, times := uint64(0), uint64(10_000), 1
 	if os.Getenv("ADIT_FULL") != "" {
-		count = 1_000_000
+		last = 1_000_000
 	}
-	if s := os.Getenv("ADIT_SCHEDULES"); s != "" { // a range of them: first-last
-		fmt.Sscanf(s, "%d-%d", &first, &count)
-		count -= first
-	}
-	one, err := strconv.ParseUint(os.Getenv("ADIT_SCHEDULE"), 10, 64)
-	if err == nil {
-		count = 1000
+	if some := os.Getenv("ADIT_SCHEDULES"); some != "" {
+		if n, _ := fmt.Sscanf(some, "%d-%d", &first, &last); n == 1 {
+			last, times = first+1, 1000
+		}
 	}
 	for worker := range uint64(workers) {
 		t.Run(fmt.Sprint("worker ", worker), func(t *testing.T) {
 			t.Parallel()
-			for n := worker; n < count && !t.Failed(); n += 100 * workers {
-				synctest.Test(t, func(t *testing.T) { // a new one now and then, lest its timers pile up
-					seed, running := first, true
-					t.Cleanup(func() {
-						if running {
-							t.Errorf("schedule %d did not end", seed)
-						}
-					})
-					for i := n; i < min(n+100*workers, count) && !t.Failed(); i += workers {
-						if seed = first + i; err == nil {
-							seed = one
-						}
-						newSchedule(t, seed).run()
-					}
-					running = false
-				})
+			for seed := first + worker; seed < last && !t.Failed(); seed += 100 * workers {
+				runSchedules(t, seed, min(seed+100*workers, last), workers, times)
 			}
 		})
 	}
+}
+
+// runSchedules runs some schedules in one bubble: with more of them its timers would pile up.
+func runSchedules(t *testing.T, seed, last, step uint64, times int) {
+	synctest.Test(t, func(t *testing.T) {
+		running := true
+		t.Cleanup(func() {
+			if running {
+				t.Errorf("schedule %d did not end", seed)
+			}
+		})
+		for ; seed < last; seed += step {
+			for range times {
+				if !t.Failed() {
+					newSchedule(t, seed).run()
+				}
+			}
+		}
+		running = false
+	})
 }
 
 // tape has the bytes that are sent: each schedule and direction a piece of its
@@ -91,23 +88,6 @@ type event struct {
 	at   time.Time
 	what string
 	args [3]any
-}
-
-// end is one end of the pipe, and who uses it.
-type end struct {
-	*resume.Pipe
-	s        *schedule
-	name     string
-	grace    time.Duration // the shortest that it has ever had
-	out, in  []byte        // what it writes, and what it is to read
-	wrote    atomic.Int64
-	read     atomic.Int64
-	readErr  error
-	writeErr error
-	wire     *wire          // the last that it was attached to
-	done     sync.WaitGroup // reader and writer
-	at       time.Time      // when its reader ended
-	since    time.Time      // and since when it had been without a carrier
 }
 
 func newSchedule(t *testing.T, seed uint64) *schedule {
@@ -260,197 +240,6 @@ func (s *schedule) close(side int) {
 	s.ends[side].Close()
 }
 
-// clean is a wire with which nothing is wrong.
-func (s *schedule) clean() *wire { return s.lay(lane{room: 1 << 16}, lane{room: 1 << 16}) }
-
-// wire is one with which anything may be wrong, once.
-func (s *schedule) wire() *wire {
-	if s.IntN(3) == 0 {
-		return s.clean()
-	}
-	small := len(s.ends[0].out)+len(s.ends[1].out) < 3000
-	var lanes [2]lane
-	for i := range lanes {
-		l := lane{room: []int{100, 4096, 1 << 16, 1 << 24}[s.IntN(4)]}
-		if small && !s.chat && s.IntN(4) == 0 {
-			l.room, l.chunk = 1+s.IntN(10), s.IntN(3)
-		}
-		if s.IntN(4) == 0 {
-			l.delay = time.Duration(1+s.IntN(500)) * time.Millisecond
-			if l.room < 100 {
-				l.delay = min(l.delay, 20*time.Millisecond) // 50 bytes a second
-			}
-			s.slow = true
-		}
-		if s.IntN(2) == 0 {
-			l.fault, l.at = fault(s.IntN(int(faults))), s.IntN(60)
-			if s.IntN(2) == 0 {
-				l.at = s.IntN(len(s.ends[i].out) + 100)
-			}
-		}
-		lanes[i] = l
-	}
-	return s.lay(lanes[0], lanes[1])
-}
-
-func (s *schedule) lay(up, down lane) *wire {
-	w := newWire(up, down, s.fail)
-	s.wires = append(s.wires, w)
-	s.note("wire", up, down)
-	return w
-}
-
-// attach does what a client and a server do to give the pipe a carrier, or what
-// is left of it when something goes wrong.
-func (s *schedule) attach(how int, w *wire) {
-	client, server := s.ends[0], s.ends[1]
-	s.epoch++
-	epoch := s.epoch
-	hello := client.Received()
-	s.note("attach", how, epoch, hello)
-	answer, err := server.Judge(epoch, hello)
-	if err != nil {
-		s.excuse(server, epoch, err)
-		return
-	}
-	arrive := func() { s.join(server, w, epoch, hello) }
-	answered := func() { s.join(client, w, epoch, answer) }
-	lost := func(side int) { // one end never comes to use the wire
-		if s.IntN(2) == 0 {
-			wireEnd{w, side}.Close()
-		}
-	}
-	switch how {
-	case 0, 1:
-		arrive()
-		answered()
-	case 2: // the answer is faster than the server
-		answered()
-		arrive()
-	case 3:
-		arrive()
-		lost(0)
-	case 4:
-		answered()
-		lost(1)
-	case 5: // the answer takes its time
-		arrive()
-		s.late = append(s.late, answered)
-	case 6:
-		s.late = append(s.late, arrive, answered)
-	case 7:
-		arrive()
-		answered()
-		s.again()
-	case 8:
-		s.hostile()
-		arrive()
-		answered()
-	case 9:
-		s.race(arrive, answered)
-	}
-}
-
-// join attaches one end, unless a later carrier is there or the pipe is over.
-func (s *schedule) join(e *end, w *wire, epoch, offset uint64) {
-	conn := wireEnd{w, 0}
-	if e == s.ends[1] {
-		conn.side = 1
-	}
-	c, err := e.Attach(conn, epoch, offset)
-	if err != nil {
-		s.excuse(e, epoch, err)
-		conn.Close()
-		return
-	}
-	s.mu.Lock()
-	if state, _ := e.State(); state.Epoch == epoch {
-		e.wire = w
-	}
-	s.mu.Unlock()
-	s.going.Go(func() {
-		why := c.Serve(context.Background())
-		s.note("lost", e.name, epoch, why)
-	})
-}
-
-// excuse judges why an honest attach was refused.
-func (s *schedule) excuse(e *end, epoch uint64, err error) {
-	state, _ := e.State()
-	switch {
-	case errors.Is(err, resume.ErrStale) && state.Epoch >= epoch:
-	case state.Err != nil && errors.Is(err, state.Err):
-	default:
-		s.fail("the %s refused epoch %d: %v", e.name, epoch, err)
-	}
-	s.note("refused", e.name, epoch, err)
-}
-
-// again tries what must not touch a live carrier: a carrier with an epoch that was used
-// already, and one from a peer who cannot be right.
-func (s *schedule) again() {
-	synctest.Wait()
-	for _, e := range s.ends {
-		before, _ := e.State()
-		if before.Err != nil {
-			continue
-		}
-		w := s.clean()
-		for _, epoch := range []uint64{0, before.Epoch, s.Uint64N(before.Epoch + 1)} {
-			if _, err := e.Attach(wireEnd{w, 0}, epoch, 0); !errors.Is(err, resume.ErrStale) {
-				s.fail("the %s took epoch %d after %d: %v", e.name, epoch, before.Epoch, err)
-			}
-		}
-		s.untouched(e, before)
-	}
-}
-
-func (s *schedule) hostile() {
-	synctest.Wait()
-	for _, e := range s.ends {
-		before, _ := e.State()
-		if before.Err != nil {
-			continue
-		}
-		w := s.clean()
-		beyond := []uint64{uint64(len(e.out)) + 1, 1 << 63, 1<<64 - 1}[s.IntN(3)]
-		var breach resume.Breach
-		if _, err := e.Judge(before.Epoch+1, beyond); !errors.As(err, &breach) {
-			s.fail("the %s would go on at %d: %v", e.name, beyond, err)
-		}
-		if _, err := e.Attach(wireEnd{w, 0}, before.Epoch+1, beyond); !errors.As(err, &breach) {
-			s.fail("the %s went on at %d: %v", e.name, beyond, err)
-		}
-		s.untouched(e, before)
-	}
-}
-
-func (s *schedule) untouched(e *end, before resume.State) {
-	synctest.Wait()
-	after, _ := e.State()
-	if after != before {
-		s.fail("a refused carrier made of the %s's\n%+v\n%+v", e.name, before, after)
-	}
-}
-
-// race lets two carriers, one of which is later, come at the same time.
-func (s *schedule) race(arrive, answered func()) {
-	s.epoch++
-	w, epoch := s.wire(), s.epoch
-	hello, answer := s.ends[0].Received(), s.ends[1].Received()
-	attempts := []func(){
-		arrive, answered,
-		func() { s.join(s.ends[1], w, epoch, hello) },
-		func() { s.join(s.ends[0], w, epoch, answer) },
-	}
-	s.Shuffle(len(attempts), func(i, j int) { attempts[i], attempts[j] = attempts[j], attempts[i] })
-	var all sync.WaitGroup
-	for _, attempt := range attempts {
-		all.Go(attempt)
-	}
-	all.Wait()
-}
-
 // check is about what must be true at any time.
 func (s *schedule) check() {
 	held := 0
@@ -470,24 +259,6 @@ func (s *schedule) check() {
 	if s.bound > 0 && held > max(s.bound, 0)+2*43<<10 {
 		s.fail("%d bytes are held of %d", held, s.bound)
 	}
-}
-
-// ends waits until an end is over, for so long at most.
-func (e *end) ends(limit time.Duration) bool {
-	late := time.NewTimer(limit)
-	defer late.Stop()
-	select {
-	case <-e.Over():
-		return true
-	case <-late.C:
-		return false
-	}
-}
-
-// over tells whether an end is over.
-func (e *end) over() bool {
-	state, _ := e.State()
-	return state.Err != nil
 }
 
 func (s *schedule) anyOver() bool { return s.ends[0].over() || s.ends[1].over() }
@@ -578,143 +349,5 @@ func (s *schedule) cutForEver() {
 		if state.Epoch > 0 && !e.ends(11*time.Minute) {
 			s.fail("the %s is not over", e.name)
 		}
-	}
-}
-
-// begin lets somebody write and read.
-func (e *end) begin() {
-	e.done.Add(2)
-	writes, reads := rand.New(rand.NewPCG(e.s.Uint64(), 1)), rand.New(rand.NewPCG(e.s.Uint64(), 2))
-	e.s.going.Go(func() { e.write(writes); e.done.Done() })
-	e.s.going.Go(func() { e.take(reads); e.done.Done() })
-	if e.s.chat {
-		e.s.going.Go(e.listen)
-	}
-}
-
-func (e *end) write(r *rand.Rand) {
-	for off := 0; off < len(e.out); {
-		size := 1 + r.IntN(300)
-		if r.IntN(4) == 0 {
-			size = 1 + r.IntN(100_000)
-		}
-		size = min(size, len(e.out)-off)
-		n, err := e.put(e.out[off:off+size], r.IntN(2) == 0)
-		off += n
-		e.wrote.Store(int64(off))
-		if err != nil || n < size {
-			e.writeErr = err
-			if err == nil {
-				e.s.fail("the %s wrote %d bytes of %d", e.name, n, size)
-			}
-			return
-		}
-		if r.IntN(8) == 0 {
-			time.Sleep(time.Duration(r.IntN(400)) * time.Millisecond)
-		}
-	}
-}
-
-// put writes b, if it fits and is to be handed over in a buffer of the pipe's.
-func (e *end) put(b []byte, hand bool) (int, error) {
-	buffer := resume.NewBuffer()
-	if !hand || len(*buffer)+len(b) > cap(*buffer) {
-		resume.FreeBuffer(buffer)
-		return e.Write(b)
-	}
-	*buffer = append(*buffer, b...)
-	if err := e.WriteBuffer(buffer); err != nil {
-		return 0, err
-	}
-	return len(b), nil
-}
-
-func (e *end) take(r *rand.Rand) {
-	b := make([]byte, 1<<(1+r.IntN(12)))
-	if len(e.in) > 100_000 {
-		b = make([]byte, 32<<10)
-	}
-	for at := 0; ; {
-		n, err := e.Read(b)
-		if at+n > len(e.in) || !bytes.Equal(b[:n], e.in[at:at+n]) {
-			e.s.fail("the %s read something else at %d", e.name, at)
-			return
-		}
-		at += n
-		e.read.Store(int64(at))
-		if err != nil {
-			e.readErr = err
-			state, _ := e.State()
-			e.at, e.since = time.Now(), state.Since
-			e.s.note("over", e.name, err)
-			return
-		}
-		if n == 0 {
-			e.s.fail("the %s read nothing", e.name)
-			return
-		}
-		if e.s.lazy && r.IntN(50) == 0 {
-			time.Sleep(time.Duration(r.IntN(1000)) * time.Millisecond)
-		}
-	}
-}
-
-// datagrams sends some.
-func (s *schedule) datagrams() {
-	for _, e := range s.ends {
-		for range s.IntN(4) {
-			b := make([]byte, 8+s.IntN(2000))
-			s.epoch++ // so that each has a number of its own
-			binary.BigEndian.PutUint64(b, s.epoch)
-			for i := 8; i < len(b); i++ {
-				b[i] = b[7] + byte(i)
-			}
-			e.SendDatagram(b[:3], b[3:])
-		}
-	}
-}
-
-// listen takes datagrams: each comes once at most, whole, and none before an
-// earlier one.
-func (e *end) listen() {
-	for last := uint64(0); ; {
-		b, err := e.ReceiveDatagram(context.Background())
-		if err != nil {
-			return
-		}
-		number := binary.BigEndian.Uint64(b)
-		for i := 8; i < len(b); i++ {
-			if b[i] != b[7]+byte(i) {
-				e.s.fail("the %s got a datagram that was not sent", e.name)
-				return
-			}
-		}
-		if number <= last {
-			e.s.fail("the %s got datagram %d after %d", e.name, number, last)
-		}
-		last = number
-	}
-}
-
-// judge is about how it all ended for an end.
-func (e *end) judge() {
-	e.done.Wait()
-	var breach resume.Breach
-	switch {
-	case e.readErr == nil:
-		e.s.fail("the %s's reader ended without an error", e.name)
-	case errors.Is(e.readErr, io.EOF) || errors.Is(e.readErr, io.ErrUnexpectedEOF):
-		e.s.fail("the %s's loss looks like an end", e.name)
-	case errors.As(e.readErr, &breach):
-		e.s.fail("the %s: %v", e.name, e.readErr)
-	case errors.Is(e.readErr, resume.ErrGrace) && e.s.met && e.at.Sub(e.since) < e.grace:
-		e.s.fail("the %s waited only %v", e.name, e.at.Sub(e.since))
-	case errors.Is(e.readErr, resume.ErrEvicted) && e.s.bound == 0:
-		e.s.fail("the %s was given up without need", e.name)
-	case errors.Is(e.readErr, resume.PeerClosed{}) && !e.s.closed:
-		e.s.fail("the %s was closed by nobody", e.name)
-	}
-	if int(e.wrote.Load()) < len(e.out) && e.writeErr == nil {
-		e.s.fail("the %s's writer ended without an error", e.name)
 	}
 }

@@ -63,7 +63,7 @@ func TestCatchUpBothWaysDoesNotLockUp(t *testing.T) {
 }
 
 func catchUp(t *testing.T, limit, total, n int) {
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	m := NewMemory(1 << 30)
 	var going, done sync.WaitGroup
