@@ -40,6 +40,11 @@ type Config struct {
 	Dial   Dialer
 	Device tunnel.Signer
 
+	// Lanes is how many carriers a session has at once, each with streams of its
+	// own, so that a lost packet holds up only those; at most tunnel.MaxLanes, and what
+	// the server allows. 0 means 1.
+	Lanes int
+
 	// Patience is how long a request waits for a session while there is none, or
 	// it has no carrier. 0 means 15 s.
 	Patience time.Duration
@@ -150,7 +155,7 @@ func (c *Client) hold(ctx context.Context, parts *sync.WaitGroup) (held time.Dur
 	c.cfg.Log.Info("connected", "carrier", session.protected().Carrier)
 	select {
 	case err = <-ended:
-	case <-session.Draining():
+	case <-session.draining:
 		err = errDrained
 		c.retire(session)
 		// Its streams go on. The server ends it after the last of them: it alone
@@ -209,7 +214,7 @@ func (c *Client) retire(s *session) {
 	}
 	c.mu.Unlock()
 	if surplus != nil {
-		surplus.Close(0)
+		surplus.end(tunnel.ErrClosed)
 	}
 }
 
@@ -269,6 +274,9 @@ type Status struct {
 	Detached   bool              // there is a session, and it waits for a carrier: connections wait, too
 	Error      string            // why there is no carrier, in words
 	Retry      time.Time         // when the next attempt is made; zero while connected
+	Lanes      int               // how many carriers the session should have; 0 if there is none
+	Away       int               // and how many of them it has not
+	AwaySince  time.Time         // since when the first of those
 	Resumes    int               // how often a carrier took over from another in this session
 	Replayed   int64             // bytes that this end sent again because of that
 	RoundTrip  time.Duration     // 0 if it has not been measured
@@ -289,7 +297,7 @@ func (c *Client) Status() Status {
 		c.session.describe(&st)
 	}
 	for _, s := range c.retired {
-		st.Streams += s.Stats().Streams
+		st.Streams += s.streams()
 	}
 	return st
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
-// maxTries is in how many sessions a request is made, one after the other, if
+// maxTries is in how many lanes a request is made, one after the other, if
 // each ends before it has answered.
 const maxTries = 3
 
@@ -25,7 +25,7 @@ func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 		return failed(&socks.Error{Code: socks.GeneralFailure, Err: err})
 	}
 	for try := 1; ; try++ {
-		session, stream, err := c.open(ctx)
+		lane, stream, err := c.open(ctx)
 		if err != nil {
 			return failed(err)
 		}
@@ -34,22 +34,22 @@ func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 			return stream, reply, nil
 		}
 		stream.Reset()
-		if try == maxTries || !unanswered(session, err) {
+		if try == maxTries || !unanswered(lane, err) {
 			return failed(err)
 		}
 	}
 }
 
-// unanswered tells whether a request can be made again in the next session,
-// because this one is lost or takes no more. At worst the server has connected to
-// the target, and no byte has gone there. Whether a lost session was drained
+// unanswered tells whether a request can be made again in another lane, or the
+// next session, because this one is lost or takes no more. At worst the server has connected to
+// the target, and no byte has gone there. Whether a lost lane was drained
 // cannot be told: a carrier that breaks may take the server's last words with it.
-func unanswered(s *session, err error) bool {
+func unanswered(l *lane, err error) bool {
 	if errors.Is(err, tunnel.ErrSessionLost) {
 		return true
 	}
 	select {
-	case <-s.Draining():
+	case <-l.Draining():
 		return errors.Is(err, tunnel.ErrRefused)
 	default:
 		return false
@@ -61,7 +61,7 @@ func failed(err error) (relay.Conn, socks.Reply, error) {
 }
 
 // open opens a stream in the session there is, or in the next one.
-func (c *Client) open(ctx context.Context) (*session, *tunnel.Stream, error) {
+func (c *Client) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Patience, errPatience)
 	defer cancel()
 	var session *session
@@ -70,10 +70,10 @@ func (c *Client) open(ctx context.Context) (*session, *tunnel.Stream, error) {
 		if session, err = c.await(ctx, session); err != nil {
 			return nil, nil, &socks.Error{Code: socks.NetworkUnreachable, Err: err}
 		}
-		stream, err := session.Open(ctx)
+		lane, stream, err := session.open(ctx)
 		switch {
 		case err == nil:
-			return session, stream, nil
+			return lane, stream, nil
 		case errors.Is(err, tunnel.ErrDetached):
 			return nil, nil, &socks.Error{Code: socks.NetworkUnreachable, Err: err}
 		case !errors.Is(err, tunnel.ErrDraining) && !errors.Is(err, tunnel.ErrSessionLost):

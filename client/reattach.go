@@ -34,29 +34,29 @@ func (p *pace) pause() time.Duration {
 	return p.last*3/4 + rand.N(p.last/4)
 }
 
-// attempt is one try to give the session a carrier.
+// attempt is one try to give a lane a carrier.
 type attempt struct {
 	cancel context.CancelFunc
 	err    error
 }
 
-// reattach tries until the session has a carrier that works. If move is set it
+// reattach tries until the lane has a carrier that works. If move is set it
 // has one, and leaves it for a new one, if there is one soon.
-func (s *session) reattach(ctx context.Context, move bool) {
+func (l *lane) reattach(ctx context.Context, move bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
 	defer cancel()
 
-	first, _ := s.State()
+	first, _ := l.State()
 	ended := make(chan *attempt)
 	var running []*attempt
 	var p pace
 	due := time.NewTimer(0)
 	defer due.Stop()
-	stirred := s.client.stirs.next()
+	stirred := l.client.stirs.next()
 	for tries := 0; ; {
-		state, changed := s.State()
+		state, changed := l.State()
 		works := state.Attached && !state.Suspect
 		if works && (!move || state.Epoch > first.Epoch || tries >= moveTries && len(running) == 0) {
 			return
@@ -74,19 +74,19 @@ func (s *session) reattach(ctx context.Context, move bool) {
 			if len(running) == maxAttempts {
 				running[0].cancel()
 			}
-			running = append(running, s.try(ctx, &attempts, ended))
-			s.note(due, p.pause())
+			running = append(running, l.try(ctx, &attempts, ended))
+			l.note(due, p.pause())
 		case a := <-ended:
 			running = slices.DeleteFunc(running, func(b *attempt) bool { return a == b })
-			if s.failed(a.err, time.Since(state.Since)) {
+			if l.failed(a.err, time.Since(state.Since)) {
 				return
 			}
 		case <-changed:
 		case <-stirred:
-			stirred = s.client.stirs.next()
+			stirred = l.client.stirs.next()
 			p = pace{}
 			due.Reset(0)
-		case <-s.Done():
+		case <-l.Done():
 			return
 		case <-ctx.Done():
 			return
@@ -95,47 +95,47 @@ func (s *session) reattach(ctx context.Context, move bool) {
 }
 
 // note plans the next attempt.
-func (s *session) note(due *time.Timer, pause time.Duration) {
+func (l *lane) note(due *time.Timer, pause time.Duration) {
 	due.Reset(pause)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.retry = time.Now().Add(pause)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.retry = time.Now().Add(pause)
 }
 
-// failed notes how an attempt has ended, and tells whether the session is over
+// failed notes how an attempt has ended, and tells whether the lane is over
 // with it.
-func (s *session) failed(err error, away time.Duration) bool {
+func (l *lane) failed(err error, away time.Duration) bool {
 	refusal, refused := errors.AsType[tunnel.Refusal](err)
 	switch {
 	case err == nil || errors.Is(err, context.Canceled) || errors.Is(err, tunnel.ErrStale):
 		return false
 	case refused && !refusal.Temporary():
-		s.Fail(err)
+		l.Fail(err)
 		return true
 	}
-	s.mu.Lock()
-	same := s.failure != nil && s.failure.Error() == err.Error() && time.Since(s.logged) < sameFailure
-	s.failure = err
+	l.mu.Lock()
+	same := l.failure != nil && l.failure.Error() == err.Error() && time.Since(l.logged) < sameFailure
+	l.failure = err
 	if !same {
-		s.logged = time.Now()
+		l.logged = time.Now()
 	}
-	retry := time.Until(s.retry)
-	s.mu.Unlock()
+	retry := time.Until(l.retry)
+	l.mu.Unlock()
 	if !same {
-		s.client.cfg.Log.Warn("cannot reach the server: connections wait", "error", err,
+		l.log.Warn("cannot reach the server: connections wait", "error", err,
 			"away", away.Round(time.Second), "retry_in", max(retry, 0).Round(time.Millisecond))
 	}
 	return false
 }
 
 // try begins an attempt, which comes to ended when it has.
-func (s *session) try(ctx context.Context, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
+func (l *lane) try(ctx context.Context, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
 	over := ctx.Done()
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	a := &attempt{cancel: cancel}
 	attempts.Go(func() {
 		defer cancel()
-		a.err = s.resume(ctx)
+		a.err = l.resume(ctx)
 		select {
 		case ended <- a:
 		case <-over:
@@ -144,44 +144,44 @@ func (s *session) try(ctx context.Context, attempts *sync.WaitGroup, ended chan<
 	return a
 }
 
-// resume gives the session a new carrier.
-func (s *session) resume(ctx context.Context) error {
-	carrier, err := s.client.cfg.Dial(ctx)
+// resume gives the lane a new carrier.
+func (l *lane) resume(ctx context.Context) error {
+	carrier, err := l.client.cfg.Dial(ctx)
 	if err != nil {
 		return err
 	}
-	done, err := s.turn(ctx)
+	done, err := l.turn(ctx)
 	if err != nil {
 		carrier.Close()
 		return err
 	}
 	defer done()
-	hello := s.hello()
-	conn, welcome, err := s.client.attach(ctx, carrier, hello)
+	hello := l.hello()
+	conn, welcome, err := l.client.attach(ctx, carrier, hello)
 	if err != nil {
 		return err
 	}
-	return s.take(conn, carrier.Protection(), hello, welcome)
+	return l.take(conn, carrier.Protection(), hello, welcome)
 }
 
 // turn waits until no other attempt talks to the server, which would have to
 // choose between the two. One that gets no answer keeps the others for a while only.
-func (s *session) turn(ctx context.Context) (done func(), err error) {
+func (l *lane) turn(ctx context.Context) (done func(), err error) {
 	select {
-	case s.saying <- struct{}{}:
+	case l.saying <- struct{}{}:
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
 	var once sync.Once
-	leave := func() { once.Do(func() { <-s.saying }) }
+	leave := func() { once.Do(func() { <-l.saying }) }
 	late := time.AfterFunc(helloTurn, leave)
 	return func() { late.Stop(); leave() }, nil
 }
 
 // hello is what the next carrier says to the server.
-func (s *session) hello() tunnel.Hello {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.epoch++
-	return tunnel.Hello{Session: s.id, Epoch: s.epoch, Received: s.Received()}
+func (l *lane) hello() tunnel.Hello {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.epoch++
+	return tunnel.Hello{Session: l.session.id, Lane: l.number, Epoch: l.epoch, Received: l.Received()}
 }

@@ -5,57 +5,47 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
-	"github.com/adit-net/adit/client/netwatch"
 	"github.com/adit-net/adit/tunnel"
 )
 
-// session is a session with the server, and what keeps it alive.
+// session is a session with the server: one lane, or several that share its
+// streams among them. It is over when its last lane is.
 type session struct {
-	*tunnel.Session
-	client *Client
-	id     [16]byte
-	saying chan struct{} // held by the attempt that talks to the server
+	client   *Client
+	id       [16]byte
+	began    time.Time
+	draining chan struct{} // closed when the server takes no more streams
+	over     chan struct{} // closed when err is set
 
-	carriers sync.WaitGroup
-
-	mu         sync.Mutex
-	epoch      uint64 // of the last attempt
-	carrier    *tunnel.Carrier
-	conn       net.Conn
-	protection tunnel.Protection
-	failure    error     // of the last attempt; nil once there is a carrier
-	retry      time.Time // when the next one is made
-	logged     time.Time // when failure was
+	mu      sync.Mutex
+	lanes   []*lane // by number; nil: not begun yet. One that has ended stays until it is begun anew
+	left    int     // lanes that have not ended
+	changed chan struct{}
+	past    Status // figures of lanes that are no more in lanes
+	err     error  // why the session is over
 }
 
-// graceMore is how much longer than the server this end keeps a session that
-// has no carrier: the server decides.
-const graceMore = 2 * time.Second
-
-// begin makes a session.
+// begin begins a session with its first lane.
 func (c *Client) begin(ctx context.Context) (*session, error) {
-	ctx, cancel := context.WithTimeout(ctx, attachLimit)
-	defer cancel()
-	carrier, err := c.cfg.Dial(ctx)
+	s := &session{
+		client:   c,
+		began:    time.Now(),
+		draining: make(chan struct{}),
+		over:     make(chan struct{}),
+		changed:  make(chan struct{}),
+	}
+	first, welcome, err := s.begin(ctx, 0)
 	if err != nil {
 		return nil, err
 	}
-	hello := tunnel.Hello{Epoch: 1}
-	conn, welcome, err := c.attach(ctx, carrier, hello)
-	if err != nil {
-		return nil, err
-	}
-	s := &session{client: c, id: welcome.Session, saying: make(chan struct{}, 1), epoch: hello.Epoch}
-	s.Session = tunnel.New(true, tunnel.Config{
-		Streams: int(min(welcome.Streams, maxStreams)),
-		Grace:   time.Duration(welcome.Grace)*time.Second + graceMore,
-		Log:     c.cfg.Log,
-	})
-	return s, s.take(conn, carrier.Protection(), hello, welcome)
+	s.id = welcome.Session
+	s.lanes = make([]*lane, max(1, min(c.cfg.Lanes, int(welcome.Lanes), tunnel.MaxLanes)))
+	s.join(first)
+	return s, nil
 }
 
 // attach says who this is on a carrier, and gives what the server answered.
@@ -73,128 +63,233 @@ func (c *Client) attach(ctx context.Context, carrier Carrier, hello tunnel.Hello
 	return conn, welcome, nil
 }
 
-// take makes conn the session's carrier.
-func (s *session) take(conn net.Conn, protection tunnel.Protection, hello tunnel.Hello, welcome tunnel.Welcome) error {
-	carrier, err := s.Attach(conn, hello.Epoch, welcome.Received)
-	if err != nil {
-		conn.Close()
-		return fmt.Errorf("attach to the server: %w", err)
+// run keeps the session's lanes until it is over, and says why it is.
+func (s *session) run(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var lanes sync.WaitGroup
+	defer lanes.Wait()
+	defer cancel()
+	first := s.lanes[0]
+	lanes.Go(func() {
+		s.leave(first, first.run(ctx))
+		s.hold(ctx, 0)
+	})
+	for number := 1; number < len(s.lanes); number++ {
+		lanes.Go(func() { s.hold(ctx, byte(number)) })
+	}
+	<-s.over
+	return s.err
+}
+
+// hold begins a lane, and again whenever it has ended alone.
+func (s *session) hold(ctx context.Context, number byte) {
+	var p pace
+	for !s.closing() {
+		l, _, err := s.begin(ctx, number)
+		if err == nil {
+			began := time.Now()
+			s.join(l)
+			err = l.run(ctx)
+			s.leave(l, err)
+			if time.Since(began) > maxPause {
+				p = pace{}
+			}
+		} else if final(err) {
+			s.end(err)
+		}
+		if s.closing() {
+			return
+		}
+		wait := p.pause()
+		s.client.cfg.Log.Warn("a lane is missing", "lane", number, "error", err, "retry_in", wait.Round(time.Millisecond))
+		sleep(ctx, wait, s.client.stirs.next())
+	}
+}
+
+// join adds a lane, in place of the one before.
+func (s *session) join(l *lane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old := s.lanes[l.number]; old != nil {
+		old.count(&s.past)
+	}
+	s.lanes[l.number] = l
+	s.left++
+	s.change()
+}
+
+// leave notes that a lane has ended, and why. A reason that the server gives
+// is one for all lanes, unless it is that it does not know this one.
+func (s *session) leave(l *lane, why error) {
+	select {
+	case <-l.Draining():
+		s.drain()
+	default:
 	}
 	s.mu.Lock()
-	s.carrier, s.conn, s.protection = carrier, conn, protection
-	s.failure, s.retry = nil, time.Time{}
+	l.ended = time.Now()
+	s.left--
+	last := s.left == 0
 	s.mu.Unlock()
-	if hello.Epoch > 1 {
-		s.client.cfg.Log.Info("resumed", "carrier", protection.Carrier, "after", carrier.Gap.Round(time.Millisecond),
-			"replayed", carrier.Replay, "streams", s.Stats().Streams)
-	}
-	// The session ends its carriers, and tells the server so.
-	s.carriers.Go(func() { s.goes(carrier.Serve(context.Background())) })
-	return nil
-}
-
-// goes says that a carrier is lost.
-func (s *session) goes(why error) {
-	if state, _ := s.State(); state.Err == nil && !errors.Is(why, tunnel.ErrReplaced) {
-		s.client.cfg.Log.Warn("detached: connections wait", "error", why, "streams", s.Stats().Streams)
+	refusal, refused := errors.AsType[tunnel.Refusal](why)
+	if last || refused && refusal != tunnel.RefusedSession {
+		s.end(why)
 	}
 }
 
-// run keeps the session until it is over, and says why it is.
-func (s *session) run(ctx context.Context) error {
-	defer s.carriers.Wait()
-	var keeping sync.WaitGroup
-	defer keeping.Wait()
-	keeping.Go(func() { s.keep(ctx) })
-	return s.Serve(ctx)
+// end ends the session for a reason; the first one counts.
+func (s *session) end(why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = why
+		close(s.over)
+		s.change()
+	}
 }
 
-// keep sees to it that the session has a carrier until it is over.
-func (s *session) keep(ctx context.Context) {
-	stirred := s.client.stirs.next()
+// drain lets the streams go on that there are, and no more come.
+func (s *session) drain() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !closed(s.draining) {
+		close(s.draining)
+		s.change()
+	}
+}
+
+// closing tells whether no lane is begun any more.
+func (s *session) closing() bool { return closed(s.over) || closed(s.draining) }
+
+func closed(ch <-chan struct{}) bool {
+	select {
+	case <-ch:
+		return true
+	default:
+		return false
+	}
+}
+
+// tell tells those who wait for a lane to look again, and change does so for a
+// caller who holds mu.
+func (s *session) tell() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.change()
+}
+
+func (s *session) change() {
+	close(s.changed)
+	s.changed = make(chan struct{})
+}
+
+// open opens a stream in the lane with the least to do. It waits while no lane
+// has a carrier; the error is then [tunnel.ErrDetached].
+func (s *session) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 	for {
-		state, changed := s.State()
-		switch {
-		case state.Err != nil || ctx.Err() != nil:
-			return
-		case !state.Attached || state.Suspect:
-			s.reattach(ctx, false)
-			continue
+		l, changed, err := s.choose()
+		if err != nil {
+			return nil, nil, err
+		}
+		if l != nil {
+			stream, err := l.Open(ctx)
+			s.opened(l)
+			if !errors.Is(err, tunnel.ErrSessionLost) {
+				return l, stream, err
+			}
+			continue // in another lane
 		}
 		select {
 		case <-changed:
-		case <-stirred:
-			stirred = s.client.stirs.next()
-			s.examine(ctx)
-		case <-s.Done():
-			return
+		case <-ctx.Done():
+			return nil, nil, errors.Join(tunnel.ErrDetached, context.Cause(ctx))
 		}
 	}
 }
 
-// errNoAddress is why a carrier is given up whose conn can never work again.
-var errNoAddress = errors.New("the address that it came from is gone")
-
-// examine looks whether the carrier still fits the network, after that has
-// changed.
-func (s *session) examine(ctx context.Context) {
-	if s.client.stirs.slept() {
-		s.reattach(ctx, true)
-		return
-	}
+// choose chooses the lane for a new stream: the one with the fewest. It gives
+// nil if none can have one until changed is closed; opened must be called otherwise.
+func (s *session) choose() (l *lane, changed <-chan struct{}, err error) {
 	s.mu.Lock()
-	carrier, conn := s.carrier, s.conn
-	s.mu.Unlock()
-	local, remote, ok := addresses(conn)
-	if !ok {
-		s.Probe()
-		return
+	defer s.mu.Unlock()
+	switch {
+	case s.err != nil:
+		return nil, nil, tunnel.ErrSessionLost
+	case closed(s.draining):
+		return nil, nil, tunnel.ErrDraining
 	}
-	if has, err := netwatch.Has(local); err == nil && !has {
-		carrier.Drop(errNoAddress)
-		return
+	least := 0
+	for _, x := range s.lanes {
+		if x == nil {
+			continue
+		}
+		if load, ok := x.usable(); ok && (l == nil || load < least) {
+			l, least = x, load
+		}
 	}
-	if source, err := netwatch.Source(remote); err == nil && source != local.WithZone("") && source != local {
-		s.reattach(ctx, true)
-		return
+	if l != nil {
+		l.opening++
 	}
-	s.Probe()
+	return l, s.changed, nil
 }
 
-// addresses gives the ends of a TCP connection.
-func addresses(conn net.Conn) (local netip.Addr, remote netip.AddrPort, ok bool) {
-	l, isTCP := conn.LocalAddr().(*net.TCPAddr)
-	r, isToo := conn.RemoteAddr().(*net.TCPAddr)
-	if !isTCP || !isToo {
-		return local, remote, false
-	}
-	return l.AddrPort().Addr().Unmap(), r.AddrPort(), true
+// opened says that a stream has been opened in the chosen lane, or not.
+func (s *session) opened(l *lane) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l.opening--
 }
 
-// protected is the protection of the last carrier.
+// Err says why the session is over; nil if it is not.
+func (s *session) Err() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
+}
+
+// protected is the protection of the first lane's last carrier.
 func (s *session) protected() tunnel.Protection {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.protection
+	return s.lanes[0].protected()
+}
+
+// streams is how many streams are open.
+func (s *session) streams() int {
+	var st Status
+	s.describe(&st)
+	return st.Streams
 }
 
 // describe adds what the session knows to a status.
 func (s *session) describe(st *Status) {
-	state, _ := s.State()
-	stats := s.Stats()
-	st.RoundTrip, st.Streams, st.Opened = stats.RoundTrip, stats.Streams, stats.Opened
-	st.Resumes, st.Replayed = state.Resumes, state.Replayed
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Protection = s.protection
-	if state.Attached {
+	st.Lanes, st.Protection = len(s.lanes), s.lanes[0].protected()
+	st.Opened, st.Resumes, st.Replayed = s.past.Opened, s.past.Resumes, s.past.Replayed
+	var away []time.Time
+	for _, l := range s.lanes {
+		since := s.began
+		if l != nil {
+			l.count(st)
+			since = l.away()
+		}
+		if !since.IsZero() {
+			away = append(away, since)
+		}
+	}
+	st.Away = len(away)
+	if st.Away > 0 {
+		st.AwaySince = slices.MinFunc(away, time.Time.Compare)
+	}
+	if st.Away < st.Lanes {
 		return
 	}
-	st.Connected, st.Detached, st.Since, st.Retry = false, true, state.Since, s.retry
-	switch {
-	case s.failure != nil:
-		st.Error = s.failure.Error()
-	case state.Lost != nil:
-		st.Error = state.Lost.Error()
+	st.Connected, st.Detached, st.Since = false, true, slices.MaxFunc(away, time.Time.Compare)
+	for _, l := range s.lanes {
+		if l != nil && l.ended.IsZero() {
+			l.excuse(st)
+			return
+		}
 	}
 }

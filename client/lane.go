@@ -1,0 +1,238 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/client/netwatch"
+	"github.com/adit-net/adit/tunnel"
+)
+
+// lane is one of a session's pipes, with the streams in it, and what keeps it
+// alive. Most sessions have one.
+type lane struct {
+	*tunnel.Session
+	client  *Client
+	session *session
+	number  byte
+	log     *slog.Logger
+	saying  chan struct{} // held by the attempt that talks to the server
+
+	carriers sync.WaitGroup
+
+	opening int       // streams; under the session's mu
+	ended   time.Time // zero while it goes on; under the session's mu
+
+	mu         sync.Mutex
+	epoch      uint64 // of the last attempt
+	carrier    *tunnel.Carrier
+	conn       net.Conn
+	protection tunnel.Protection
+	failure    error     // of the last attempt; nil once there is a carrier
+	retry      time.Time // when the next one is made
+	logged     time.Time // when failure was
+}
+
+// graceMore is how much longer than the server this end keeps a lane that has
+// no carrier: the server decides.
+const graceMore = 2 * time.Second
+
+// begin begins a lane. The first one begins the session, too, which has no id
+// until then.
+func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome, error) {
+	ctx, cancel := context.WithTimeout(ctx, attachLimit)
+	defer cancel()
+	c := s.client
+	carrier, err := c.cfg.Dial(ctx)
+	if err != nil {
+		return nil, tunnel.Welcome{}, err
+	}
+	hello := tunnel.Hello{Session: s.id, Lane: number, Epoch: 1}
+	conn, welcome, err := c.attach(ctx, carrier, hello)
+	if err != nil {
+		return nil, welcome, err
+	}
+	l := &lane{client: c, session: s, number: number, log: c.cfg.Log, saying: make(chan struct{}, 1), epoch: hello.Epoch}
+	if c.cfg.Lanes > 1 {
+		l.log = l.log.With("lane", number)
+	}
+	l.Session = tunnel.New(true, tunnel.Config{
+		Streams: int(min(welcome.Streams, maxStreams)),
+		Grace:   time.Duration(welcome.Grace)*time.Second + graceMore,
+		Log:     l.log,
+	})
+	return l, welcome, l.take(conn, carrier.Protection(), hello, welcome)
+}
+
+// take makes conn the lane's carrier.
+func (l *lane) take(conn net.Conn, protection tunnel.Protection, hello tunnel.Hello, welcome tunnel.Welcome) error {
+	carrier, err := l.Attach(conn, hello.Epoch, welcome.Received)
+	if err != nil {
+		conn.Close()
+		return fmt.Errorf("attach to the server: %w", err)
+	}
+	l.mu.Lock()
+	l.carrier, l.conn, l.protection = carrier, conn, protection
+	l.failure, l.retry = nil, time.Time{}
+	l.mu.Unlock()
+	l.session.tell()
+	if hello.Epoch > 1 {
+		l.log.Info("resumed", "carrier", protection.Carrier, "after", carrier.Gap.Round(time.Millisecond),
+			"replayed", carrier.Replay, "streams", l.Stats().Streams)
+	}
+	// The lane ends its carriers, and tells the server so.
+	l.carriers.Go(func() { l.goes(carrier.Serve(context.Background())) })
+	return nil
+}
+
+// goes says that a carrier is lost.
+func (l *lane) goes(why error) {
+	if state, _ := l.State(); state.Err == nil && !errors.Is(why, tunnel.ErrReplaced) {
+		l.log.Warn("detached: connections wait", "error", why, "streams", l.Stats().Streams)
+	}
+}
+
+// run keeps the lane until it is over, and says why it is.
+func (l *lane) run(ctx context.Context) error {
+	defer l.carriers.Wait()
+	var keeping sync.WaitGroup
+	defer keeping.Wait()
+	keeping.Go(func() { l.keep(ctx) })
+	keeping.Go(l.watchDrain)
+	return l.Serve(ctx)
+}
+
+// watchDrain tells the session when the server takes no more streams.
+func (l *lane) watchDrain() {
+	select {
+	case <-l.Draining():
+		l.session.drain()
+	case <-l.Done():
+	}
+}
+
+// keep sees to it that the lane has a carrier until it is over.
+func (l *lane) keep(ctx context.Context) {
+	stirred := l.client.stirs.next()
+	for {
+		state, changed := l.State()
+		switch {
+		case state.Err != nil || ctx.Err() != nil:
+			return
+		case !state.Attached || state.Suspect:
+			l.reattach(ctx, false)
+			continue
+		}
+		select {
+		case <-changed:
+		case <-stirred:
+			stirred = l.client.stirs.next()
+			l.examine(ctx)
+		case <-l.Done():
+			return
+		}
+	}
+}
+
+// errNoAddress is why a carrier is given up whose conn can never work again.
+var errNoAddress = errors.New("the address that it came from is gone")
+
+// examine looks whether the carrier still fits the network, after that has
+// changed.
+func (l *lane) examine(ctx context.Context) {
+	if l.client.stirs.slept() {
+		l.reattach(ctx, true)
+		return
+	}
+	l.mu.Lock()
+	carrier, conn := l.carrier, l.conn
+	l.mu.Unlock()
+	local, remote, ok := addresses(conn)
+	if !ok {
+		l.Probe()
+		return
+	}
+	if has, err := netwatch.Has(local); err == nil && !has {
+		carrier.Drop(errNoAddress)
+		return
+	}
+	if source, err := netwatch.Source(remote); err == nil && source != local.WithZone("") && source != local {
+		l.reattach(ctx, true)
+		return
+	}
+	l.Probe()
+}
+
+// addresses gives the ends of a TCP connection.
+func addresses(conn net.Conn) (local netip.Addr, remote netip.AddrPort, ok bool) {
+	near, isTCP := conn.LocalAddr().(*net.TCPAddr)
+	far, isToo := conn.RemoteAddr().(*net.TCPAddr)
+	if !isTCP || !isToo {
+		return local, remote, false
+	}
+	return near.AddrPort().Addr().Unmap(), far.AddrPort(), true
+}
+
+// protected is the protection of the last carrier.
+func (l *lane) protected() tunnel.Protection {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.protection
+}
+
+// usable tells whether the lane can have another stream, and how much it has to
+// do. A carrier that may be dead comes last.
+func (l *lane) usable() (load int, ok bool) {
+	state, _ := l.State()
+	load = l.Stats().Streams + l.opening
+	if state.Suspect {
+		load += maxStreams
+	}
+	return load, state.Attached && l.Err() == nil
+}
+
+// count adds the lane's figures to a status.
+func (l *lane) count(st *Status) {
+	state, _ := l.State()
+	stats := l.Stats()
+	st.Streams += stats.Streams
+	st.Opened += stats.Opened
+	st.Resumes += state.Resumes
+	st.Replayed += state.Replayed
+	if st.RoundTrip == 0 || stats.RoundTrip != 0 && stats.RoundTrip < st.RoundTrip {
+		st.RoundTrip = stats.RoundTrip
+	}
+}
+
+// away tells since when the lane has had no carrier; zero if it has one. The
+// caller holds the session's mu.
+func (l *lane) away() time.Time {
+	state, _ := l.State()
+	switch {
+	case !l.ended.IsZero():
+		return l.ended
+	case state.Attached:
+		return time.Time{}
+	}
+	return state.Since
+}
+
+// excuse adds to a status why the lane has no carrier.
+func (l *lane) excuse(st *Status) {
+	state, _ := l.State()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st.Retry = l.retry
+	switch {
+	case l.failure != nil:
+		st.Error = l.failure.Error()
+	case state.Lost != nil:
+		st.Error = state.Lost.Error()
+	}
+}
