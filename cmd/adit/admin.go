@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,10 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -31,22 +35,32 @@ var errNotRunning = errors.New("no adit runs there")
 // its own user can connect: the socket has mode 0600 in a directory of mode 0700.
 type admin struct {
 	listener net.Listener
-	unlock   func() error
+	lock     *os.File
 }
 
-// openAdmin takes a directory for this process, and removes the socket that a
-// process which died has left there. Close gives the directory back.
+// openAdmin takes a directory for this process, and opens its admin socket.
+// Close gives the directory back.
 func openAdmin(dir string) (*admin, error) {
-	unlock, err := lockDir(dir)
+	lock, err := lockDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	path := filepath.Join(dir, socketFile)
-	ln, err := listenPrivate(path)
+	a, err := listenAdmin(dir, lock)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("open admin socket: %w", err), unlock())
+		return nil, errors.Join(err, lock.Close())
 	}
-	return &admin{listener: ln, unlock: unlock}, nil
+	return a, nil
+}
+
+// listenAdmin opens the admin socket of a directory whose lock this process
+// has, in place of what a process that died has left there. Close closes the lock,
+// too.
+func listenAdmin(dir string, lock *os.File) (*admin, error) {
+	ln, err := listenPrivate(filepath.Join(dir, socketFile))
+	if err != nil {
+		return nil, fmt.Errorf("open admin socket: %w", err)
+	}
+	return &admin{listener: ln, lock: lock}, nil
 }
 
 // listenPrivate listens on a Unix socket of mode 0600.
@@ -58,27 +72,68 @@ func listenPrivate(path string) (net.Listener, error) {
 	return ln, hint(err, "move %s away if it is no socket of adit's", path)
 }
 
-// serve answers GET /status with what status gives, as JSON, until ctx ends.
-func (a *admin) serve(ctx context.Context, status func() any) error {
+// route is a question that the admin socket answers beside GET /status.
+type route struct {
+	pattern string
+	handle  http.HandlerFunc
+}
+
+// serve answers GET /status with what status gives, as JSON, and more, until
+// ctx ends. It returns when all handlers have.
+func (a *admin) serve(ctx context.Context, status func() any, more ...route) error {
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		// If the asker has gone there is nobody to tell.
-		_ = json.NewEncoder(w).Encode(status())
-	})
+	for _, r := range append(more, route{"GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, status()) }}) {
+		mux.HandleFunc(r.pattern, r.handle)
+	}
+	var conns, handlers sync.WaitGroup
 	s := &http.Server{
-		Handler:           mux,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			handlers.Add(1) // its connection counts, so nobody waits yet
+			defer handlers.Done()
+			mux.ServeHTTP(w, r)
+		}),
 		ReadHeaderTimeout: adminTimeout,
 		ReadTimeout:       adminTimeout,
 		WriteTimeout:      adminTimeout,
 		IdleTimeout:       adminTimeout,
 		MaxHeaderBytes:    4 << 10,
+		ConnState: func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				conns.Add(1)
+			case http.StateHijacked, http.StateClosed:
+				conns.Done()
+			}
+		},
 	}
-	defer context.AfterFunc(ctx, func() { _ = s.Close() })()
-	if err := s.Serve(a.listener); !errors.Is(err, http.ErrServerClosed) {
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(closed); endAnswers(s) })
+	err := s.Serve(a.listener)
+	if !stop() {
+		<-closed
+	}
+	conns.Wait()
+	handlers.Wait()
+	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve admin socket: %w", err)
 	}
 	return nil
+}
+
+// endAnswers lets the answers that are under way get out.
+func endAnswers(s *http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
+	defer cancel()
+	if s.Shutdown(ctx) != nil {
+		_ = s.Close() // that was all that could be done
+	}
+}
+
+// reply answers a question with JSON.
+func reply(w http.ResponseWriter, answer any) {
+	w.Header().Set("Content-Type", "application/json")
+	// If the asker has gone there is nobody to tell.
+	_ = json.NewEncoder(w).Encode(answer)
 }
 
 // Close removes the socket and gives the directory back.
@@ -90,23 +145,35 @@ func (a *admin) Close() error {
 	return errors.Join(err, a.unlock())
 }
 
+// unlock gives the directory back, as far as this process has it.
+func (a *admin) unlock() error {
+	if err := a.lock.Close(); !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	return nil
+}
+
 // ask asks the process that runs in a directory, and decodes its answer. Its
 // error is errNotRunning if there is none.
 func ask(ctx context.Context, dir, question string, answer any) error {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	path := filepath.Join(dir, socketFile)
+	return askAt(ctx, filepath.Join(dir, socketFile), "GET "+question, nil, answer)
+}
+
+// askAt asks the process that has an admin socket, until ctx ends. A question
+// is a method and a path; the body may be nil.
+func askAt(ctx context.Context, socket, question string, body []byte, answer any) error {
 	transport := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			var d net.Dialer
-			return d.DialContext(ctx, "unix", path)
+			return d.DialContext(ctx, "unix", socket)
 		},
 	}
-	// The host is of no meaning on a Unix socket.
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://adit"+question, nil)
+	req, err := newQuestion(ctx, question, body)
 	if err != nil {
-		return fmt.Errorf("ask %s: %w", question, err)
+		return err
 	}
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
@@ -123,4 +190,15 @@ func ask(ctx context.Context, dir, question string, answer any) error {
 		return fmt.Errorf("read the running adit's answer: %w", err)
 	}
 	return nil
+}
+
+// newQuestion makes the request for a question.
+func newQuestion(ctx context.Context, question string, body []byte) (*http.Request, error) {
+	method, path, _ := strings.Cut(question, " ")
+	// The host is of no meaning on a Unix socket.
+	req, err := http.NewRequestWithContext(ctx, method, "http://adit"+path, bytes.NewReader(body))
+	if err != nil {
+		return nil, fmt.Errorf("ask %s: %w", question, err)
+	}
+	return req, nil
 }

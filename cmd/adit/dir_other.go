@@ -3,8 +3,10 @@
 package main
 
 import (
+	"fmt"
 	"io/fs"
 	"net"
+	"os"
 	"path/filepath"
 )
 
@@ -12,12 +14,17 @@ import (
 // and a user's own profile is private.
 func checkOwner(string, fs.FileInfo) error { return nil }
 
-// lockDir looks whether another process answers in a directory.
-func lockDir(dir string) (unlock func() error, err error) {
+// lockDir looks whether another process answers in a directory. The file holds
+// nobody off.
+func lockDir(dir string) (*os.File, error) {
 	c, err := net.Dial("unix", filepath.Join(dir, socketFile))
 	if err == nil {
 		_ = c.Close() // nothing was written
 		return nil, errRunning(dir)
 	}
-	return func() error { return nil }, nil
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("lock directory: %w", err)
+	}
+	return d, nil
 }

@@ -26,8 +26,9 @@ func checkOwner(path string, info fs.FileInfo) error {
 }
 
 // lockDir makes sure that at most one process runs in a directory. The kernel
-// lets go of the lock when the process ends, however it ends.
-func lockDir(dir string) (unlock func() error, err error) {
+// lets go of the lock when the file is closed, by this process and by those that
+// it has given the file to, however they end.
+func lockDir(dir string) (*os.File, error) {
 	d, err := os.Open(dir)
 	if err != nil {
 		return nil, fmt.Errorf("lock directory: %w", err)
@@ -39,5 +40,5 @@ func lockDir(dir string) (unlock func() error, err error) {
 		}
 		return nil, fmt.Errorf("lock directory: %w", err)
 	}
-	return d.Close, nil
+	return d, nil
 }
