@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -38,6 +39,12 @@ func notifyReloading() error {
 		return fmt.Errorf("notify systemd: %w", err)
 	}
 	return notify("RELOADING=1\nMONOTONIC_USEC=" + strconv.FormatInt(now.Nano()/1000, 10))
+}
+
+// notifySuccessor tells systemd that another process is the unit's main process
+// from now on. It hears no more of this one.
+func notifySuccessor(pid int) error {
+	return errors.Join(notify("MAINPID="+strconv.Itoa(pid)), os.Unsetenv("NOTIFY_SOCKET"))
 }
 
 // watchdog tells systemd until ctx ends that this process is alive, twice as

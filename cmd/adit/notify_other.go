@@ -10,4 +10,6 @@ func notify(string) error { return nil }
 
 func notifyReloading() error { return nil }
 
+func notifySuccessor(int) error { return nil }
+
 func watchdog(context.Context) error { return nil }

@@ -29,6 +29,12 @@ type process struct {
 	// drain waits for streams to end, and takes no new ones, until ctx ends.
 	drain func(ctx context.Context)
 	limit func() time.Duration // how long drain may take
+
+	// succeeded, if it is not nil, is closed when another process has taken over.
+	// retire then waits for what is left, until work ends; stop ends when the process is told
+	// to stop.
+	succeeded <-chan struct{}
+	retire    func(stop, work context.Context)
 }
 
 // run blocks until ctx ends and everything has been drained, or a part fails.
@@ -44,10 +50,6 @@ func (p *process) run(ctx context.Context) error {
 	for _, part := range p.parts {
 		g.Go(func() error { return part(work) })
 	}
-	g.Go(func() error {
-		p.tell(watchdog(work))
-		return nil
-	})
 	g.Go(func() error { return p.announce(work) })
 	p.heed(ctx, work, hangups)
 	cut()
@@ -63,6 +65,9 @@ func (p *process) heed(ctx, work context.Context, hangups <-chan os.Signal) {
 			p.renew()
 		case <-work.Done():
 			return
+		case <-p.succeeded:
+			p.retire(ctx, work)
+			return
 		case <-ctx.Done():
 			p.stop(work)
 			return
@@ -70,13 +75,15 @@ func (p *process) heed(ctx, work context.Context, hangups <-chan os.Signal) {
 	}
 }
 
-// announce says that the process is ready, once it is.
+// announce says that the process is ready, once it is, and from then on that it
+// is alive: before, systemd may have another main process to hear that from.
 func (p *process) announce(ctx context.Context) error {
 	if err := p.ready(ctx); err != nil || ctx.Err() != nil {
 		return err
 	}
 	p.started()
 	p.tell(notify("READY=1"))
+	p.tell(watchdog(ctx))
 	return nil
 }
 

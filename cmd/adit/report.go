@@ -23,7 +23,17 @@ type report struct {
 
 type serverReport struct {
 	Listen   []string        `json:"listen"`
-	Sessions []sessionReport `json:"sessions"` // the oldest first
+	Sessions []sessionReport `json:"sessions"`        // the oldest first
+	Older    []elderReport   `json:"older,omitempty"` // processes that this one has replaced, the oldest first
+}
+
+// elderReport says what a process still holds after another one has taken over.
+type elderReport struct {
+	PID      int       `json:"pid"`
+	Version  string    `json:"version"`
+	Since    time.Time `json:"since"`
+	Sessions int       `json:"sessions"`
+	Streams  int       `json:"streams"`
 }
 
 type sessionReport struct {
@@ -80,6 +90,14 @@ type doorReport struct {
 
 func newReport(role string, since time.Time) report {
 	return report{Role: role, Version: version(), PID: os.Getpid(), Since: since}
+}
+
+func reportElder(r report) elderReport {
+	e := elderReport{PID: r.PID, Version: r.Version, Since: r.Since, Sessions: len(r.Server.Sessions)}
+	for _, s := range r.Server.Sessions {
+		e.Streams += s.Streams
+	}
+	return e
 }
 
 func reportSessions(all []server.Status) []sessionReport {

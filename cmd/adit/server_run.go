@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,7 +25,11 @@ import (
 const serverRunHelp = `Run the exit until SIGINT or SIGTERM, and then wait for streams to end; a second
 signal ends it at once. SIGHUP reads server.toml and the certificate again.
 
-When devices can come in, it prints a line that begins with "ready" to standard error.`
+When devices can come in, it prints a line that begins with "ready" to standard error.
+
+To run another version or another config without losing a connection, see
+adit server upgrade. Listeners that a systemd socket unit passes on are used; "listen" in
+server.toml must name their addresses, too.`
 
 func newServerRun(e env) *cobra.Command {
 	d := dirFlag{kind: serverKind}
@@ -35,16 +40,29 @@ func newServerRun(e env) *cobra.Command {
 		Long:  serverRunHelp,
 		Args:  exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
-			dir, err := d.open()
+			before, err := findPredecessor()
 			if err != nil {
 				return err
 			}
-			return runServer(c.Context(), serverOptions{dir: dir, flags: flags, stderr: e.stderr})
+			err = startServer(c.Context(), &d, serverOptions{flags: flags, stderr: e.stderr, before: before})
+			before.fail(err)
+			return err
 		},
 	}
 	d.add(c)
 	flags.add(c)
 	return c
+}
+
+// startServer runs the server of a directory in a process of its own.
+func startServer(ctx context.Context, d *dirFlag, o serverOptions) (err error) {
+	if o.dir, err = d.open(); err != nil {
+		return err
+	}
+	if o.command, err = ownCommand(); err != nil {
+		return err
+	}
+	return runServer(ctx, o)
 }
 
 // serverOptions says how to run a server beside what its directory says.
@@ -56,6 +74,9 @@ type serverOptions struct {
 	listeners []net.Listener   // nil: those that the config names
 	own       []netip.AddrPort // more of adit's own ports, which are no targets
 	started   func()           // nil: the line "ready …"
+
+	before  *predecessor // nil: this is an ordinary start
+	command *commandLine // starts a successor; nil: there can be none
 }
 
 // serverProcess is a running server.
@@ -69,20 +90,23 @@ type serverProcess struct {
 	site   liveSite
 	cert   liveCertificate
 	server *server.Server
+
+	lock       *os.File // of the directory
+	elders     *elders
+	succession *succession
 }
 
 // runServer runs a server until ctx ends and its streams have ended.
 func runServer(ctx context.Context, o serverOptions) (err error) {
-	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now()}
+	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), succession: newSuccession()}
 	if err := p.load(&p.cfg); err != nil {
 		return err
 	}
 	p.log = newJournal(o.stderr, p.cfg.Log)
-	admin, err := openAdmin(o.dir)
-	if err != nil {
+	if p.lock, err = p.before.claim(o.dir); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, admin.Close()) }()
+	defer p.lock.Close() // before that, the admin socket is closed
 	if p.key, err = keys.LoadServer(filepath.Join(o.dir, serverKeyFile)); err != nil {
 		return err
 	}
@@ -91,10 +115,8 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if p.listeners == nil {
-		if p.listeners, err = listenMultipath(ctx, p.cfg.Listen, p.cfg.MPTCP); err != nil {
-			return err
-		}
+	if err := p.listen(ctx); err != nil {
+		return err
 	}
 	defer closeAll(p.listeners)
 	if err := p.apply(p.cfg); err != nil {
@@ -108,38 +130,62 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
+		Elsewhere:      p.elsewhere,
 		Log:            p.log.Logger,
 	})
-	return p.process(admin).run(ctx)
+	return p.takeOver(ctx)
 }
 
 // graceOf is a config's grace as package server has it, where 0 is the default.
 func graceOf(cfg serverConfig) time.Duration { return cmp.Or(cfg.Grace.Duration, -1) }
+
+// takeOver runs the server once its predecessor, if there is one, lets it.
+func (p *serverProcess) takeOver(ctx context.Context) (err error) {
+	if err := p.before.prepared(); err != nil {
+		return err
+	}
+	admin, err := listenAdmin(p.dir, p.lock)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, admin.Close()) }()
+	if p.elders, err = followElders(ctx, p.dir); err != nil {
+		return err
+	}
+	defer p.elders.Close()
+	return p.process(admin).run(ctx)
+}
 
 // process lists what the server consists of.
 func (p *serverProcess) process(a *admin) *process {
 	web := &tlslink.Server{GetCertificate: p.cert.get, Site: p.site.handler(), Log: p.log.Logger}
 	parts := []func(context.Context) error{
 		p.server.Serve,
-		func(ctx context.Context) error { return a.serve(ctx, p.report) },
+		p.elders.serve,
+		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
 	}
 	for _, ln := range p.listeners {
-		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p.server)) })
+		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, p.admitDirect()) })
 	}
 	return &process{
 		log:   p.log,
 		parts: parts,
 		// Whoever connects from now on will be served.
-		ready:   func(context.Context) error { return nil },
-		started: p.announce,
-		reload:  p.reload,
-		// The web site goes on meanwhile, and devices are told to come back later.
-		drain: func(ctx context.Context) {
-			if err := p.server.Drain(ctx); err != nil {
-				p.log.Warn("streams are cut off", "reason", err)
-			}
-		},
-		limit: func() time.Duration { return p.cfg.Drain.Duration },
+		ready:     func(context.Context) error { return p.before.serving() },
+		started:   p.announce,
+		reload:    p.reload,
+		drain:     p.drain,
+		limit:     func() time.Duration { return p.cfg.Drain.Duration },
+		succeeded: p.succession.done,
+		retire:    p.retire,
+	}
+}
+
+// drain waits for streams to end. The web site goes on meanwhile, and devices are
+// told to come back later.
+func (p *serverProcess) drain(ctx context.Context) {
+	if err := p.server.Drain(ctx); err != nil {
+		p.log.Warn("streams are cut off", "reason", err)
 	}
 }
 
@@ -218,52 +264,8 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
 	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
+	if !p.succession.isLeaving() {
+		r.Server.Older = p.elders.report()
+	}
 	return r
-}
-
-// listen opens all listeners, or none.
-func listen(ctx context.Context, on []string) ([]net.Listener, error) {
-	return listenMultipath(ctx, on, false)
-}
-
-// listenMultipath does the same. If it may, it lets whoever connects choose
-// Multipath TCP, where this system has it.
-func listenMultipath(ctx context.Context, on []string, may bool) ([]net.Listener, error) {
-	var config net.ListenConfig
-	config.SetMultipathTCP(may)
-	var all []net.Listener
-	for _, address := range on {
-		ln, err := config.Listen(ctx, "tcp", address)
-		if err != nil {
-			closeAll(all)
-			return nil, listenHint(err, address)
-		}
-		all = append(all, ln)
-	}
-	return all, nil
-}
-
-func closeAll(listeners []net.Listener) {
-	for _, ln := range listeners {
-		_ = ln.Close() // whoever served it may have closed it
-	}
-}
-
-func addresses(listeners []net.Listener) []string {
-	all := make([]string, len(listeners))
-	for i, ln := range listeners {
-		all[i] = ln.Addr().String()
-	}
-	return all
-}
-
-// ownPorts gives the addresses that must not be targets.
-func ownPorts(listeners []net.Listener) []netip.AddrPort {
-	var own []netip.AddrPort
-	for _, ln := range listeners {
-		if tcp, ok := ln.Addr().(*net.TCPAddr); ok {
-			own = append(own, tcp.AddrPort())
-		}
-	}
-	return own
 }

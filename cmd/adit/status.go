@@ -78,6 +78,9 @@ func printServer(w io.Writer, s *serverReport) {
 	for _, address := range s.Listen {
 		fmt.Fprintf(w, "listens on\t%s\n", address)
 	}
+	for _, e := range s.Older {
+		fmt.Fprintf(w, "older\tprocess %d, adit %s, still holds %d sessions with %d streams\n", e.PID, e.Version, e.Sessions, e.Streams)
+	}
 	fmt.Fprintf(w, "sessions\t%d\n", len(s.Sessions))
 	if len(s.Sessions) == 0 {
 		return

@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+)
+
+const serverUpgradeHelp = `Let a new process take over from the server that runs in a directory, without
+losing a connection, and print its id: to change to a new version of adit, or to a
+config that needs a restart.
+
+The running server starts it as it was started itself: by the same path, at which
+there may be another version of adit by now, with the same arguments. The new process
+reads the config, and gets the listeners whose addresses are still in it. If it cannot
+serve within 30 seconds the old one goes on as if nothing had happened, and the error says
+why. Under systemd the unit follows the new process.
+
+What survives:
+  upgrade    everything. New streams are the new process's. The old one stays for those
+             that it has, also when a client's connection breaks later and it comes
+             back from elsewhere, and ends after the last of them. Up to 8 old
+             processes may stay. Limits per user and on memory are each process's own.
+  SIGTERM    streams have the time that "drain" in server.toml gives them; then they are
+             reset. Old processes that nobody comes back to for so long end in the same way.
+  kill -9    the streams of the killed process are reset: no app takes what it got for the
+             whole. Clients have a new session as soon as the server runs again, and
+             what old processes hold goes on.`
+
+func newServerUpgrade(e env) *cobra.Command {
+	d := dirFlag{kind: serverKind}
+	c := &cobra.Command{
+		Use:   "upgrade",
+		Short: "Let a new process take over from the running server, without losing a connection",
+		Long:  serverUpgradeHelp,
+		Args:  exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			dir, err := d.open()
+			if err != nil {
+				return err
+			}
+			pid, err := upgradeServer(c.Context(), dir)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintln(e.stdout, pid)
+			return err
+		},
+	}
+	d.add(c)
+	return c
+}
+
+// upgradeServer asks the server that runs in a directory to let another
+// process take over, and gives that one's id.
+func upgradeServer(ctx context.Context, dir string) (pid int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, upgradeLimit+adminTimeout)
+	defer cancel()
+	var answer upgradeReport
+	err = askAt(ctx, filepath.Join(dir, socketFile), "POST /upgrade", nil, &answer)
+	switch {
+	case errors.Is(err, errNotRunning):
+		return 0, hint(fmt.Errorf("no server runs in %s", dir), "start it: adit server run --dir %s", dir)
+	case err != nil:
+		return 0, err
+	case answer.Error == "":
+		return answer.PID, nil
+	case answer.Hint == "":
+		return 0, errors.New(answer.Error)
+	}
+	return 0, hint(errors.New(answer.Error), "%s", answer.Hint)
+}
