@@ -94,7 +94,7 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	p.client = client.New(client.Config{Dial: dial, Device: device, Log: p.log.Logger})
+	p.client = client.New(client.Config{Dial: dial, Device: device, Lanes: p.cfg.Lanes, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
 	door, err := p.openDoors(ctx)
 	if err != nil {
@@ -159,6 +159,7 @@ func (p *clientProcess) reload() error {
 		return err
 	}
 	for key, same := range map[string]bool{
+		"lanes":      cfg.Lanes == p.cfg.Lanes,
 		"server":     cfg.Server == p.cfg.Server,
 		"door":       cfg.Door == p.cfg.Door,
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,

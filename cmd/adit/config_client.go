@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -9,11 +10,13 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/tunnel"
 )
 
 // clientConfig is client.toml.
 type clientConfig struct {
 	Drain  duration     `toml:"drain"`
+	Lanes  int          `toml:"lanes"`
 	Server remoteConfig `toml:"server"`
 	Door   doorConfig   `toml:"door"`
 	Log    logConfig    `toml:"log"`
@@ -58,6 +61,7 @@ const defaultDoor = "127.0.0.1:1080"
 func defaultClientConfig() clientConfig {
 	return clientConfig{
 		Drain:  duration{5 * time.Second},
+		Lanes:  1,
 		Server: remoteConfig{Fingerprint: "chrome"},
 		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit"},
 		Log:    defaultLogConfig(),
@@ -66,6 +70,9 @@ func defaultClientConfig() clientConfig {
 
 func (c *clientConfig) validate(report func(key, what, todo string)) {
 	c.Drain.validate("drain", report)
+	if c.Lanes < 1 || c.Lanes > tunnel.MaxLanes {
+		report("lanes", fmt.Sprintf("%d is out of range", c.Lanes), fmt.Sprintf("write a number from 1 to %d", tunnel.MaxLanes))
+	}
 	c.Server.validate(report)
 	c.Door.validate(report)
 	c.Log.validate(report)

@@ -57,6 +57,26 @@ func TestConfigOfServerInitIsTheDefaults(t *testing.T) {
 	}
 }
 
+func TestLanesReachFromOneToEight(t *testing.T) {
+	for text, want := range map[string]string{
+		"lanes = 1":  "",
+		"lanes = 8":  "",
+		"lanes = 0":  "c:1:1: lanes: 0 is out of range | write a number from 1 to 8",
+		"lanes = 9":  "c:1:1: lanes: 9 is out of range | write a number from 1 to 8",
+		"lanes = -1": "c:1:1: lanes: -1 is out of range | write a number from 1 to 8",
+	} {
+		c := defaultClientConfig()
+		c.Server.Address, c.Server.CA = "vpn.example:443", true
+		got := ""
+		if err := parseConfig("c", []byte(text), &c); err != nil {
+			got = strings.Join(complaints(err), "\n")
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestGraceReachesFromNothingToADay(t *testing.T) {
 	for _, text := range []string{"0s", "1ms", "30s", "1m30s", "10m", "1h30m", "24h"} {
 		c := defaultServerConfig()

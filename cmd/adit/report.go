@@ -43,6 +43,8 @@ type sessionReport struct {
 	DeviceID    string           `json:"device_id"`
 	Remote      string           `json:"remote"`
 	Since       time.Time        `json:"since"`
+	Lanes       int              `json:"lanes"`
+	Carriers    int              `json:"carriers"`          // lanes that have one
 	Detached    time.Time        `json:"detached,omitzero"` // since when it waits for a carrier
 	Lost        string           `json:"lost,omitempty"`    // why
 	Resumes     int              `json:"resumes"`           // how often it went on with another carrier
@@ -62,8 +64,11 @@ type clientReport struct {
 	Changed     time.Time        `json:"changed"`  // when it connected, or lost the connection
 	Error       string           `json:"error,omitempty"`
 	Retry       time.Time        `json:"retry,omitzero"`
-	Resumes     int              `json:"resumes"`  // how often the session went on with another carrier
-	Replayed    int64            `json:"replayed"` // bytes that were sent again because of that
+	Lanes       int              `json:"lanes"`                         // that the session should have
+	LanesAway   int              `json:"lanes_detached"`                // and how many of them have no carrier
+	AwaySince   time.Time        `json:"lanes_detached_since,omitzero"` // the first of those
+	Resumes     int              `json:"resumes"`                       // how often the session went on with another carrier
+	Replayed    int64            `json:"replayed"`                      // bytes that were sent again because of that
 	Streams     int              `json:"streams"`
 	Opened      uint64           `json:"opened"`
 	RoundTripMs float64          `json:"round_trip_ms"`
@@ -110,6 +115,8 @@ func reportSessions(all []server.Status) []sessionReport {
 			DeviceID:    users.Device{Key: s.Key}.ID().String(),
 			Remote:      s.Remote.String(),
 			Since:       s.Since,
+			Lanes:       s.Lanes,
+			Carriers:    s.Carriers,
 			Detached:    s.Detached,
 			Lost:        s.Lost,
 			Resumes:     s.Resumes,
@@ -133,6 +140,9 @@ func reportClient(address string, s client.Status, door doorReport) *clientRepor
 		Changed:     s.Since,
 		Error:       s.Error,
 		Retry:       s.Retry,
+		Lanes:       s.Lanes,
+		LanesAway:   s.Away,
+		AwaySince:   s.AwaySince,
 		Resumes:     s.Resumes,
 		Replayed:    s.Replayed,
 		Streams:     s.Streams,

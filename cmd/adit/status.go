@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -85,11 +86,20 @@ func printServer(w io.Writer, s *serverReport) {
 	if len(s.Sessions) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tRESUMED\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
+	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tLANES\tRESUMED\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
 	for _, x := range s.Sessions {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
-			x.Resumes, x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.state())
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
+			x.lanes(), x.Resumes, x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.state())
 	}
+}
+
+// lanes says how many lanes a session has, and how many carriers if not each
+// has one.
+func (x sessionReport) lanes() string {
+	if x.Carriers == x.Lanes || x.Carriers == 0 {
+		return strconv.Itoa(x.Lanes)
+	}
+	return fmt.Sprintf("%d of %d", x.Carriers, x.Lanes)
 }
 
 // state says what protects a session, or why nothing reaches it.
@@ -112,6 +122,9 @@ func printClient(w io.Writer, c *clientReport) {
 	default:
 		fmt.Fprintf(w, "session\tnone for %s: %s\n", since(c.Changed), orDash(c.Error))
 	}
+	if c.Lanes > 1 {
+		fmt.Fprintf(w, "lanes\t%s\n", c.lanes())
+	}
 	if c.Connected || c.Detached {
 		fmt.Fprintf(w, "streams\t%d open, %d since the session began\n", c.Streams, c.Opened)
 	}
@@ -124,6 +137,14 @@ func printClient(w io.Writer, c *clientReport) {
 	if c.Door.Socket != "" {
 		fmt.Fprintf(w, "door\t%s\n", c.Door.Socket)
 	}
+}
+
+// lanes says how many carriers the session has.
+func (c *clientReport) lanes() string {
+	if c.LanesAway == 0 {
+		return strconv.Itoa(c.Lanes)
+	}
+	return fmt.Sprintf("%d, %d detached for %s", c.Lanes, c.LanesAway, since(c.AwaySince))
 }
 
 func (p protectionReport) String() string {
