@@ -87,7 +87,7 @@ func TestServerThatDropsEverySessionIsLeftAlone(t *testing.T) {
 	for name, drop := range map[string]func(*hubSession){
 		"close": func(s *hubSession) { s.Close(0) },
 		"drain": func(s *hubSession) { s.Drain(context.Background()) },
-		"cut":   func(s *hubSession) { s.cut(nil) },
+		"cut":   func(s *hubSession) { s.lose() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := newHub(t, nil)
@@ -116,7 +116,7 @@ func TestClientComesBackAfterItsSessionIsLost(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h.session(t).cut(nil)
+		h.session(t).lose()
 		if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrSessionLost) {
 			t.Errorf("Read gives %v", err)
 		}

@@ -212,7 +212,7 @@ func TestRequestIsMadeAgainWhenItsSessionIsLost(t *testing.T) {
 				accept(s)
 				return
 			}
-			session.cut(nil)
+			session.lose()
 		})
 		c := start(t, h, nil)
 		conn, reply, err := c.Connect(t.Context(), target)

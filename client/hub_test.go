@@ -27,7 +27,7 @@ type hub struct {
 	running  sync.WaitGroup  // of its sessions
 	handle   func(context.Context, *tunnel.Stream)
 	attempts chan struct{}        // gets one for each dial, if it has room
-	sessions chan *hubSession     // gets those that have begun
+	sessions chan *hubSession     // gets those that have begun, and more lanes of theirs
 	place    tunnel.Place         // of every carrier
 	opened   func(opening []byte) // looks at openings; may be nil
 
@@ -36,12 +36,15 @@ type hub struct {
 	answer []byte        // to every opening; nil stands for a welcome, and a session
 	limit  uint32        // of streams, in the welcome
 	grace  time.Duration // how long sessions wait for another carrier
-	known  []*hubSession // by id, which counts from 1
+	lanes  byte          // of one session, in the welcome
+	begun  byte          // sessions: their ids count from 1
+	known  map[[2]byte]*hubSession
 }
 
-// hubSession is the server's end of a session.
+// hubSession is the server's end of a session, or of a lane of one.
 type hubSession struct {
 	*tunnel.Session
+	id, lane byte
 
 	mu      sync.Mutex
 	carrier *tunneltest.Conn
@@ -55,6 +58,12 @@ func (s *hubSession) cut(next *tunneltest.Conn) {
 		s.carrier.Cut()
 	}
 	s.carrier = next
+}
+
+// lose breaks the carrier of a session that the server does not know any more.
+func (s *hubSession) lose() {
+	s.cut(nil)
+	s.Fail(errAway)
 }
 
 // newHub gives a hub whose streams succeed, and then send back what they get,
@@ -71,6 +80,7 @@ func newHub(t *testing.T, handle func(context.Context, *tunnel.Stream)) *hub {
 		sessions: make(chan *hubSession, 1000),
 		place:    tunnel.Place{Server: [32]byte{1}, Carrier: [32]byte{2}},
 		limit:    1000,
+		known:    make(map[[2]byte]*hubSession),
 	}
 	t.Cleanup(func() { cancel(); h.running.Wait() })
 	return h
@@ -141,7 +151,7 @@ func (c *hubCarrier) Attach(_ context.Context, opening []byte) (net.Conn, []byte
 	}
 	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
 	s.cut(c.near)
-	if o.Hello.Session == [16]byte{} {
+	if o.Hello.Epoch == 1 {
 		h.running.Go(func() { _ = s.Serve(h.ctx) })
 		h.sessions <- s
 	}
@@ -152,14 +162,20 @@ func (c *hubCarrier) Attach(_ context.Context, opening []byte) (net.Conn, []byte
 func (h *hub) find(hello *tunnel.Hello) (*hubSession, tunnel.Welcome, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	w := tunnel.Welcome{Session: hello.Session, Epoch: hello.Epoch, Grace: uint32(h.grace.Seconds())}
+	w := tunnel.Welcome{Session: hello.Session, Epoch: hello.Epoch, Grace: uint32(h.grace.Seconds()), Lanes: h.lanes}
 	if hello.Session == [16]byte{} {
-		s := &hubSession{Session: tunnel.New(false, tunnel.Config{Handle: h.handle, Grace: h.grace})}
-		h.known = append(h.known, s)
-		w.Session[0] = byte(len(h.known))
-		return s, w, nil
+		h.begun++
+		w.Session[0] = h.begun
 	}
-	s := h.known[hello.Session[0]-1]
+	key := [2]byte{w.Session[0], hello.Lane}
+	s := h.known[key]
+	if hello.Epoch == 1 && (s == nil || s.Err() != nil) {
+		s = &hubSession{Session: tunnel.New(false, tunnel.Config{Handle: h.handle, Grace: h.grace}), id: key[0], lane: key[1]}
+		h.known[key] = s
+	}
+	if s == nil {
+		return nil, w, tunnel.RefusedSession
+	}
 	received, err := s.Judge(hello.Epoch, hello.Received)
 	switch {
 	case errors.Is(err, tunnel.ErrStale):

@@ -85,7 +85,7 @@ func TestConnectionBreaksWhenTheServerHasLostItsSession(t *testing.T) {
 	conn := c.connect(t)
 	defer conn.Close()
 	say(t, conn, "hello")
-	h.session(t).cut(nil) // it has no grace
+	h.session(t).lose()
 	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read: %v", err)
 	}
