@@ -1,0 +1,209 @@
+package wglink
+
+import (
+	"os"
+	"sync"
+
+	"golang.zx2c4.com/wireguard/conn"
+	"golang.zx2c4.com/wireguard/tun"
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+const (
+	// cableBytes is how much may wait for WireGuard. Beyond it whoever sends
+	// has to wait: in TCP's send buffer a byte is as safe as here, and it does
+	// not stand in front of others. Nothing is dropped.
+	cableBytes = 256 << 10
+
+	// packetCost is what a packet without payload counts for.
+	packetCost = 256
+
+	// maxSegment is the largest TCP segment that passes between the stack and
+	// the cable. It is cut into packets, and made of packets, here.
+	maxSegment = 1 << 16
+
+	batch = conn.IdealBatchSize
+)
+
+// cable joins a TCP/IP stack and a WireGuard device: it is the network
+// interface of the one and the TUN device of the other. Packets pass in
+// batches, and TCP segments of up to 64 KiB pass whole on the stack's side, so
+// that what the stack does per packet is done per segment.
+type cable struct {
+	mtu    int
+	events chan tun.Event
+
+	attached sync.RWMutex
+	stack    stack.NetworkDispatcher // nil before and after; guarded by attached
+
+	mu     sync.Mutex // guards what follows
+	filled sync.Cond  // queue is not empty any more, or the cable is closed
+	room   sync.Cond  // queue is empty again, or the cable is closed
+	queue  []*stack.PacketBuffer
+	bytes  int
+	closed bool
+
+	// What Read has taken from the queue. Read is called by one goroutine.
+	taken []*stack.PacketBuffer
+	done  int // of taken
+	knife knife
+}
+
+func newCable(mtu int) *cable {
+	c := &cable{mtu: mtu, events: make(chan tun.Event)}
+	c.filled.L, c.room.L = &c.mu, &c.mu
+	return c
+}
+
+// Read is [tun.Device]'s: it gives what the stack sends, cut to size.
+func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
+	for n < len(bufs) {
+		if c.knife.idle() {
+			p := c.take(n == 0)
+			if p == nil {
+				break
+			}
+			c.knife.lay(p)
+		}
+		sizes[n] = c.knife.cut(bufs[n][offset:])
+		n++
+	}
+	if n == 0 {
+		return 0, os.ErrClosed
+	}
+	return n, nil
+}
+
+// take gives the next packet. If there is none it waits, or gives nil. It
+// gives nil when the cable is closed.
+func (c *cable) take(wait bool) *stack.PacketBuffer {
+	if c.done == len(c.taken) && !c.refill(wait) {
+		return nil
+	}
+	p := c.taken[c.done]
+	c.taken[c.done] = nil
+	c.done++
+	return p
+}
+
+func (c *cable) refill(wait bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for wait && len(c.queue) == 0 && !c.closed {
+		c.filled.Wait()
+	}
+	c.queue, c.taken, c.done = c.taken[:0], c.queue, 0
+	c.bytes = 0
+	c.room.Broadcast()
+	return len(c.taken) > 0
+}
+
+// WritePackets is the stack's: it queues what the stack sends, and waits while
+// the queue is full.
+func (c *cable) WritePackets(list stack.PacketBufferList) (int, tcpip.Error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	packets := list.AsSlice()
+	for i, p := range packets {
+		for c.bytes >= cableBytes && !c.closed {
+			c.room.Wait()
+		}
+		if c.closed {
+			return i, &tcpip.ErrClosedForSend{}
+		}
+		c.queue = append(c.queue, p.IncRef())
+		c.bytes += p.Size() + packetCost
+		c.filled.Signal()
+	}
+	return len(packets), nil
+}
+
+// Write is [tun.Device]'s: it gives the stack what WireGuard has received. It
+// does not keep the buffers.
+func (c *cable) Write(bufs [][]byte, offset int) (int, error) {
+	c.attached.RLock()
+	defer c.attached.RUnlock()
+	if c.stack == nil {
+		return 0, os.ErrClosed
+	}
+	for rest := bufs; len(rest) > 0; {
+		p, version, n := join(rest, offset)
+		rest = rest[n:]
+		if p == nil {
+			continue
+		}
+		c.stack.DeliverNetworkPacket(version, p)
+		p.DecRef()
+	}
+	return len(bufs), nil
+}
+
+// Close ends Read and WritePackets. What waits is lost. It is called by the
+// WireGuard device and by the stack, in any order.
+func (c *cable) shut() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return
+	}
+	c.closed = true
+	for _, p := range c.queue {
+		p.DecRef()
+	}
+	c.queue, c.bytes = nil, 0
+	c.filled.Broadcast()
+	c.room.Broadcast()
+	close(c.events)
+}
+
+// device is the cable's end at WireGuard.
+type deviceEnd struct{ *cable }
+
+func (e deviceEnd) Close() error             { e.shut(); return nil }
+func (e deviceEnd) MTU() (int, error)        { return e.mtu, nil }
+func (e deviceEnd) Name() (string, error)    { return "adit", nil }
+func (e deviceEnd) Events() <-chan tun.Event { return e.events }
+func (e deviceEnd) File() *os.File           { return nil }
+func (e deviceEnd) BatchSize() int           { return batch }
+
+// stackEnd is the cable's end at the stack.
+type stackEnd struct{ *cable }
+
+func (e stackEnd) Close()      { e.shut() }
+func (e stackEnd) MTU() uint32 { return uint32(e.mtu) }
+
+func (e stackEnd) Attach(d stack.NetworkDispatcher) {
+	e.attached.Lock()
+	defer e.attached.Unlock()
+	e.stack = d
+}
+
+func (e stackEnd) IsAttached() bool {
+	e.attached.RLock()
+	defer e.attached.RUnlock()
+	return e.stack != nil
+}
+
+// Capabilities tells the stack to make and to verify all checksums but those of
+// outgoing segments, which the cable makes when it cuts them. WireGuard
+// vouches for what happens between its two ends. But a peer may be a gateway,
+// and what the packets have been through before it only their own checksums
+// tell.
+func (stackEnd) Capabilities() stack.LinkEndpointCapabilities { return stack.CapabilityNone }
+
+func (stackEnd) GSOMaxSize() uint32               { return maxSegment }
+func (stackEnd) SupportedGSO() stack.SupportedGSO { return stack.HostGSOSupported }
+
+// There is no link layer below IP.
+
+func (stackEnd) MaxHeaderLength() uint16                 { return 0 }
+func (stackEnd) LinkAddress() tcpip.LinkAddress          { return "" }
+func (stackEnd) SetLinkAddress(tcpip.LinkAddress)        {}
+func (stackEnd) SetMTU(uint32)                           {}
+func (stackEnd) ARPHardwareType() header.ARPHardwareType { return header.ARPHardwareNone }
+func (stackEnd) AddHeader(*stack.PacketBuffer)           {}
+func (stackEnd) ParseHeader(*stack.PacketBuffer) bool    { return true }
+func (stackEnd) SetOnCloseAction(func())                 {}
+func (stackEnd) Wait()                                   {}
