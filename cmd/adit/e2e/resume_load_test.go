@@ -61,6 +61,8 @@ type half struct {
 	hash  hash.Hash
 	err   error // nil: it ended cleanly
 	ended time.Time
+	last  time.Time     // when the last bytes came
+	stall time.Duration // the longest time without any, once some had come
 }
 
 const (
@@ -199,6 +201,11 @@ func (d *direction) receive(c *net.TCPConn, m *meter) {
 func (h *half) end() { h.ended = time.Now() }
 
 func (h *half) add(b []byte) {
+	now := time.Now()
+	if len(b) > 0 && h.bytes > 0 {
+		h.stall = max(h.stall, now.Sub(h.last))
+	}
+	h.last = now
 	h.bytes += int64(len(b))
 	h.hash.Write(b)
 }

@@ -17,13 +17,15 @@ const maxConnections = 4096
 
 // connections are the TCP connections that cross a link. Sides are 0 and 1.
 type connections struct {
-	mu  sync.Mutex
-	all map[flow]*connection // by the flow from side 0
+	mu    sync.Mutex
+	all   map[flow]*connection // by the flow from side 0
+	begun int
 }
 
 // connection is what the link has seen of one.
 type connection struct {
-	from [2]flow // the flow from each side
+	number int     // it is the so-manieth
+	from   [2]flow // the flow from each side
 
 	// What each side waits for, as its last acknowledgement says. It is the one
 	// number at which the kernel there believes an RST (RFC 5961 section 3.2).
@@ -46,7 +48,8 @@ func (c *connections) see(side int, s segment) (*connection, []byte) {
 	defer c.mu.Unlock()
 	x := c.all[key]
 	if s.has(flagSYN) && !s.has(flagACK) && (x == nil || x.ended != 0) && len(c.all) < maxConnections {
-		x = &connection{from: [2]flow{key, key.reverse()}}
+		c.begun++
+		x = &connection{number: c.begun, from: [2]flow{key, key.reverse()}}
 		c.all[key] = x
 	}
 	if x == nil {
@@ -70,15 +73,35 @@ func (c *connections) end(how Ending) (packets [2][][]byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, x := range c.all {
-		if !x.live() {
-			continue
-		}
-		x.ended, x.known = how, x.waits
-		for side := range packets {
-			packets[side] = append(packets[side], x.blow(side))
+		if x.live() {
+			x.end(how, &packets)
 		}
 	}
 	return packets
+}
+
+// endNewest ends the one of them that was begun last.
+func (c *connections) endNewest(how Ending) (packets [2][][]byte) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var newest *connection
+	for _, x := range c.all {
+		if x.live() && (newest == nil || x.number > newest.number) {
+			newest = x
+		}
+	}
+	if newest != nil {
+		newest.end(how, &packets)
+	}
+	return packets
+}
+
+// end ends the connection, and adds the packets for each side.
+func (x *connection) end(how Ending, packets *[2][][]byte) {
+	x.ended, x.known = how, x.waits
+	for side := range packets {
+		packets[side] = append(packets[side], x.blow(side))
+	}
 }
 
 // over tells whether the connection has been ended. x may be nil.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,7 @@ type Config struct {
 	Rate  int           // bits per second; 0 is without limit
 	Delay time.Duration // one way
 	Queue int           // bytes that wait for the wire; those beyond are lost; 0 means 256 KiB
+	Loss  float64       // the share of packets that get lost by chance, from 0 to 1
 }
 
 // maxPacket is the largest IP packet without jumbo options.
@@ -70,8 +72,12 @@ func (l *Link) SetUp(up bool) { l.down.Store(!up) }
 // End ends every established TCP connection that crosses the link, at once and
 // for both ends, and returns how many there were. Nothing of them crosses it
 // afterwards.
-func (l *Link) End(how Ending) int {
-	packets := l.connections.end(how)
+func (l *Link) End(how Ending) int { return l.blow(l.connections.end(how)) }
+
+// EndNewest is End for the connection alone that was begun last.
+func (l *Link) EndNewest(how Ending) int { return l.blow(l.connections.endNewest(how)) }
+
+func (l *Link) blow(packets [2][][]byte) int {
 	for side, all := range packets {
 		for _, p := range all {
 			_, _ = l.lanes[side].in.Write(p) // a lost one comes again with the answer
@@ -152,6 +158,9 @@ func (l *lane) add(p packet) {
 			return
 		}
 		l.free = l.free.Add(l.onWire(len(p.bytes)))
+	}
+	if rand.Float64() < l.Loss {
+		return // it has kept the wire busy all the same
 	}
 	p.due = l.free.Add(l.Delay)
 	l.queue = append(l.queue, p)

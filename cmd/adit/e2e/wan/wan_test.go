@@ -167,6 +167,39 @@ func TestEndedConnectionEndsAtTheByteThatEachSideWaitsFor(t *testing.T) {
 	}
 }
 
+func TestNewestConnectionEndsAlone(t *testing.T) {
+	run(t, Config{}, func(t *testing.T, l *Link, a, b *device) {
+		if n := l.EndNewest(Reset); n != 0 {
+			t.Errorf("%d connections ended, want none", n)
+		}
+		establish(t, ours6, a, b)
+		establish(t, ours4, a, b)
+		if n := l.EndNewest(Reset); n != 1 || l.Connections() != 1 {
+			t.Errorf("%d connections ended, %d are left; want 1 and 1", n, l.Connections())
+		}
+		if got, _ := parseSegment(<-a.got); got.flow != ours4.reverse() || got.flags != flagRST|flagACK {
+			t.Errorf("a got %+v", got)
+		}
+	})
+}
+
+func TestLossyLinkLosesItsShare(t *testing.T) {
+	run(t, Config{Loss: 0.25}, func(t *testing.T, _ *Link, a, b *device) {
+		arrived := 0
+		for range 2000 {
+			a.sent <- make([]byte, 100)
+			synctest.Wait()
+			arrived += len(b.got)
+			for len(b.got) > 0 {
+				<-b.got
+			}
+		}
+		if arrived < 1400 || arrived > 1600 { // five standard deviations
+			t.Errorf("%d of 2000 packets arrived, want about 1500", arrived)
+		}
+	})
+}
+
 func TestSideThatAcknowledgesLateIsToldAgain(t *testing.T) {
 	for name, how := range map[string]Ending{"reset": Reset, "finish": Finish} {
 		t.Run(name, func(t *testing.T) {
