@@ -1,0 +1,78 @@
+package keys
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+func TestServerHasOneWireGuardKeyForEver(t *testing.T) {
+	s := newServerKey(t)
+	key, err := s.WireGuard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "state", "server.key")
+	if err := s.Save(path); err != nil {
+		t.Fatal(err)
+	}
+	restored, err := LoadServer(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := restored.WireGuard(); err != nil || again != key {
+		t.Errorf("restored: %v, %v", again, err)
+	}
+	if other, err := newServerKey(t).WireGuard(); err != nil || other == key {
+		t.Errorf("another server: %v, %v", other, err)
+	}
+	if scalar, err := s.key.Bytes(); err != nil || key.Reveal() == [32]byte(scalar) {
+		t.Errorf("it is the TLS key itself, or: %v", err)
+	}
+}
+
+func TestWireGuardKeysHaveTwoHalves(t *testing.T) {
+	d := newDevice(t)
+	server, err := newServerKey(t).WireGuard()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []WireGuardKey{d.WireGuard(), server} {
+		private := key.Reveal()
+		half, err := ecdh.X25519().NewPrivateKey(private[:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if public := key.Public(); !bytes.Equal(half.PublicKey().Bytes(), public[:]) || key.IsZero() {
+			t.Error("the halves do not belong together")
+		}
+	}
+	if d.WireGuard().Public() != d.WireGuardPublic() {
+		t.Error("the device has two public keys")
+	}
+	if !(WireGuardKey{}).IsZero() {
+		t.Error("nothing is a key")
+	}
+}
+
+func TestWireGuardKeysDoNotPrint(t *testing.T) {
+	key := newDevice(t).WireGuard()
+	private, public := key.Reveal(), key.Public()
+	var log bytes.Buffer
+	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "key", key, "in", struct{ K WireGuardKey }{key})
+	text := log.String() + fmt.Sprintf("%v %+v %#v %s %x %d %v", key, key, key, key, key, key, &key)
+	for _, secret := range []string{base64.StdEncoding.EncodeToString(private[:]), hex.EncodeToString(private[:]), fmt.Sprint(private[:4])[1:8]} {
+		if strings.Contains(text, secret) {
+			t.Errorf("the private half is printed: %s", text)
+		}
+	}
+	if !strings.Contains(text, base64.StdEncoding.EncodeToString(public[:])) {
+		t.Error("the public half is not printed")
+	}
+}
