@@ -165,9 +165,9 @@ func (s *session) status() (st Status, ok bool) {
 	st = Status{ID: s.name(), User: s.user.Name, Device: s.device.Name, Key: s.device.Key, Since: s.since}
 	lanes, stats := s.open()
 	for _, l := range lanes {
+		stats.Add(l.tun.Stats())
 		if l.tun.Err() == nil {
 			l.describe(&st)
-			stats.Add(l.tun.Stats())
 		}
 	}
 	if st.Carriers > 0 {
