@@ -31,6 +31,11 @@ type pair struct {
 func newPair(t testing.TB, cfg resume.Config) *pair {
 	p := &pair{t: t, a: resume.New(cfg), b: resume.New(cfg)}
 	t.Cleanup(p.close)
+	never, cancel := context.WithCancel(context.Background())
+	cancel()
+	for _, end := range []*resume.Pipe{p.a, p.b} {
+		end.ReceiveDatagram(never) // from now on datagrams are kept
+	}
 	return p
 }
 
