@@ -42,6 +42,11 @@ type Carrier struct {
 	pingDue  bool
 	pinged   time.Time     // when the last ping went out
 	pingOpen bool          // it has not been answered
+	sentTo   uint64        // offset up to which this carrier has sent
+	pingTo   uint64        // and had when the last ping went out
+	owedTo   uint64        // and had when the ping went out that was answered last
+	dunned   time.Time     // when that was looked at last
+	owed     int           // answers in a row without that having been acknowledged
 	least    time.Duration // the shortest round trip of this carrier; 0 before the first
 	pingBy   time.Time     // send one then if none is out; zero if that can wait
 
@@ -225,10 +230,10 @@ func (p *Pipe) lose(c *Carrier, why error) {
 	}
 	now := time.Now()
 	p.since = now
+	p.learn(c, why)
 	if why == ErrReplaced {
 		return // Attach goes on
 	}
-	p.learn(c, why)
 	if why == ErrSilent {
 		p.since = c.heard // nothing has worked since then
 	}

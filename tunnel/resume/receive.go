@@ -272,6 +272,7 @@ func (p *Pipe) obey(c *Carrier, kind byte, value uint64) error {
 	case typePong:
 		if c.pingOpen && value == c.ping {
 			p.measure(c, now)
+			return p.dun(c, now)
 		}
 	case typeClose:
 		return PeerClosed{Reason: value}

@@ -70,10 +70,13 @@ func (r *record) length() int { return len(*r.frame) - Headroom }
 func (r *record) end() uint64 { return r.offset + uint64(r.length()) }
 func (r *record) size() int   { return classes[r.class] }
 
-// seal fills in the header.
-func (r *record) seal(acknowledged uint64) []byte {
-	putData(*r.frame, r.length(), r.offset, acknowledged)
-	return *r.frame
+// seal gives the frame of what the peer does not have. Its header takes the
+// place of what it has, which is never sent again.
+func (r *record) seal(acked, acknowledged uint64) []byte {
+	known := int(max(acked, r.offset) - r.offset)
+	frame := (*r.frame)[known:]
+	putData(frame, r.length()-known, r.offset+uint64(known), acknowledged)
+	return frame
 }
 
 // replay holds what the peer has not acknowledged, in order. Its zero value is

@@ -133,10 +133,11 @@ func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
 	rec := p.out.record(c.next)
 	c.next++
 	p.out.begin(rec)
-	p.out.sent = max(p.out.sent, rec.end())
+	c.sentTo = rec.end()
+	p.out.sent = max(p.out.sent, c.sentTo)
 	c.ask(now)
 	c.told(p.received)
-	return rec.seal(p.received)
+	return rec.seal(p.out.acked, p.received)
 }
 
 // urgent gives the small frames that are due. An acknowledgement rides on data
@@ -150,6 +151,7 @@ func (p *Pipe) urgent(c *Carrier, data bool, now time.Time) []byte {
 	if !c.pingOpen && (c.pingDue || data && now.Sub(c.pinged) >= pingPeriod) {
 		c.pingDue, c.pingOpen, c.pinged = false, true, now
 		c.ping++
+		c.pingTo = c.sentTo
 		c.ask(now)
 		b = appendValue(b, typePing, c.ping)
 	}

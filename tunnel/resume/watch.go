@@ -11,6 +11,12 @@ const (
 	deadAfter    = 4500 * time.Millisecond
 	steady       = 30 * time.Second // a carrier that lived so long was not a mistake
 	patienceMost = 16               // how much longer to wait on a path where carriers died of silence
+
+	// A peer that is heard all the time may still keep to itself what it has
+	// received, and what was sent to it would be held for ever.
+	owedPeriod  = 5 * time.Second  // how often to ask a peer that has not acknowledged everything
+	owedMost    = 4                // so often it may answer and not have acknowledged what came before
+	answerLimit = 10 * time.Minute // of one ping
 )
 
 // patience is by what the times above are multiplied. On a very slow path one
@@ -28,7 +34,7 @@ func (p *Pipe) learn(c *Carrier, why error) {
 	switch {
 	case c.heard.Sub(c.began) > steady:
 		p.silences = 0
-	case why == ErrSilent && !p.advanced(c):
+	case (why == ErrSilent || why == ErrReplaced && c.suspect) && !p.advanced(c):
 		p.silences++
 	}
 }
@@ -48,6 +54,25 @@ func (p *Pipe) measure(c *Carrier, now time.Time) {
 		p.silences = 0
 	}
 	c.answered(p)
+}
+
+// dun looks whether a peer that answers has acknowledged what it had before it
+// answered the last time. The caller holds mu.
+func (p *Pipe) dun(c *Carrier, now time.Time) error {
+	if now.Sub(c.dunned) < owedPeriod {
+		return nil // it may take its time
+	}
+	c.dunned = now
+	if p.out.acked < c.owedTo {
+		c.owed++
+	} else {
+		c.owed = 0
+	}
+	c.owedTo = c.pingTo
+	if c.owed >= owedMost {
+		return Breach{"it does not acknowledge what it has"}
+	}
+	return nil
 }
 
 func (c *Carrier) suspectAfter() time.Duration {
@@ -142,8 +167,11 @@ func (p *Pipe) tick(c *Carrier) {
 		silent = c.asked
 	}
 	suspect, dead := silent.Add(c.suspectAfter()), silent.Add(p.deadAfter())
+	if age := now.Sub(c.pinged); age >= owedPeriod && p.out.acked < c.sentTo {
+		p.probe(c)
+	}
 	switch {
-	case !now.Before(dead):
+	case !now.Before(dead) || c.pingOpen && now.Sub(c.pinged) > p.patience()*answerLimit:
 		p.lose(c, ErrSilent)
 	case !now.Before(suspect):
 		if !c.suspect {

@@ -269,9 +269,50 @@ func TestPathThatOnlyTakesWholeRecordsArrivesInTheEnd(t *testing.T) {
 	})
 }
 
+// TestVerySlowPathArrivesThoughEveryCarrierIsSuspect is about a client that goes
+// over to another carrier as soon as one is suspect: each begins all over with
+// what the one before had under way.
+func TestVerySlowPathArrivesThoughEveryCarrierIsSuspect(t *testing.T) {
+	for _, rate := range []int{500, 1000, 2000, 4000, 8000} {
+		for _, dial := range []time.Duration{time.Second, 3 * time.Second, 6 * time.Second} {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+				p.drain()
+				const total = 200_000
+				p.ended.Go(func() { p.a.Write(make([]byte, total)) })
+				path := tunneltest.Path{Rate: rate, Delay: 20 * time.Millisecond, Queue: 1000}
+				began := time.Now()
+				for first := true; p.b.Received() < total && time.Since(began) < time.Hour; first = false {
+					if state, _ := p.a.State(); !first && !suspect(state) {
+						time.Sleep(100 * time.Millisecond)
+						continue
+					}
+					time.Sleep(dial)
+					if state, _ := p.a.State(); !first && !suspect(state) {
+						continue
+					}
+					a, b := tunneltest.Link(path)
+					ra, rb := p.a.Received(), p.b.Received()
+					p.epoch++
+					p.carry(p.b, &records{Conn: b, grow: true}, ra)
+					p.carry(p.a, &records{Conn: a, grow: true}, rb)
+				}
+				ideal := time.Duration(total/rate) * time.Second
+				took := time.Since(began)
+				t.Logf("%d bytes/s, %v to dial: %v of %v", rate, dial, took, ideal)
+				if p.b.Received() < total || took > 4*ideal+time.Minute {
+					t.Errorf("%d bytes/s, %v to dial: %d bytes in %v", rate, dial, p.b.Received(), took)
+				}
+			})
+		}
+	}
+}
+
 // records is a conn whose bytes arrive in records.
 type records struct {
 	net.Conn
+	grow bool // the first are small
+	sent int
 	rest []byte
 	in   []byte // of the record that is arriving
 	head [2]byte
@@ -280,6 +321,10 @@ type records struct {
 func (r *records) Write(p []byte) (n int, err error) {
 	for len(p) > 0 {
 		k := min(len(p), 16<<10)
+		if r.grow { // as crypto/tls does it
+			r.sent++
+			k = min(k, r.sent*1180)
+		}
 		record := binary.BigEndian.AppendUint16(nil, uint16(k))
 		if _, err := r.Conn.Write(append(record, p[:k]...)); err != nil {
 			return n, err
