@@ -275,3 +275,24 @@ func TestChangeBetweenAdmissionAndBeginIsSeen(t *testing.T) {
 		})
 	}
 }
+
+// TestHelloThatCannotBeginLeavesNothingBehind has a device say what no session
+// begins with, more often than it may have sessions.
+func TestHelloThatCannotBeginLeavesNothingBehind(t *testing.T) {
+	h := newHouse(t, nil)
+	key := h.device("anna")
+	for _, hello := range []tunnel.Hello{{Epoch: 0}, {Epoch: 1, Received: 7}} {
+		for range deviceSessions + 1 {
+			_, serve := h.come(hello.Sign(key, here))
+			if serve == nil {
+				t.Fatalf("%+v: no room", hello)
+			}
+			_, far := tunneltest.Link(tunneltest.Path{})
+			serve(h.ctx, far) // it returns at once
+		}
+	}
+	if n := len(h.Status()); n != 0 {
+		t.Errorf("%d sessions are booked", n)
+	}
+	exchange(t, h.attach(key).connect(echoTarget(t)), "hello")
+}

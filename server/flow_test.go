@@ -17,7 +17,7 @@ import (
 )
 
 func TestBadRequestIsResetAndCostsTheSessionInTheEnd(t *testing.T) {
-	h := newHouse(t, nil)
+	h := newHouse(t, func(c *Config) { c.SessionStreams = 100 })
 	g := h.attach(h.device("anna"))
 	for try := range 10_000 {
 		stream, err := g.Open(t.Context())

@@ -53,6 +53,10 @@ func (c *coming) serve(ctx context.Context, conn net.Conn) {
 	carrier, err := l.tun.Attach(conn, c.Epoch, c.Received)
 	if err != nil {
 		l.log.Debug("carrier not attached", "remote", c.arrival.Remote, "error", err)
+		if c.fresh {
+			l.server.leave(l)
+			l.tun.Fail(err)
+		}
 		conn.Close()
 		return
 	}

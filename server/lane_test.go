@@ -215,6 +215,9 @@ func TestDrainConcernsEveryLane(t *testing.T) {
 func TestOnlyASessionWithoutAnyCarrierIsGivenUp(t *testing.T) {
 	h := newHouse(t, func(c *Config) { c.Sessions = 1 })
 	x := h.attachLanes(h.device("anna"), 2)
+	for _, l := range x.lanes {
+		exchange(t, l.connect(echoTarget(t)), "hello") // so that the server has heard of it
+	}
 	other := h.device("bob")
 	x.lanes[0].link.Cut()
 	st := h.status("detached lane", func(st Status) bool { return st.Carriers == 1 })
