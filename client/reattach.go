@@ -48,7 +48,8 @@ func (l *lane) reattach(ctx context.Context, move bool) {
 	defer attempts.Wait()
 	defer cancel()
 
-	first, _ := l.State()
+	before, _ := l.State()
+	first := before.Epoch
 	ended := make(chan *attempt)
 	var running []*attempt
 	var p pace
@@ -58,7 +59,7 @@ func (l *lane) reattach(ctx context.Context, move bool) {
 	for tries := 0; ; {
 		state, changed := l.State()
 		works := state.Attached && !state.Suspect
-		if works && (!move || state.Epoch > first.Epoch || tries >= moveTries && len(running) == 0) {
+		if works && (!move || state.Epoch > first || tries >= moveTries && len(running) == 0) {
 			return
 		}
 		if move && !works {
@@ -74,7 +75,7 @@ func (l *lane) reattach(ctx context.Context, move bool) {
 			if len(running) == maxAttempts {
 				running[0].cancel()
 			}
-			running = append(running, l.try(ctx, &attempts, ended))
+			running = append(running, l.try(ctx, first, &attempts, ended))
 			l.note(due, p.pause())
 		case a := <-ended:
 			running = slices.DeleteFunc(running, func(b *attempt) bool { return a == b })
@@ -129,13 +130,13 @@ func (l *lane) failed(err error, away time.Duration) bool {
 }
 
 // try begins an attempt, which comes to ended when it has.
-func (l *lane) try(ctx context.Context, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
+func (l *lane) try(ctx context.Context, first uint64, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
 	over := ctx.Done()
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	a := &attempt{cancel: cancel}
 	attempts.Go(func() {
 		defer cancel()
-		a.err = l.resume(ctx)
+		a.err = l.resume(ctx, first)
 		select {
 		case ended <- a:
 		case <-over:
@@ -144,8 +145,8 @@ func (l *lane) try(ctx context.Context, attempts *sync.WaitGroup, ended chan<- *
 	return a
 }
 
-// resume gives the lane a new carrier.
-func (l *lane) resume(ctx context.Context) error {
+// resume gives the lane a new carrier in place of the one whose epoch is first.
+func (l *lane) resume(ctx context.Context, first uint64) error {
 	carrier, err := l.client.cfg.Dial(ctx)
 	if err != nil {
 		return err
@@ -156,6 +157,11 @@ func (l *lane) resume(ctx context.Context) error {
 		return err
 	}
 	defer done()
+	// The attempt that had the turn before may have done it. Another hello would
+	// make the server leave the carrier that works.
+	if state, _ := l.State(); state.Attached && !state.Suspect && state.Epoch > first {
+		return carrier.Close()
+	}
 	hello := l.hello()
 	conn, welcome, err := l.client.attach(ctx, carrier, hello)
 	if err != nil {
