@@ -35,6 +35,7 @@ func TestBadRequestIsResetAndCostsTheSessionInTheEnd(t *testing.T) {
 		stream.Close()
 	}
 	receive(t, g.served, "the end of the session")
+	h.stop() // the session ends after its carrier
 	ended := h.log.find(t, "session ended")
 	if reason, _ := ended[0]["reason"].(string); !strings.Contains(reason, "work for nothing") {
 		t.Errorf("the session ended because of %q", reason)
