@@ -178,7 +178,7 @@ func askAt(ctx context.Context, socket, question string, body []byte, answer any
 	resp, err := transport.RoundTrip(req)
 	if err != nil {
 		if op, ok := errors.AsType[*net.OpError](err); ok && op.Op == "dial" && ctx.Err() == nil {
-			return errNotRunning
+			return fmt.Errorf("%w: %w", errNotRunning, err)
 		}
 		return fmt.Errorf("ask the running adit: %w", err)
 	}

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net"
 	"net/http"
 	"net/netip"
@@ -50,24 +51,31 @@ type elders struct {
 }
 
 // followElders finds the older processes of a directory, and removes the sockets
-// of those that have died. Those that do not answer now are an error.
+// of those that have died. The error is about those that do not answer; it follows
+// the others all the same.
 func followElders(ctx context.Context, dir string) (*elders, error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	e := &elders{links: make(map[string]net.Conn)}
+	var errs []error
 	for slot := range maxElders {
 		socket := elderSocket(dir, slot)
 		link, err := switchAt(ctx, socket, "POST /follow", nil)
 		switch {
 		case err == nil:
 			e.links[socket] = link
-		case errors.Is(err, syscall.ECONNREFUSED):
+		case dead(err):
 			_ = os.Remove(socket) // the next to need its place replaces it
-		case !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errNotRunning):
-			return nil, errors.Join(fmt.Errorf("follow the older process at %s: %w", socket, err), e.Close())
+		default:
+			errs = append(errs, fmt.Errorf("follow the older process at %s: %w", filepath.Base(socket), err))
 		}
 	}
-	return e, nil
+	return e, errors.Join(errs...)
+}
+
+// dead tells whether an error says that nobody is at a socket any more.
+func dead(err error) bool {
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, fs.ErrNotExist)
 }
 
 // serve notes when older processes end, until ctx does. It follows none after
@@ -136,12 +144,12 @@ func (e *elders) admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		return nil, nil
 	}
 	sure := true
-	for _, v := range e.ask(ctx, message) {
+	for v := range e.ask(ctx, message) {
 		switch {
-		case v.err != nil:
-			sure = false
 		case len(v.Answer) == tunnel.AnswerSize:
 			return v.Answer, func(ctx context.Context, carrier net.Conn) { passOn(ctx, carrier, v.socket, message) }
+		case v.err != nil && !dead(v.err):
+			sure = false
 		}
 	}
 	if sure {
@@ -151,20 +159,28 @@ func (e *elders) admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 	return tunnel.RefusedBusy.Bytes(), nil
 }
 
-// ask gets the verdicts of all older processes.
-func (e *elders) ask(ctx context.Context, message []byte) []verdict {
-	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
-	defer cancel()
-	sockets := e.sockets()
-	verdicts := make([]verdict, len(sockets))
-	var asking sync.WaitGroup
-	for i, socket := range sockets {
-		v := &verdicts[i]
-		v.socket = socket
-		asking.Go(func() { v.err = askAt(ctx, socket, "POST /judge", message, v) })
+// ask asks all older processes at once, and gives their verdicts as they come.
+func (e *elders) ask(ctx context.Context, message []byte) iter.Seq[verdict] {
+	return func(yield func(verdict) bool) {
+		var asking sync.WaitGroup
+		defer asking.Wait()
+		ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+		defer cancel()
+		sockets := e.sockets()
+		verdicts := make(chan verdict, len(sockets))
+		for _, socket := range sockets {
+			asking.Go(func() {
+				v := verdict{socket: socket}
+				v.err = askAt(ctx, socket, "POST /judge", message, &v)
+				verdicts <- v
+			})
+		}
+		for range sockets {
+			if !yield(<-verdicts) {
+				return
+			}
+		}
 	}
-	asking.Wait()
-	return slices.DeleteFunc(verdicts, func(v verdict) bool { return errors.Is(v.err, errNotRunning) })
 }
 
 // report says what the older processes hold. One that does not answer within a

@@ -96,11 +96,19 @@ func (p *serverProcess) answerCarry(ctx context.Context, w http.ResponseWriter, 
 		http.Error(w, "it would be refused", http.StatusConflict)
 		return
 	}
-	if conn := switchOver(w); conn != nil {
-		defer conn.Close()
-		serve(ctx, conn)
+	conn := switchOver(w)
+	if conn == nil {
+		return
 	}
+	defer conn.Close()
+	// What waits in here waits before a carrier that has a queue of its own.
+	_ = conn.(*net.UnixConn).SetWriteBuffer(carryBuffer)
+	serve(ctx, conn)
 }
+
+// carryBuffer is how many bytes may be on their way to the process that has the
+// carrier.
+const carryBuffer = 64 << 10
 
 // answerFollow counts whoever asks among the followers while the connection
 // lasts.
@@ -171,29 +179,32 @@ func (p *serverProcess) elsewhere(ctx context.Context, a tunnel.Arrival) ([]byte
 	return p.elders.admit(ctx, a)
 }
 
-// retire lets the sessions go on until the last one is over. Once this process
-// is told to stop, or nobody has followed it for a while, it has as long as for stopping: then the
-// rest is cut off.
+// retire lets the sessions go on until the last one is over, stop ends, or
+// nobody follows.
 func (p *serverProcess) retire(stop, work context.Context) {
 	defer os.Remove(p.succession.socket)
 	p.log.Info("another process serves now; this one waits for its sessions to end", "sessions", len(p.server.Status()))
-	limit := p.cfg.Drain.Duration
-	draining, cut := context.WithCancel(work)
+	p.succession.linger(stop, work, p.drain, p.cfg.Drain.Duration)
+}
+
+// linger waits for drain. Once stop has ended, and while nobody follows, drain has
+// no more than limit: then its ctx ends, as it does with work.
+func (s *succession) linger(stop, work context.Context, drain func(context.Context), limit time.Duration) {
+	work, cut := context.WithCancel(work)
 	defer cut()
 	drained := make(chan struct{})
 	go func() {
 		defer close(drained)
-		p.drain(draining)
+		drain(work)
 	}()
-	var late <-chan time.Time // nil: there is no hurry
 	told := stop.Done()
+	var late <-chan time.Time // nil: there is no hurry
 	for {
-		followed, changed := p.succession.followed()
+		followed, changed := s.followed()
 		switch hurry := !followed || stop.Err() != nil; {
 		case !hurry:
 			late = nil
 		case late == nil:
-			p.log.Info("waiting for streams to end", "limit", limit)
 			late = time.After(limit)
 		}
 		select {

@@ -138,10 +138,12 @@ func freeSlot(dir string) (string, error) {
 	for slot := range maxElders {
 		socket := elderSocket(dir, slot)
 		c, err := net.Dial("unix", socket)
-		if err != nil {
+		switch {
+		case dead(err):
 			return socket, nil
+		case err == nil:
+			_ = c.Close() // nothing was written
 		}
-		_ = c.Close() // nothing was written
 	}
 	return "", hint(fmt.Errorf("%d older processes still hold sessions, which is as many as there may be", maxElders),
 		"wait until their streams end, or end the oldest: adit status names their processes")

@@ -30,6 +30,7 @@ func findPredecessor() (*predecessor, error) {
 	}
 	b := &predecessor{}
 	for i, word := range strings.Fields(words) {
+		closeOnExec(firstInherited + i)
 		f := os.NewFile(uintptr(firstInherited+i), word)
 		switch word {
 		case wordHear:
@@ -47,7 +48,6 @@ func findPredecessor() (*predecessor, error) {
 		default:
 			_ = f.Close() // a later version's
 		}
-		closeOnExec(firstInherited + i)
 	}
 	if b.hear == nil || b.out == nil || b.lock == nil {
 		return nil, fmt.Errorf("%s=%s: not what an adit says that starts another", handoverEnv, strconv.Quote(words))

@@ -138,6 +138,7 @@ func startProgram(ts *testscript.TestScript, _ bool, args []string) {
 	}
 	r, w := io.Pipe()
 	p.cmd.Stdout, p.cmd.Stderr = w, w
+	p.cmd.WaitDelay = time.Second // a server's successor has these, too, and may outlive it
 	ts.Check(p.cmd.Start())
 	ts.Value(programsKey{}).(map[string]*background)[args[0]] = p
 	go func() {

@@ -149,10 +149,14 @@ func (p *serverProcess) takeOver(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, admin.Close()) }()
-	if p.elders, err = followElders(ctx, p.dir); err != nil {
-		return err
-	}
+	p.elders, err = followElders(ctx, p.dir)
 	defer p.elders.Close()
+	switch {
+	case err != nil && p.before != nil:
+		return err
+	case err != nil:
+		p.log.Warn("sessions of older processes cannot go on", "error", err)
+	}
 	return p.process(admin).run(ctx)
 }
 

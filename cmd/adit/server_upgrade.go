@@ -10,25 +10,25 @@ import (
 )
 
 const serverUpgradeHelp = `Let a new process take over from the server that runs in a directory, without
-losing a connection, and print its id: to change to a new version of adit, or to a
+losing a connection, and print its id: to change to another version of adit, or to a
 config that needs a restart.
 
-The running server starts it as it was started itself: by the same path, at which
-there may be another version of adit by now, with the same arguments. The new process
-reads the config, and gets the listeners whose addresses are still in it. If it cannot
-serve within 30 seconds the old one goes on as if nothing had happened, and the error says
-why. Under systemd the unit follows the new process.
+The running server starts it as it was started itself: by the same path, where there
+may be another version by now, with the same arguments. The new process reads the
+config, and gets the listeners whose addresses are still in it; these keep their
+"mptcp". If it does not serve within 30 seconds the old one goes on as if nothing
+had happened, and the error says why. Under systemd the unit follows the new process.
 
-What survives:
-  upgrade    everything. New streams are the new process's. The old one stays for those
-             that it has, also when a client's connection breaks later and it comes
-             back from elsewhere, and ends after the last of them. Up to 8 old
-             processes may stay. Limits per user and on memory are each process's own.
-  SIGTERM    streams have the time that "drain" in server.toml gives them; then they are
-             reset. Old processes that nobody comes back to for so long end in the same way.
-  kill -9    the streams of the killed process are reset: no app takes what it got for the
-             whole. Clients have a new session as soon as the server runs again, and
-             what old processes hold goes on.`
+What survives what:
+  upgrade  Everything. New streams are the new process's. The old one stays for those
+           that it has, also when a client loses its connection later and comes back
+           from elsewhere, and ends after the last of them. Up to 8 old processes may
+           stay. Limits per user and on memory hold for each process by itself.
+  SIGTERM  Streams have as long as "drain" in server.toml says, and are reset then. So
+           it is with old processes, once no server has run for so long.
+  kill -9  The streams of that process alone are lost: apps see a reset, and targets
+           what the system makes of the sockets of a dead process. Clients have a new
+           session as soon as a server runs again, which also finds the old processes.`
 
 func newServerUpgrade(e env) *cobra.Command {
 	d := dirFlag{kind: serverKind}
