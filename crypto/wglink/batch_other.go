@@ -1,0 +1,40 @@
+//go:build !linux
+
+package wglink
+
+import (
+	"net"
+	"net/netip"
+
+	"golang.zx2c4.com/wireguard/conn"
+)
+
+// batchIO reads and writes one datagram at a time.
+type batchIO struct {
+	udp  *net.UDPConn
+	last *remote // whom the last datagram came from; read's own
+}
+
+func newBatchIO(udp *net.UDPConn) *batchIO { return &batchIO{udp: udp} }
+
+func (b *batchIO) read(packets [][]byte, sizes []int, from []conn.Endpoint) (int, error) {
+	n, at, err := b.udp.ReadFromUDPAddrPort(packets[0])
+	if err != nil {
+		return 0, err
+	}
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	if b.last == nil || b.last.AddrPort != at {
+		b.last = &remote{at}
+	}
+	sizes[0], from[0] = n, b.last
+	return 1, nil
+}
+
+func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
+	for _, p := range packets {
+		if _, err := b.udp.WriteToUDPAddrPort(p, to); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,227 @@
+package wglink
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+const (
+	// defaultTimeout bounds Dial and Attach where nothing else is set. It is
+	// short, as there is TLS where WireGuard does not get through.
+	defaultTimeout = 5 * time.Second
+
+	// retry is how long a handshake may go unanswered before the next. WireGuard
+	// itself waits for 5 s.
+	retry = time.Second
+
+	// maxPlaces bounds at how many addresses the server is looked for.
+	maxPlaces = 16
+)
+
+// ErrNoAnswer says that no WireGuard handshake was answered. A server is silent
+// towards whom it does not know, so nothing tells the reasons apart: UDP is
+// blocked on the way, the server does not know this device's key, or this
+// machine's clock is behind what it was at an earlier handshake.
+var ErrNoAnswer = errors.New("no answer to a WireGuard handshake: UDP may be blocked, the device's key unknown, or this machine's clock set back")
+
+// ErrClock says that no handshake was answered, and that this machine's clock
+// is behind what it was at an earlier handshake. Servers take that for a replay.
+var ErrClock = errors.New("no answer to a WireGuard handshake: this machine's clock has been set back")
+
+// ErrNotTaken says that the server has not taken an opening. It tells a device
+// that it does not know no more than that.
+var ErrNotTaken = errors.New("the server does not take this device's opening")
+
+// Resolver finds the addresses of a host. [net.Resolver] is one.
+type Resolver interface {
+	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// Dialer opens carriers to one server. Its carriers share one UDP socket, so it
+// is worth keeping: two with the same key would take the server's answers from
+// each other. A Dialer is safe for concurrent use while its fields stay as they
+// are. It holds a socket only while there are carriers.
+type Dialer struct {
+	Endpoint  string   // host:port, over UDP
+	ServerKey [32]byte // the server's public key
+	Key       keys.WireGuardKey
+
+	// MTU is the largest IP packet inside WireGuard, in bytes: that of the path
+	// less 80. Zero: 1420. At least 1280.
+	MTU int
+
+	// Resolver finds the addresses of Endpoint's host; nil: [net.DefaultResolver].
+	Resolver Resolver
+
+	// HandshakeTimeout bounds Dial and Attach, each; zero: 5 s.
+	HandshakeTimeout time.Duration
+
+	Log *slog.Logger // nil: nothing is logged
+
+	mu       sync.Mutex // guards what follows
+	link     *link      // nil while there are no carriers
+	answered time.Time  // when the server was last heard of, by the clock on the wall
+}
+
+// Dial does the WireGuard handshake and connects to the server's inner address.
+// When it returns the server has proved who it is.
+//
+// It tries all addresses of the host at once, at most 16, and goes on with the one that
+// answers first. The error is [ErrNoAnswer] or [ErrClock] if none does.
+func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
+	c, err := d.dial(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", d.Endpoint, err)
+	}
+	return c, nil
+}
+
+func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
+	mtu, err := d.check()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, d.timeout())
+	defer cancel()
+	places, err := d.resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	l, before, alone, err := d.acquire(ctx, places, mtu)
+	if err != nil {
+		return nil, err
+	}
+	c, err := l.dial(ctx, before, alone)
+	if err != nil {
+		d.release(l)
+		return nil, err
+	}
+	return c, nil
+}
+
+func (d *Dialer) check() (mtu int, err error) {
+	switch {
+	case d.ServerKey == [32]byte{}:
+		return 0, errors.New("no server key says how to know the server")
+	case d.Key.IsZero():
+		return 0, errors.New("no key says who we are")
+	}
+	return checkMTU(d.MTU)
+}
+
+func (d *Dialer) timeout() time.Duration {
+	return cmp.Or(max(d.HandshakeTimeout, 0), defaultTimeout)
+}
+
+func (d *Dialer) resolve(ctx context.Context) ([]netip.AddrPort, error) {
+	host, service, err := net.SplitHostPort(d.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	port, err := net.DefaultResolver.LookupPort(ctx, "udp", service)
+	if err != nil {
+		return nil, err
+	}
+	addrs := []netip.Addr{}
+	if a, err := netip.ParseAddr(host); err == nil {
+		addrs = append(addrs, a)
+	} else {
+		resolver := d.Resolver
+		if resolver == nil {
+			resolver = net.DefaultResolver
+		}
+		if addrs, err = resolver.LookupNetIP(ctx, "ip", host); err != nil {
+			return nil, err
+		}
+	}
+	if len(addrs) == 0 {
+		return nil, fmt.Errorf("%s has no address", host)
+	}
+	var places []netip.AddrPort
+	for _, a := range addrs[:min(len(addrs), maxPlaces)] {
+		places = append(places, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+	}
+	return places, nil
+}
+
+// acquire gives the link, or makes it, and begins a handshake with the server at
+// any of the places. before is what lastAnswer has said until then, and alone
+// says that there are no carriers on the link.
+func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) (l *link, before string, alone bool, err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if l = d.link; l == nil {
+		if l, err = d.newLink(ctx, mtu); err != nil {
+			return nil, "", false, err
+		}
+		d.link = l
+	}
+	l.users++
+	if before, err = l.seek(places); err != nil {
+		d.releaseLocked(l)
+		return nil, "", false, err
+	}
+	return l, before, l.users == 1, nil
+}
+
+func (d *Dialer) newLink(ctx context.Context, mtu int) (*link, error) {
+	var config net.ListenConfig
+	pc, err := config.ListenPacket(ctx, "udp", ":0")
+	if err != nil {
+		return nil, err
+	}
+	udp, err := udpSocket(pc)
+	if err != nil {
+		return nil, err
+	}
+	log := d.Log
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	local := deviceAddress(d.ServerKey, d.Key.Public())
+	e, err := newEngine(newSocket(udp), d.Key, local, mtu, log)
+	if err != nil {
+		return nil, err
+	}
+	return &link{engine: e, dialer: d, server: d.ServerKey, local: local}, nil
+}
+
+func (d *Dialer) release(l *link) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.releaseLocked(l)
+}
+
+// releaseLocked closes a link that nobody uses any more. The caller holds mu.
+func (d *Dialer) releaseLocked(l *link) {
+	if l.users--; l.users == 0 {
+		l.close()
+		d.link = nil
+	}
+}
+
+// silence tells why there was no answer, as far as it can be known.
+func (d *Dialer) silence() error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if back := d.answered.Sub(time.Now().Round(0)); back > 0 {
+		return fmt.Errorf("%w by %v", ErrClock, back.Round(time.Second))
+	}
+	return ErrNoAnswer
+}
+
+// heard notes down that the server has answered.
+func (d *Dialer) heard() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.answered = time.Now().Round(0) // by the clock on the wall
+}

@@ -1,0 +1,102 @@
+package wglink
+
+import (
+	"encoding/hex"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+
+	"golang.zx2c4.com/wireguard/device"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+const (
+	// defaultMTU fits a path of 1500 bytes over IPv6 and IPv4.
+	defaultMTU = 1420
+
+	// minMTU is what IPv6 needs (RFC 8200 section 5), and maxMTU what the library
+	// has buffers for on this system.
+	minMTU = 1280
+	maxMTU = device.MaxContentSize
+)
+
+// engine is a WireGuard device with a TCP/IP stack on it.
+type engine struct {
+	socket *socket
+	stack  *stack.Stack
+	device *device.Device
+}
+
+// newEngine makes an engine that is up and knows no peer. It owns the UDP
+// socket, also when it fails. The fields of s are set.
+func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, log *slog.Logger) (*engine, error) {
+	c := newCable(mtu)
+	ip, err := newStack(c, address)
+	if err != nil {
+		s.discard()
+		return nil, err
+	}
+	e := &engine{socket: s, stack: ip, device: device.NewDevice(deviceEnd{c}, s, deviceLogger(log))}
+	private := key.Reveal()
+	if err := e.device.IpcSet("private_key=" + hex.EncodeToString(private[:])); err != nil {
+		e.close()
+		return nil, fmt.Errorf("set up wireguard: %w", err)
+	}
+	if err := e.device.Up(); err != nil {
+		e.close()
+		return nil, fmt.Errorf("start wireguard: %w", err)
+	}
+	return e, nil
+}
+
+// close ends the engine, whatever is under way in it, and waits for that.
+func (e *engine) close() {
+	// First the device, and with it the cable: then whoever waits in the stack
+	// for room there comes free.
+	e.device.Close()
+	e.socket.discard()
+	e.stack.Destroy()
+}
+
+// setPeer adds a peer with its one inner address. endpoint may be empty.
+func (e *engine) setPeer(key [32]byte, address netip.Addr, endpoint string) error {
+	config := fmt.Sprintf("public_key=%x\nreplace_allowed_ips=true\nallowed_ip=%s/128\n", key, address)
+	if endpoint != "" {
+		config += "endpoint=" + endpoint + "\n"
+	}
+	return e.device.IpcSet(config)
+}
+
+func (e *engine) removePeer(key [32]byte) { e.device.RemovePeer(key) }
+
+// deviceLogger tells what WireGuard says of itself. None of it needs anybody's
+// attention, as peers come and go and paths fail.
+func deviceLogger(log *slog.Logger) *device.Logger {
+	return &device.Logger{
+		Verbosef: device.DiscardLogf,
+		Errorf:   func(format string, args ...any) { log.Debug("wireguard", "err", fmt.Sprintf(format, args...)) },
+	}
+}
+
+// udpSocket is what a packet connection has to be.
+func udpSocket(pc net.PacketConn) (*net.UDPConn, error) {
+	udp, ok := pc.(*net.UDPConn)
+	if !ok {
+		return nil, fmt.Errorf("want a UDP socket, not a %T", pc)
+	}
+	return udp, nil
+}
+
+// checkMTU gives the MTU to use.
+func checkMTU(mtu int) (int, error) {
+	if mtu == 0 {
+		return defaultMTU, nil
+	}
+	if mtu < minMTU || mtu > maxMTU {
+		return 0, fmt.Errorf("the MTU is %d, want %d to %d", mtu, minMTU, maxMTU)
+	}
+	return mtu, nil
+}

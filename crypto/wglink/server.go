@@ -1,0 +1,333 @@
+package wglink
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/tcpip"
+	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
+	"gvisor.dev/gvisor/pkg/waiter"
+
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+const (
+	// openTimeout is how long a peer may take to send its opening.
+	openTimeout = 10 * time.Second
+
+	// stopTimeout is how long carriers may take to end by themselves when the
+	// server stops.
+	stopTimeout = 5 * time.Second
+
+	// maxHandshakes is how many TCP handshakes may be under way inside WireGuard.
+	maxHandshakes = 1024
+
+	// sweepPeriod is how often idle peers are looked for.
+	sweepPeriod = time.Minute
+)
+
+// Arrival is an opening that has come in on a new carrier and is not judged yet.
+type Arrival struct {
+	Opening    []byte   // OpeningSize bytes
+	Server     [32]byte // what [Carrier.Server] gives to the device
+	Channel    [32]byte // what [Carrier.Channel] gives to the device
+	Device     [32]byte // the WireGuard key that the peer has proved to hold
+	Remote     netip.AddrPort
+	Protection Protection
+}
+
+// Admit judges an arrival. It is called concurrently. Whoever calls has proved to hold the
+// WireGuard key in the arrival, which a peer has: an opening of another device
+// is not genuine.
+//
+// If answer is nil the opening is not genuine, and the connection is reset.
+// Otherwise the answer, of [AnswerSize] bytes, is sent, and serve runs in the
+// connection's goroutine with a conn as [Carrier.Attach] describes it. The
+// connection is closed when serve returns, which must be soon after its ctx
+// ends. A nil serve closes the connection at once.
+//
+// A carrier may fail just after it was admitted. Then serve is not called.
+type Admit func(ctx context.Context, a Arrival) (answer []byte, serve func(ctx context.Context, conn net.Conn))
+
+// Server takes carriers from peers that it knows by their WireGuard keys.
+// Towards everybody else its port is silent. Methods are safe for concurrent
+// use, before, during and after Serve.
+type Server struct {
+	cfg    ServerConfig
+	roster *roster
+}
+
+// ServerConfig says who a server is. Key is needed.
+type ServerConfig struct {
+	Key keys.WireGuardKey
+
+	// MTU is the largest IP packet inside WireGuard, in bytes. Zero: 1420.
+	MTU int
+
+	Log *slog.Logger // nil: nothing is logged
+}
+
+// NewServer makes a server that knows no peer.
+func NewServer(cfg ServerConfig) *Server {
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Server{cfg: cfg, roster: newRoster(cfg.Key.Public())}
+}
+
+// AddPeer lets a device in by its WireGuard key. A peer that does not come costs
+// below 1 KiB. The error is [ErrAddress] if it cannot be told from another.
+func (s *Server) AddPeer(key [32]byte) error { return s.roster.add(key) }
+
+// RemovePeer keeps a device out, and ends its carriers at once.
+func (s *Server) RemovePeer(key [32]byte) { s.roster.remove(key) }
+
+// SetPeers adds and removes peers, so that those are left that are named here.
+// If some cannot be added, the others are.
+func (s *Server) SetPeers(peers [][32]byte) error {
+	wanted := make(map[[32]byte]bool, len(peers))
+	for _, key := range peers {
+		wanted[key] = true
+	}
+	for _, key := range s.roster.keys() {
+		if !wanted[key] {
+			s.roster.remove(key)
+		}
+	}
+	var errs []error
+	for key := range wanted {
+		errs = append(errs, s.roster.add(key))
+	}
+	return errors.Join(errs...)
+}
+
+// Serve takes carriers on a UDP socket, which it closes, until ctx ends. Then it
+// closes what has not been admitted, gives everybody else 5 s to end, and
+// returns nil when all has ended. It runs once at a time.
+func (s *Server) Serve(ctx context.Context, pc net.PacketConn, admit Admit) error {
+	x, err := s.newExchange(ctx, pc, admit)
+	if err != nil {
+		_ = pc.Close() // the first error says more
+		return fmt.Errorf("serve wireguard: %w", err)
+	}
+	var helpers sync.WaitGroup
+	helpers.Go(func() { x.gate.run(ctx) })
+	helpers.Go(func() { x.sweep(ctx) })
+	<-ctx.Done()
+	helpers.Wait()
+	x.end()
+	return nil
+}
+
+// exchange is one run of [Server.Serve].
+type exchange struct {
+	*engine
+	ctx    context.Context // Serve's
+	key    [32]byte
+	admit  Admit
+	roster *roster
+	gate   *gate
+	log    *slog.Logger
+
+	mu       sync.Mutex
+	over     bool              // no connection may begin any more
+	all      map[*tcpConn]bool // whether it was admitted
+	arriving sync.WaitGroup    // connections' goroutines
+}
+
+func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit) (*exchange, error) {
+	udp, err := udpSocket(pc)
+	if err != nil {
+		return nil, err
+	}
+	mtu, err := checkMTU(s.cfg.MTU)
+	if err != nil {
+		return nil, err
+	}
+	if s.cfg.Key.IsZero() {
+		return nil, errors.New("the server has no key")
+	}
+	x := &exchange{ctx: ctx, key: s.cfg.Key.Public(), admit: admit, roster: s.roster, log: s.cfg.Log, all: map[*tcpConn]bool{}}
+	socket := newSocket(udp)
+	if x.gate, err = newGate(s.cfg.Key, socket, s.roster, x.log); err != nil {
+		return nil, err
+	}
+	if x.engine, err = newEngine(socket, s.cfg.Key, serverAddress(x.key), mtu, x.log); err != nil {
+		return nil, err
+	}
+	forwarder := tcp.NewForwarder(x.stack, firstBuffer, maxHandshakes, x.arrive)
+	x.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
+	s.roster.open(x.engine)
+	return x, nil
+}
+
+func (x *exchange) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepPeriod)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			x.roster.sweep(now)
+		}
+	}
+}
+
+// end waits until everything has ended.
+func (x *exchange) end() {
+	x.abort(func(admitted bool) bool { return !admitted })
+	cut := time.AfterFunc(stopTimeout, func() {
+		x.abort(func(bool) bool { return true })
+		for _, e := range x.stack.RegisteredEndpoints() {
+			e.Abort() // those in a TCP handshake
+		}
+	})
+	x.arriving.Wait()
+	cut.Stop()
+	x.roster.close()
+	x.engine.close()
+}
+
+// abort ends connections, and lets none begin any more.
+func (x *exchange) abort(chosen func(admitted bool) bool) {
+	x.mu.Lock()
+	x.over = true
+	var out []*tcpConn
+	for c, admitted := range x.all {
+		if chosen(admitted) {
+			out = append(out, c)
+		}
+	}
+	x.mu.Unlock()
+	for _, c := range out {
+		c.abort()
+	}
+}
+
+// begin tells whether a connection may begin. It must end with arriving.Done.
+func (x *exchange) begin() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return false
+	}
+	x.arriving.Add(1)
+	return true
+}
+
+// note notes down a connection, and what became of it. It fails when the server
+// stops.
+func (x *exchange) note(c *tcpConn, admitted bool) bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over {
+		return false
+	}
+	x.all[c] = admitted
+	return true
+}
+
+func (x *exchange) forget(c *tcpConn) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	delete(x.all, c)
+}
+
+// arrive takes a TCP connection that a peer wants. The stack runs it in a
+// goroutine of its own.
+func (x *exchange) arrive(r *tcp.ForwarderRequest) {
+	if !x.begin() {
+		r.Complete(false)
+		return
+	}
+	defer x.arriving.Done()
+	id := r.ID()
+	if id.LocalPort != carrierPort {
+		r.Complete(true)
+		return
+	}
+	p, ok := x.roster.enter(netip.AddrFrom16(id.RemoteAddress.As16()))
+	if !ok {
+		r.Complete(true)
+		return
+	}
+	leave := sync.OnceFunc(func() { x.roster.leave(p) })
+	defer leave()
+	var queue waiter.Queue
+	endpoint, err := r.CreateEndpoint(&queue)
+	r.Complete(err != nil)
+	if err != nil {
+		return
+	}
+	tune(endpoint)
+	c := newConn(endpoint, &queue, addrPort(id.LocalAddress, id.LocalPort), addrPort(id.RemoteAddress, id.RemotePort))
+	if !x.note(c, false) || !x.roster.keep(p, c) {
+		x.forget(c)
+		c.abort()
+		return
+	}
+	defer x.forget(c)
+	defer x.roster.letGo(p, c)
+	x.attend(c, p, leave)
+}
+
+// attend opens a carrier and has it served. opened is called when it has been
+// admitted.
+func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
+	defer c.abort() // unless it was closed
+	_ = c.SetDeadline(time.Now().Add(openTimeout))
+	var nonce [nonceSize]byte
+	_, _ = rand.Read(nonce[:]) // it has no error
+	opening := make([]byte, OpeningSize)
+	if _, err := c.Write(nonce[:]); err != nil {
+		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		return
+	}
+	if _, err := io.ReadFull(c, opening); err != nil {
+		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		return
+	}
+	answer, serve := x.admit(x.ctx, Arrival{
+		Opening:    opening,
+		Server:     serverID(x.key),
+		Channel:    channelID(x.key, p.key, nonce[:]),
+		Device:     p.key,
+		Remote:     x.roster.place(p),
+		Protection: protection(),
+	})
+	if answer == nil || !x.note(c, true) {
+		return
+	}
+	opened()
+	if err := x.answer(c, answer); err != nil {
+		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		return
+	}
+	if serve != nil {
+		serve(x.ctx, c)
+	}
+	_ = c.Close() // it has no error
+}
+
+func (x *exchange) answer(c *tcpConn, answer []byte) error {
+	if len(answer) != AnswerSize {
+		return fmt.Errorf("the answer has %d bytes, want %d", len(answer), AnswerSize)
+	}
+	if _, err := c.Write(answer); err != nil {
+		return err
+	}
+	return c.SetDeadline(time.Time{})
+}
+
+func addrPort(a tcpip.Address, port uint16) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom16(a.As16()), port)
+}
