@@ -43,6 +43,10 @@ type lane struct {
 // no carrier: the server decides.
 const graceMore = 2 * time.Second
 
+func graceOf(w tunnel.Welcome) time.Duration {
+	return time.Duration(w.Grace)*time.Second + graceMore
+}
+
 // begin begins a lane. The first one begins the session, too, which has no id
 // until then.
 func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome, error) {
@@ -64,7 +68,7 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 	}
 	l.Session = tunnel.New(true, tunnel.Config{
 		Streams: int(min(welcome.Streams, maxStreams)),
-		Grace:   time.Duration(welcome.Grace)*time.Second + graceMore,
+		Grace:   graceOf(welcome),
 		Log:     l.log,
 	})
 	return l, welcome, l.take(conn, carrier.Protection(), hello, welcome)
@@ -72,11 +76,19 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 
 // take makes conn the lane's carrier.
 func (l *lane) take(conn net.Conn, protection tunnel.Protection, hello tunnel.Hello, welcome tunnel.Welcome) error {
+	if hello.Session != [16]byte{} && (welcome.Session != hello.Session || welcome.Epoch != hello.Epoch) {
+		conn.Close()
+		return errors.New("attach to the server: it answers for another session")
+	}
 	carrier, err := l.Attach(conn, hello.Epoch, welcome.Received)
 	if err != nil {
 		conn.Close()
+		if !errors.Is(err, tunnel.ErrStale) {
+			l.Fail(err) // the server cannot go on where this end is
+		}
 		return fmt.Errorf("attach to the server: %w", err)
 	}
+	l.SetGrace(graceOf(welcome))
 	l.mu.Lock()
 	l.carrier, l.conn, l.protection = carrier, conn, protection
 	l.failure, l.retry = nil, time.Time{}

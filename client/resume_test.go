@@ -132,6 +132,26 @@ func TestRequestWaitsForACarrier(t *testing.T) {
 	}
 }
 
+// TestServerThatExpectsBytesThatWereNeverSentIsNotBelieved wants a reset: the two
+// ends have not the same session any more.
+func TestServerThatExpectsBytesThatWereNeverSentIsNotBelieved(t *testing.T) {
+	h := newHub(t, nil)
+	h.grace = time.Minute
+	c := start(t, h, nil)
+	conn := c.connect(t)
+	defer conn.Close()
+	say(t, conn, "hello")
+	h.set(func() {
+		h.answer = tunnel.Welcome{Session: [16]byte{1}, Epoch: 2, Received: 1 << 40, Streams: 1, Grace: 60}.Bytes()
+	})
+	h.session(t).cut(nil)
+	if _, err := conn.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("read: %v", err)
+	}
+	h.set(func() { h.answer = nil })
+	say(t, c.connect(t), "hello")
+}
+
 // TestStaleAttemptIsTriedAgain has the server answer once as if a later
 // carrier were there.
 func TestStaleAttemptIsTriedAgain(t *testing.T) {
