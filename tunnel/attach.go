@@ -17,7 +17,7 @@ const Version = 1
 // allocated anything for whoever sends them.
 const (
 	OpeningSize = 256
-	AnswerSize  = 64
+	AnswerSize  = 128
 )
 
 const (
@@ -204,8 +204,8 @@ func (r Refusal) Error() string {
 // Temporary tells whether a later opening may be taken.
 func (r Refusal) Temporary() bool { return r == RefusedBusy || r == RefusedStale }
 
-// Welcome is the answer to a [Hello] or [Join] that was taken. After a Join only User and
-// Device are set, and the carrier ends.
+// Welcome is the answer to a [Hello] or [Join] that was taken. After a Join only what
+// says how to reach the server by WireGuard is set, and the carrier ends.
 type Welcome struct {
 	Session  [16]byte
 	Epoch    uint64
@@ -213,6 +213,11 @@ type Welcome struct {
 	Streams  uint32 // how many streams the device may have open at once in a lane
 	Grace    uint32 // how many seconds a lane outlives its last carrier
 	Lanes    byte   // how many lanes a session may have; 0 means 1
+
+	// WireGuard is the server's X25519 public key for carriers over WireGuard, and WireGuardPort
+	// the UDP port at its address. Port 0: it takes none.
+	WireGuard     [32]byte
+	WireGuardPort uint16
 }
 
 // Bytes gives the answer's bytes.
@@ -225,6 +230,8 @@ func (w Welcome) Bytes() []byte {
 	binary.BigEndian.PutUint32(b[36:], w.Streams)
 	binary.BigEndian.PutUint32(b[40:], w.Grace)
 	b[44] = w.Lanes
+	copy(b[64:96], w.WireGuard[:])
+	binary.BigEndian.PutUint16(b[96:], w.WireGuardPort)
 	return b
 }
 
@@ -253,8 +260,11 @@ func ParseAnswer(b []byte) (Welcome, error) {
 		Streams:  binary.BigEndian.Uint32(b[36:]),
 		Grace:    binary.BigEndian.Uint32(b[40:]),
 		Lanes:    b[44],
+
+		WireGuardPort: binary.BigEndian.Uint16(b[96:]),
 	}
 	copy(w.Session[:], b[4:])
+	copy(w.WireGuard[:], b[64:])
 	return w, nil
 }
 

@@ -89,9 +89,22 @@ func (r *roamer) open() *tunnel.Stream {
 	return s
 }
 
+// meet lets both ends hear of each other: before that, a session ends with its
+// carrier.
+func (r *roamer) meet() {
+	r.t.Helper()
+	s := r.open()
+	defer s.Close()
+	s.Write([]byte("hello"))
+	if _, err := io.ReadFull(s, make([]byte, 5)); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
 func TestStreamsSurviveTheirCarriers(t *testing.T) {
 	r := newRoamer(t, tunnel.Config{Grace: time.Minute})
 	r.attach()
+	r.meet()
 	var streams sync.WaitGroup
 	for i := range 8 {
 		s := r.open()

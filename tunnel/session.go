@@ -456,6 +456,24 @@ func (s *Session) Stats() Stats {
 	}
 }
 
+// busyTime is how long a stream counts as busy after its last byte. A stream of a
+// slow path moves some more often than that.
+const busyTime = time.Second
+
+// Busy gives how many streams have moved bytes just now, or are new. Most of
+// those that are open at a time wait for something, and cost nothing.
+func (s *Session) Busy() (n int) {
+	since := time.Now().Add(-busyTime).UnixNano()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, st := range s.streams {
+		if st.moved.Load() > since {
+			n++
+		}
+	}
+	return n
+}
+
 func (s *Session) localAddr() net.Addr {
 	if c, ok := s.pipe.(interface{ LocalAddr() net.Addr }); ok {
 		return c.LocalAddr()

@@ -52,6 +52,7 @@ type Stream struct {
 	stopWrite   sync.Once
 
 	muxWindow atomic.Int64 // what yamux believes it may send
+	moved     atomic.Int64 // when bytes moved last, or the stream began, in Unix nanoseconds
 
 	mu         sync.Mutex
 	ended      bool  // our direction has its end, or is about to get it
@@ -69,6 +70,7 @@ type Stream struct {
 func newStream(s *Session, id uint32) *Stream {
 	st := &Stream{session: s, id: id, send: newSendCredit(), noMoreWrite: make(chan struct{})}
 	st.muxWindow.Store(firstWindow) // as yamux's specification has it
+	st.moved.Store(time.Now().UnixNano())
 	return st
 }
 
@@ -134,7 +136,9 @@ func (s *Stream) readError(err error) error {
 
 // grant tells the sender that n bytes more have been read.
 func (s *Stream) grant(n int) {
-	if more := s.recv.consume(int64(n), time.Now(), s.session.rtt.get()); more > 0 {
+	now := time.Now()
+	s.moved.Store(now.UnixNano())
+	if more := s.recv.consume(int64(n), now, s.session.rtt.get()); more > 0 {
 		s.session.rtt.refresh(s.session)
 		s.session.control(typeCredit, s.id, uint32(more))
 	}
@@ -173,6 +177,7 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 	}
 	s.muxWindow.Add(-int64(k))
 	s.session.sent.Add(int64(k))
+	s.moved.Store(time.Now().UnixNano())
 	return k, nil
 }
 

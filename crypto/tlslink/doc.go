@@ -54,7 +54,7 @@ const ExporterLabel = "EXPORTER-adit-attach"
 // Sizes of what opens a carrier, in bytes.
 const (
 	OpeningSize = 256
-	AnswerSize  = 64
+	AnswerSize  = 128
 )
 
 // Protection says what keeps a carrier's bytes secret, in words for people and

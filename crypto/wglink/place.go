@@ -8,7 +8,7 @@ import (
 // Sizes of what opens a carrier, in bytes.
 const (
 	OpeningSize = 256
-	AnswerSize  = 64
+	AnswerSize  = 128
 
 	nonceSize = 32
 )
