@@ -149,6 +149,28 @@ func TestLaneWithoutACarrierGetsNoStreams(t *testing.T) {
 	}
 }
 
+func TestStreamsThatMoveNothingDoNotCount(t *testing.T) {
+	h := newHub(t, nil)
+	c, lanes := startLanes(t, h, 2)
+	var idle, busy []relay.Conn
+	for len(idle) < 4 {
+		both := onEach(t, c, lanes)
+		busy, idle = append(busy, both[0]), append(idle, both[1])
+	}
+	for _, conn := range busy[:2] {
+		conn.Close()
+	}
+	until(t, func() bool { n := streams(lanes); return n[0] == 2 && n[1] == 4 && lanes[0].Busy()+lanes[1].Busy() == 0 })
+	for _, conn := range busy[2:] {
+		say(t, conn, "hello")
+	}
+	conn := c.connect(t)
+	defer conn.Close()
+	if n := streams(lanes); n[1] != 5 {
+		t.Errorf("streams %v: the new one is in the lane where others move", n)
+	}
+}
+
 func TestRequestWaitsUntilOneLaneHasACarrier(t *testing.T) {
 	h := newHub(t, nil)
 	h.grace = time.Minute

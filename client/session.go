@@ -84,7 +84,7 @@ func (s *session) run(ctx context.Context) error {
 // hold begins a lane, and again whenever it has ended alone.
 func (s *session) hold(ctx context.Context, number byte) {
 	var p pace
-	for !s.closing() {
+	for !s.closing() && ctx.Err() == nil {
 		l, _, err := s.begin(ctx, number)
 		if err == nil {
 			began := time.Now()
@@ -97,7 +97,7 @@ func (s *session) hold(ctx context.Context, number byte) {
 		} else if final(err) {
 			s.end(err)
 		}
-		if s.closing() {
+		if s.closing() || ctx.Err() != nil {
 			return
 		}
 		wait := p.pause()
@@ -207,7 +207,7 @@ func (s *session) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 	}
 }
 
-// choose chooses the lane for a new stream: the one with the fewest. It gives
+// choose chooses the lane for a new stream: the one with the least to do. It gives
 // nil if none can have one until changed is closed; opened must be called otherwise.
 func (s *session) choose() (l *lane, changed <-chan struct{}, err error) {
 	s.mu.Lock()
@@ -218,13 +218,9 @@ func (s *session) choose() (l *lane, changed <-chan struct{}, err error) {
 	case closed(s.draining):
 		return nil, nil, tunnel.ErrDraining
 	}
-	least := 0
 	for _, x := range s.lanes {
-		if x == nil {
-			continue
-		}
-		if load, ok := x.usable(); ok && (l == nil || load < least) {
-			l, least = x, load
+		if x != nil && x.usable() && (l == nil || less(x.load(), l.load())) {
+			l = x
 		}
 	}
 	if l != nil {
@@ -232,6 +228,8 @@ func (s *session) choose() (l *lane, changed <-chan struct{}, err error) {
 	}
 	return l, s.changed, nil
 }
+
+func less(a, b [3]int) bool { return slices.Compare(a[:], b[:]) < 0 }
 
 // opened says that a stream has been opened in the chosen lane, or not.
 func (s *session) opened(l *lane) {
