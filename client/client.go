@@ -40,6 +40,11 @@ type Config struct {
 	Dial   Dialer
 	Device tunnel.Signer
 
+	// Better are ways to the server that are preferred to Dial, the best first. All are
+	// raced, each with a head start before the next, and a session leaves a carrier for one of a better way
+	// when there is one.
+	Better []Dialer
+
 	// Lanes is how many carriers a session has at once, each with streams of its
 	// own, so that a lost packet holds up only those; at most tunnel.MaxLanes, and what
 	// the server allows. 0 means 1.
@@ -62,6 +67,7 @@ type Config struct {
 // use.
 type Client struct {
 	cfg   Config
+	ways  *ways
 	stirs *stirs
 
 	mu      sync.Mutex
@@ -86,7 +92,7 @@ func New(cfg Config) *Client {
 	if cfg.Network == nil {
 		cfg.Network = watchNetwork
 	}
-	return &Client{cfg: cfg, stirs: newStirs(), changed: make(chan struct{}), since: time.Now()}
+	return &Client{cfg: cfg, ways: newWays(cfg), stirs: newStirs(), changed: make(chan struct{}), since: time.Now()}
 }
 
 // Bounds on what a server can make a client do.
@@ -283,6 +289,7 @@ type Status struct {
 	Streams    int               // open now, with those in sessions that the server drains
 	Opened     uint64            // since the session began
 	Protection tunnel.Protection // of the session's carrier, or the last one's
+	Passed     string            // why the carrier is none of a better way, in words; empty if it is of the best
 }
 
 // Status gives the state of this moment.

@@ -34,6 +34,9 @@ type lane struct {
 	carrier    *tunnel.Carrier
 	conn       net.Conn
 	protection tunnel.Protection
+	way        int       // that the carrier came
+	passed     error     // why it is none of a better way
+	taken      time.Time // when it was attached
 	failure    error     // of the last attempt; nil once there is a carrier
 	retry      time.Time // when the next one is made
 	logged     time.Time // when failure was
@@ -53,7 +56,7 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	defer cancel()
 	c := s.client
-	carrier, err := c.cfg.Dial(ctx)
+	carrier, err := c.ways.race(ctx, len(c.ways.dial))
 	if err != nil {
 		return nil, tunnel.Welcome{}, err
 	}
@@ -71,11 +74,11 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 		Grace:   graceOf(welcome),
 		Log:     l.log,
 	})
-	return l, welcome, l.take(conn, carrier.Protection(), hello, welcome)
+	return l, welcome, l.take(conn, carrier, hello, welcome)
 }
 
 // take makes conn the lane's carrier.
-func (l *lane) take(conn net.Conn, protection tunnel.Protection, hello tunnel.Hello, welcome tunnel.Welcome) error {
+func (l *lane) take(conn net.Conn, by reached, hello tunnel.Hello, welcome tunnel.Welcome) error {
 	if hello.Session != [16]byte{} && (welcome.Session != hello.Session || welcome.Epoch != hello.Epoch) {
 		conn.Close()
 		return errors.New("attach to the server: it answers for another session")
@@ -90,12 +93,13 @@ func (l *lane) take(conn net.Conn, protection tunnel.Protection, hello tunnel.He
 	}
 	l.SetGrace(graceOf(welcome))
 	l.mu.Lock()
-	l.carrier, l.conn, l.protection = carrier, conn, protection
+	l.carrier, l.conn, l.protection = carrier, conn, by.Protection()
+	l.way, l.passed, l.taken = by.way, by.why, time.Now()
 	l.failure, l.retry = nil, time.Time{}
 	l.mu.Unlock()
 	l.session.tell()
 	if hello.Epoch > 1 {
-		l.log.Info("resumed", "carrier", protection.Carrier, "after", carrier.Gap.Round(time.Millisecond),
+		l.log.Info("resumed", "carrier", by.Protection().Carrier, "after", carrier.Gap.Round(time.Millisecond),
 			"replayed", carrier.Replay, "streams", l.Stats().Streams)
 	}
 	// The lane ends its carriers, and tells the server so.
@@ -131,25 +135,66 @@ func (l *lane) watchDrain() {
 
 // keep sees to it that the lane has a carrier until it is over.
 func (l *lane) keep(ctx context.Context) {
+	all := len(l.client.ways.dial)
 	stirred := l.client.stirs.next()
+	var improve better
 	for {
 		state, changed := l.State()
 		switch {
 		case state.Err != nil || ctx.Err() != nil:
 			return
 		case !state.Attached || state.Suspect:
-			l.reattach(ctx, false)
+			l.distrust()
+			l.reattach(ctx, errand{ways: all})
 			continue
 		}
+		due, stop := improve.due(l.by())
 		select {
 		case <-changed:
+		case <-due:
+			improve.at = time.Time{}
+			l.reattach(ctx, errand{ways: l.by(), move: true, tries: 1})
 		case <-stirred:
 			stirred = l.client.stirs.next()
+			improve = better{at: time.Now()}
 			l.examine(ctx)
 		case <-l.Done():
-			return
 		}
+		stop()
 	}
+}
+
+// by is the way that the carrier came.
+func (l *lane) by() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.way
+}
+
+// passing says why the carrier is none of a better way; nothing if it is of the
+// best.
+func (l *lane) passing() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.way == 0:
+		return ""
+	case l.passed == nil:
+		return "no better one answered in time"
+	}
+	return l.passed.Error()
+}
+
+// distrust notes which way a carrier came that has fallen silent.
+func (l *lane) distrust() {
+	state, _ := l.State()
+	if !state.Suspect && !errors.Is(state.Lost, tunnel.ErrSilent) {
+		return
+	}
+	l.mu.Lock()
+	way, lived := l.way, time.Since(l.taken)
+	l.mu.Unlock()
+	l.client.ways.fail(way, lived)
 }
 
 // errNoAddress is why a carrier is given up whose conn can never work again.
@@ -158,8 +203,9 @@ var errNoAddress = errors.New("the address that it came from is gone")
 // examine looks whether the carrier still fits the network, after that has
 // changed.
 func (l *lane) examine(ctx context.Context) {
+	move := errand{ways: len(l.client.ways.dial), move: true, tries: moveTries}
 	if l.client.stirs.slept() {
-		l.reattach(ctx, true)
+		l.reattach(ctx, move)
 		return
 	}
 	l.mu.Lock()
@@ -175,17 +221,19 @@ func (l *lane) examine(ctx context.Context) {
 		return
 	}
 	if source, err := netwatch.Source(remote); err == nil && source != local.WithZone("") && source != local {
-		l.reattach(ctx, true)
+		l.reattach(ctx, move)
 		return
 	}
 	l.Probe()
 }
 
-// addresses gives the ends of a TCP connection.
+// addresses gives the ends of a TCP connection. One inside of something else has
+// none that the network knows.
 func addresses(conn net.Conn) (local netip.Addr, remote netip.AddrPort, ok bool) {
 	near, isTCP := conn.LocalAddr().(*net.TCPAddr)
 	far, isToo := conn.RemoteAddr().(*net.TCPAddr)
-	if !isTCP || !isToo {
+	inside, ok := conn.(interface{ Inside() bool })
+	if !isTCP || !isToo || ok && inside.Inside() {
 		return local, remote, false
 	}
 	return near.AddrPort().Addr().Unmap(), far.AddrPort(), true

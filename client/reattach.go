@@ -40,9 +40,16 @@ type attempt struct {
 	err    error
 }
 
-// reattach tries until the lane has a carrier that works. If move is set it
-// has one, and leaves it for a new one, if there is one soon.
-func (l *lane) reattach(ctx context.Context, move bool) {
+// errand says how to look for a carrier.
+type errand struct {
+	ways  int  // only the best so many
+	move  bool // there is one that works, to be left for a new one
+	tries int  // after which to stay with that
+}
+
+// reattach tries until the lane has a carrier that works, or until all is said
+// and done that its errand has it do.
+func (l *lane) reattach(ctx context.Context, e errand) {
 	ctx, cancel := context.WithCancel(ctx)
 	var attempts sync.WaitGroup
 	defer attempts.Wait()
@@ -59,27 +66,27 @@ func (l *lane) reattach(ctx context.Context, move bool) {
 	for tries := 0; ; {
 		state, changed := l.State()
 		works := state.Attached && !state.Suspect
-		if works && (!move || state.Epoch > first || tries >= moveTries && len(running) == 0) {
+		if works && (!e.move || state.Epoch > first || tries >= e.tries && len(running) == 0) {
 			return
 		}
-		if move && !works {
-			move, p = false, pace{}
+		if e.move && !works {
+			e, p = errand{ways: len(l.client.ways.dial)}, pace{}
 			due.Reset(0)
 		}
 		select {
 		case <-due.C:
-			if move && tries >= moveTries {
+			if e.move && tries >= e.tries {
 				break
 			}
 			tries++
 			if len(running) == maxAttempts {
 				running[0].cancel()
 			}
-			running = append(running, l.try(ctx, first, &attempts, ended))
+			running = append(running, l.try(ctx, first, e.ways, &attempts, ended))
 			l.note(due, p.pause())
 		case a := <-ended:
 			running = slices.DeleteFunc(running, func(b *attempt) bool { return a == b })
-			if l.failed(a.err, time.Since(state.Since)) {
+			if l.failed(a.err, e.move, time.Since(state.Since)) {
 				return
 			}
 		case <-changed:
@@ -104,8 +111,8 @@ func (l *lane) note(due *time.Timer, pause time.Duration) {
 }
 
 // failed notes how an attempt has ended, and tells whether the lane is over
-// with it.
-func (l *lane) failed(err error, away time.Duration) bool {
+// with it. Nobody has to hear of one that was made though there is a carrier.
+func (l *lane) failed(err error, quiet bool, away time.Duration) bool {
 	refusal, refused := errors.AsType[tunnel.Refusal](err)
 	switch {
 	case err == nil || errors.Is(err, context.Canceled) || errors.Is(err, tunnel.ErrStale):
@@ -113,6 +120,9 @@ func (l *lane) failed(err error, away time.Duration) bool {
 	case refused && !refusal.Temporary():
 		l.Fail(err)
 		return true
+	case quiet:
+		l.log.Debug("no other carrier", "error", err)
+		return false
 	}
 	l.mu.Lock()
 	same := l.failure != nil && l.failure.Error() == err.Error() && time.Since(l.logged) < sameFailure
@@ -130,13 +140,13 @@ func (l *lane) failed(err error, away time.Duration) bool {
 }
 
 // try begins an attempt, which comes to ended when it has.
-func (l *lane) try(ctx context.Context, first uint64, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
+func (l *lane) try(ctx context.Context, first uint64, ways int, attempts *sync.WaitGroup, ended chan<- *attempt) *attempt {
 	over := ctx.Done()
 	ctx, cancel := context.WithTimeout(ctx, attachLimit)
 	a := &attempt{cancel: cancel}
 	attempts.Go(func() {
 		defer cancel()
-		a.err = l.resume(ctx, first)
+		a.err = l.resume(ctx, first, ways)
 		select {
 		case ended <- a:
 		case <-over:
@@ -146,8 +156,8 @@ func (l *lane) try(ctx context.Context, first uint64, attempts *sync.WaitGroup, 
 }
 
 // resume gives the lane a new carrier in place of the one whose epoch is first.
-func (l *lane) resume(ctx context.Context, first uint64) error {
-	carrier, err := l.client.cfg.Dial(ctx)
+func (l *lane) resume(ctx context.Context, first uint64, ways int) error {
+	carrier, err := l.client.ways.race(ctx, ways)
 	if err != nil {
 		return err
 	}
@@ -167,7 +177,7 @@ func (l *lane) resume(ctx context.Context, first uint64) error {
 	if err != nil {
 		return err
 	}
-	return l.take(conn, carrier.Protection(), hello, welcome)
+	return l.take(conn, carrier, hello, welcome)
 }
 
 // turn waits until no other attempt talks to the server, which would have to

@@ -263,7 +263,7 @@ func (s *session) streams() int {
 func (s *session) describe(st *Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	st.Lanes, st.Protection = len(s.lanes), s.lanes[0].protected()
+	st.Lanes, st.Protection, st.Passed = len(s.lanes), s.lanes[0].protected(), s.lanes[0].passing()
 	st.Opened, st.Resumes, st.Replayed = s.past.Opened, s.past.Resumes, s.past.Replayed
 	var away []time.Time
 	for _, l := range s.lanes {

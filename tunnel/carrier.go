@@ -27,6 +27,7 @@ func NewMemory(limit int) *Memory { return resume.NewMemory(limit) }
 var (
 	ErrStale    = resume.ErrStale    // a later carrier is there already
 	ErrReplaced = resume.ErrReplaced // a later carrier took over
+	ErrSilent   = resume.ErrSilent   // the peer was not heard of for too long
 	ErrGrace    = resume.ErrGrace    // the session: no carrier came in time
 )
 
