@@ -19,23 +19,19 @@ import (
 	"golang.zx2c4.com/wireguard/device"
 	"golang.zx2c4.com/wireguard/tun"
 	"golang.zx2c4.com/wireguard/tun/netstack"
-	"gvisor.dev/gvisor/pkg/tcpip"
-	"gvisor.dev/gvisor/pkg/tcpip/adapters/gonet"
-	"gvisor.dev/gvisor/pkg/tcpip/network/ipv6"
 )
 
-// tunnel is two TCP/IP stacks with WireGuard in between, over loopback.
+// tunnel is two ends with WireGuard in between, over loopback.
 type tunnel struct {
 	dial   func(ctx context.Context) (net.Conn, error)
-	listen func() (net.Listener, error)
+	accept func() (net.Conn, error)
 	close  func()
 }
-
-var near, far = netip.MustParseAddrPort("[fd00::1]:80"), netip.MustParseAddr("fd00::2")
 
 // stockTunnel is what comes with the WireGuard library.
 func stockTunnel(t testing.TB) tunnel {
 	t.Helper()
+	near, far := netip.MustParseAddrPort("[fd00::1]:80"), netip.MustParseAddr("fd00::2")
 	nearTUN, nearNet, err := netstack.CreateNetTUN([]netip.Addr{near.Addr()}, nil, 1420)
 	if err != nil {
 		t.Fatal(err)
@@ -44,43 +40,6 @@ func stockTunnel(t testing.TB) tunnel {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return tunnel{
-		dial:   func(ctx context.Context) (net.Conn, error) { return farNet.DialContextTCPAddrPort(ctx, near) },
-		listen: func() (net.Listener, error) { return nearNet.ListenTCPAddrPort(near) },
-		close:  join2(t, nearTUN, farTUN),
-	}
-}
-
-// cableTunnel is ours, with the library's sockets.
-func cableTunnel(t testing.TB) tunnel {
-	t.Helper()
-	nearCable, farCable := newCable(1420), newCable(1420)
-	nearStack, err := newStack(nearCable, near.Addr())
-	if err != nil {
-		t.Fatal(err)
-	}
-	farStack, err := newStack(farCable, far)
-	if err != nil {
-		t.Fatal(err)
-	}
-	stop := join2(t, deviceEnd{nearCable}, deviceEnd{farCable})
-	full := tcpip.FullAddress{NIC: nic, Addr: tcpip.AddrFrom16(near.Addr().As16()), Port: near.Port()}
-	return tunnel{
-		dial: func(ctx context.Context) (net.Conn, error) {
-			return gonet.DialContextTCP(ctx, farStack, full, ipv6.ProtocolNumber)
-		},
-		listen: func() (net.Listener, error) { return gonet.ListenTCP(nearStack, full, ipv6.ProtocolNumber) },
-		close: func() {
-			stop()
-			farStack.Destroy()
-			nearStack.Destroy()
-		},
-	}
-}
-
-// join2 puts WireGuard between two TUN devices. stop closes them.
-func join2(t testing.TB, nearTUN, farTUN tun.Device) (stop func()) {
-	t.Helper()
 	nearKey, farKey := newKey(t), newKey(t)
 	server := newDevice(t, nearTUN, nearKey, farKey, far.String()+"/128")
 	client := newDevice(t, farTUN, farKey, nearKey, "::/0")
@@ -93,10 +52,53 @@ func join2(t testing.TB, nearTUN, farTUN tun.Device) (stop func()) {
 	if err := client.IpcSet(fmt.Sprintf("public_key=%x\nendpoint=127.0.0.1:%s\n", nearKey.PublicKey().Bytes(), port)); err != nil {
 		t.Fatal(err)
 	}
-	return func() {
-		client.Close()
-		server.Close()
+	ln, err := nearNet.ListenTCPAddrPort(near)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return tunnel{
+		dial:   func(ctx context.Context) (net.Conn, error) { return farNet.DialContextTCPAddrPort(ctx, near) },
+		accept: ln.Accept,
+		close: func() {
+			client.Close()
+			server.Close()
+		},
+	}
+}
+
+// carrierTunnel is ours.
+func carrierTunnel(t testing.TB) tunnel {
+	t.Helper()
+	conns := make(chan net.Conn)
+	e := start(t, genuine(func(_ context.Context, c net.Conn) {
+		closed := make(chan struct{})
+		conns <- served{c, sync.OnceFunc(func() { close(closed) })}
+		<-closed
+	}))
+	d := e.dialer(t)
+	return tunnel{
+		dial: func(ctx context.Context) (net.Conn, error) {
+			c, err := d.Dial(ctx)
+			if err != nil {
+				return nil, err
+			}
+			conn, _, err := c.Attach(ctx, opening())
+			return conn, err
+		},
+		accept: func() (net.Conn, error) { return <-conns, nil },
+		close:  e.stop,
+	}
+}
+
+// served is a carrier at the server, which has it until it is closed.
+type served struct {
+	net.Conn
+	giveBack func()
+}
+
+func (s served) Close() error {
+	defer s.giveBack()
+	return s.Conn.Close()
 }
 
 func newKey(t testing.TB) *ecdh.PrivateKey {
@@ -124,11 +126,6 @@ func newDevice(t testing.TB, end tun.Device, key, peer *ecdh.PrivateKey, allowed
 // measure sends for a while over a number of streams.
 func measure(b *testing.B, t tunnel, streams int) {
 	defer t.close()
-	ln, err := t.listen()
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer ln.Close()
 	var all sync.WaitGroup
 	var total atomic.Int64
 	ctx, cancel := context.WithTimeout(b.Context(), time.Duration(b.N)*time.Second)
@@ -136,7 +133,7 @@ func measure(b *testing.B, t tunnel, streams int) {
 	began, busy := time.Now(), processorTime()
 	for range streams {
 		all.Go(func() {
-			c, err := ln.Accept()
+			c, err := t.accept()
 			if err != nil {
 				b.Error(err)
 				return
@@ -173,6 +170,6 @@ func measure(b *testing.B, t tunnel, streams int) {
 func BenchmarkStreams(b *testing.B) {
 	for _, streams := range []int{1, 8} {
 		b.Run(fmt.Sprintf("stock-%d", streams), func(b *testing.B) { measure(b, stockTunnel(b), streams) })
-		b.Run(fmt.Sprintf("adit-%d", streams), func(b *testing.B) { measure(b, cableTunnel(b), streams) })
+		b.Run(fmt.Sprintf("adit-%d", streams), func(b *testing.B) { measure(b, carrierTunnel(b), streams) })
 	}
 }

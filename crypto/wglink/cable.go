@@ -38,12 +38,14 @@ type cable struct {
 	attached sync.RWMutex
 	stack    stack.NetworkDispatcher // nil before and after; guarded by attached
 
-	mu     sync.Mutex // guards what follows
-	filled sync.Cond  // queue is not empty any more, or the cable is closed
-	room   sync.Cond  // queue is empty again, or the cable is closed
-	queue  []*stack.PacketBuffer
-	bytes  int
-	closed bool
+	mu      sync.Mutex // guards what follows
+	filled  sync.Cond  // queue is not empty any more, or the cable is closed
+	room    sync.Cond  // queue is empty again, or the cable is closed
+	queue   []*stack.PacketBuffer
+	bytes   int
+	closed  bool
+	read    uint64 // packets that Read has given
+	waiting bool   // Read waits
 
 	// What Read has taken from the queue. Read is called by one goroutine.
 	taken []*stack.PacketBuffer
@@ -73,7 +75,18 @@ func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) 
 	if n == 0 {
 		return 0, os.ErrClosed
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.read += uint64(n)
 	return n, nil
+}
+
+// passed tells whether there is nothing on the way through the cable, and how
+// many packets have come out at WireGuard's end.
+func (c *cable) passed() (packets uint64, all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.read, len(c.queue) == 0 && c.waiting
 }
 
 // take gives the next packet. If there is none it waits, or gives nil. It
@@ -91,9 +104,11 @@ func (c *cable) take(wait bool) *stack.PacketBuffer {
 func (c *cable) refill(wait bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.waiting = wait
 	for wait && len(c.queue) == 0 && !c.closed {
 		c.filled.Wait()
 	}
+	c.waiting = false
 	c.queue, c.taken, c.done = c.taken[:0], c.queue, 0
 	c.bytes = 0
 	c.room.Broadcast()

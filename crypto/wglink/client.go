@@ -204,6 +204,7 @@ func (d *Dialer) release(l *link) {
 // releaseLocked closes a link that nobody uses any more. The caller holds mu.
 func (d *Dialer) releaseLocked(l *link) {
 	if l.users--; l.users == 0 {
+		l.drain()
 		l.close()
 		d.link = nil
 	}

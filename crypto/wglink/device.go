@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"time"
 
 	"golang.zx2c4.com/wireguard/device"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
@@ -23,9 +24,14 @@ const (
 	maxMTU = device.MaxContentSize
 )
 
+// drainTimeout bounds how long an engine waits until what its stack has sent is
+// on the wire.
+const drainTimeout = 50 * time.Millisecond
+
 // engine is a WireGuard device with a TCP/IP stack on it.
 type engine struct {
 	socket *socket
+	cable  *cable
 	stack  *stack.Stack
 	device *device.Device
 }
@@ -39,7 +45,7 @@ func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, lo
 		s.discard()
 		return nil, err
 	}
-	e := &engine{socket: s, stack: ip, device: device.NewDevice(deviceEnd{c}, s, deviceLogger(log))}
+	e := &engine{socket: s, cable: c, stack: ip, device: device.NewDevice(deviceEnd{c}, s, deviceLogger(log))}
 	private := key.Reveal()
 	if err := e.device.IpcSet("private_key=" + hex.EncodeToString(private[:])); err != nil {
 		e.close()
@@ -59,6 +65,17 @@ func (e *engine) close() {
 	e.device.Close()
 	e.socket.discard()
 	e.stack.Destroy()
+}
+
+// drain waits until what the stack has sent is on the wire, so that ends and
+// resets get there before the engine is closed. WireGuard says nothing of that,
+// so it is looked for.
+func (e *engine) drain() {
+	for by := time.Now().Add(drainTimeout); time.Now().Before(by); time.Sleep(time.Millisecond) {
+		if n, all := e.cable.passed(); all && e.socket.sent.Load() >= n {
+			return
+		}
+	}
 }
 
 // setPeer adds a peer with its one inner address. endpoint may be empty.

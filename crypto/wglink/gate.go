@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"net/netip"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/blake2s"
@@ -47,12 +48,13 @@ type gate struct {
 	hash    [blake2s.Size]byte // the handshake's, as far as it is always the same
 	cookies device.CookieChecker
 	rate    ratelimiter.Ratelimiter
-	queue   chan lateMessage
+	queue   chan lateMessage // of whoever comes
+	proved  chan lateMessage // of whoever has shown a cookie: a flood of others does not keep them out
 	socket  *socket
 	roster  *roster
 	log     *slog.Logger
 
-	crowd time.Time // when it was last crowded; run's own
+	crowd atomic.Int64 // when it was last crowded, in Unix nanoseconds
 }
 
 func newGate(key keys.WireGuardKey, s *socket, r *roster, log *slog.Logger) (*gate, error) {
@@ -61,7 +63,7 @@ func newGate(key keys.WireGuardKey, s *socket, r *roster, log *slog.Logger) (*ga
 	if err != nil {
 		return nil, err
 	}
-	g := &gate{key: secret, queue: make(chan lateMessage, waiting), socket: s, roster: r, log: log}
+	g := &gate{key: secret, queue: make(chan lateMessage, waiting), proved: make(chan lateMessage, waiting), socket: s, roster: r, log: log}
 	g.hash = mixHash(device.InitialHash, public[:])
 	g.cookies.Init(public)
 	s.initiations = g.take
@@ -69,16 +71,30 @@ func newGate(key keys.WireGuardKey, s *socket, r *roster, log *slog.Logger) (*ga
 }
 
 // take queues an initiation. It is called where packets of all peers come in, so
-// it does no more than one cheap check.
+// it does cheap checks only.
 func (g *gate) take(message []byte, from netip.AddrPort) (pass bool) {
 	if !g.cookies.CheckMAC1(message) {
 		return false
 	}
+	queue := g.queue
+	if g.crowded() && g.cookies.CheckMAC2(message, (&remote{from}).DstToBytes()) {
+		queue = g.proved
+	}
 	select {
-	case g.queue <- lateMessage{[initiationSize]byte(message), from}:
+	case queue <- lateMessage{[initiationSize]byte(message), from}:
 	default:
 	}
 	return false
+}
+
+// crowded tells whether whoever comes has to show a cookie.
+func (g *gate) crowded() bool {
+	now := time.Now().UnixNano()
+	if len(g.queue) >= crowded {
+		g.crowd.Store(now)
+		return true
+	}
+	return now-g.crowd.Load() < int64(crowdedFor)
 }
 
 // run judges initiations until ctx ends. One goroutine does, so that a flood
@@ -88,31 +104,31 @@ func (g *gate) run(ctx context.Context) {
 	defer g.rate.Close()
 	for {
 		select {
+		case m := <-g.proved:
+			g.judge(m, true)
+			continue
+		default:
+		}
+		select {
 		case <-ctx.Done():
 			return
+		case m := <-g.proved:
+			g.judge(m, true)
 		case m := <-g.queue:
-			g.judge(m)
+			g.judge(m, false)
 		}
 	}
 }
 
-func (g *gate) judge(m lateMessage) {
-	now := time.Now()
-	if len(g.queue) >= crowded {
-		g.crowd = now
+func (g *gate) judge(m lateMessage, proved bool) {
+	if !proved && g.crowded() {
+		g.sendCookie(m, &remote{m.from})
+		return
 	}
-	if now.Sub(g.crowd) < crowdedFor {
-		at := remote{m.from}
-		if !g.cookies.CheckMAC2(m.message[:], at.DstToBytes()) {
-			g.sendCookie(m, &at)
-			return
-		}
-		if !g.rate.Allow(m.from.Addr()) {
-			return
-		}
+	if proved && !g.rate.Allow(m.from.Addr()) {
+		return
 	}
-	err := g.admit(m)
-	if err != nil {
+	if err := g.admit(m); err != nil {
 		g.log.Debug("wireguard handshake refused", "remote", m.from, "err", err)
 		return
 	}

@@ -166,7 +166,7 @@ func tcpAt(b []byte) (at int, ok bool) {
 			!ip.More() && ip.FragmentOffset() == 0
 	} else if at = header.IPv6MinimumSize; len(b) >= at {
 		ip := header.IPv6(b)
-		ok = int(ip.PayloadLength())+at == len(b) && ip.TransportProtocol() == header.TCPProtocolNumber
+		ok = int(ip.PayloadLength())+at == len(b) && ip.NextHeader() == uint8(header.TCPProtocolNumber)
 	}
 	return at, ok && len(b) >= at+header.TCPMinimumSize
 }

@@ -185,14 +185,14 @@ func (x *exchange) sweep(ctx context.Context) {
 // end waits until everything has ended.
 func (x *exchange) end() {
 	x.abort(func(admitted bool) bool { return !admitted })
+	x.abortHandshakes()
 	cut := time.AfterFunc(stopTimeout, func() {
 		x.abort(func(bool) bool { return true })
-		for _, e := range x.stack.RegisteredEndpoints() {
-			e.Abort() // those in a TCP handshake
-		}
+		x.abortHandshakes() // those that began just then
 	})
 	x.arriving.Wait()
 	cut.Stop()
+	x.engine.drain()
 	x.roster.close()
 	x.engine.close()
 }
@@ -210,6 +210,16 @@ func (x *exchange) abort(chosen func(admitted bool) bool) {
 	x.mu.Unlock()
 	for _, c := range out {
 		c.abort()
+	}
+}
+
+// abortHandshakes ends the waiting for peers that want a TCP connection and say
+// no more.
+func (x *exchange) abortHandshakes() {
+	for _, e := range x.stack.RegisteredEndpoints() {
+		if e, ok := e.(*tcp.Endpoint); ok && e.EndpointState() == tcp.StateSynRecv {
+			e.Abort()
+		}
 	}
 }
 

@@ -13,9 +13,10 @@ import (
 // First bytes of WireGuard's messages, and their sizes where they are fixed.
 const (
 	messageInitiation = 1
-	messageResponse   = 2
+	messageData       = 4
 
 	initiationSize = 148
+	keepaliveSize  = 32 // of a message without a packet in it
 )
 
 // socketBuffer is what the kernel may hold for a socket, each way, if it allows
@@ -63,6 +64,8 @@ type socket struct {
 
 	// aim is what the endpoint named "server" stands for.
 	aim atomic.Pointer[remotes]
+
+	sent atomic.Uint64 // packets; handshakes do not count
 
 	mu     sync.Mutex
 	open   bool
@@ -171,6 +174,7 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 	if len(packets) > batch {
 		return errTooMany
 	}
+	defer s.count(packets)
 	if one, ok := to.(*remote); ok {
 		return s.io.write(packets, one.AddrPort)
 	}
@@ -188,6 +192,16 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 		return nil
 	}
 	return errors.Join(errs...)
+}
+
+func (s *socket) count(messages [][]byte) {
+	var n uint64
+	for _, m := range messages {
+		if m[0] == messageData && len(m) > keepaliveSize {
+			n++
+		}
+	}
+	s.sent.Add(n)
 }
 
 // SetMark is for routers.
