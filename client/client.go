@@ -310,20 +310,19 @@ func (c *Client) Status() Status {
 }
 
 // Enrol redeems an invite's token on a carrier: from then on the server knows
-// the device as one of the invite's user. The error is a [tunnel.Refusal] if the server says
-// no.
-func Enrol(ctx context.Context, carrier Carrier, device tunnel.Signer, join tunnel.Join) error {
+// the device as one of the invite's user. What it answers says how to reach it by WireGuard. The
+// error is a [tunnel.Refusal] if the server says no.
+func Enrol(ctx context.Context, carrier Carrier, device tunnel.Signer, join tunnel.Join) (tunnel.Welcome, error) {
 	opening, err := join.Sign(device, carrier.Place())
 	if err != nil {
 		carrier.Close()
-		return err
+		return tunnel.Welcome{}, err
 	}
 	conn, answer, err := carrier.Attach(ctx, opening)
 	if err != nil {
 		carrier.Close()
-		return err
+		return tunnel.Welcome{}, err
 	}
 	defer conn.Close()
-	_, err = tunnel.ParseAnswer(answer)
-	return err
+	return tunnel.ParseAnswer(answer)
 }

@@ -309,7 +309,7 @@ func TestEnrolSendsTheToken(t *testing.T) {
 			}
 		}
 		carrier, _ := h.dial(t.Context())
-		err := client.Enrol(t.Context(), carrier, device, join)
+		_, err := client.Enrol(t.Context(), carrier, device, join)
 		if got, _ := errors.AsType[tunnel.Refusal](err); got != test.want || (err == nil) != (test.want == 0) {
 			t.Errorf("Enrol gives %v, want %v", err, test.want)
 		}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -295,4 +296,32 @@ func TestHelloThatCannotBeginLeavesNothingBehind(t *testing.T) {
 		t.Errorf("%d sessions are booked", n)
 	}
 	exchange(t, h.attach(key).connect(echoTarget(t)), "hello")
+}
+
+// TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine has a device use a
+// WireGuard key that is not its own.
+func TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.WireGuard, c.WireGuardPort = [32]byte{9}, 51820 })
+	key, other := h.device("anna"), h.device("bob")
+	for _, test := range []struct {
+		through [32]byte
+		taken   bool
+	}{{[32]byte{}, true}, {key.WireGuardPublic(), true}, {other.WireGuardPublic(), false}} {
+		answer, _ := h.Admit(h.ctx, tunnel.Arrival{
+			Opening:   tunnel.Hello{Epoch: 1}.Sign(key, here),
+			Place:     here,
+			Remote:    netip.MustParseAddrPort("192.0.2.7:4711"),
+			WireGuard: test.through,
+		})
+		if (answer != nil) != test.taken {
+			t.Errorf("through %x: answer %x", test.through[:4], answer)
+		}
+		if answer == nil {
+			continue
+		}
+		welcome, err := tunnel.ParseAnswer(answer)
+		if err != nil || welcome.WireGuard != [32]byte{9} || welcome.WireGuardPort != 51820 {
+			t.Errorf("welcome %+v, %v", welcome, err)
+		}
+	}
 }

@@ -56,6 +56,11 @@ type Config struct {
 	// nobody to ask.
 	Elsewhere func(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn))
 
+	// WireGuard is the server's public key for carriers over WireGuard, and WireGuardPort
+	// the UDP port where it takes them; devices are told both. 0: it takes none.
+	WireGuard     [32]byte
+	WireGuardPort uint16
+
 	// Log gets a line for every flow that ends, and what happens to sessions. Targets
 	// are named at debug level only. nil means slog.Default.
 	Log *slog.Logger
@@ -153,6 +158,9 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		}
 		return nil, nil
 	}
+	if a.WireGuard != [32]byte{} && a.WireGuard != device.WireGuard {
+		return nil, nil // it came through another device's door
+	}
 	c := &coming{Hello: *opening.Hello, arrival: a}
 	refusal := standing(device, user)
 	if refusal == 0 {
@@ -174,6 +182,9 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		Streams:  uint32(s.cfg.SessionStreams),
 		Grace:    uint32(math.Ceil(s.graceOf(user).Seconds())),
 		Lanes:    tunnel.MaxLanes,
+
+		WireGuard:     s.cfg.WireGuard,
+		WireGuardPort: s.cfg.WireGuardPort,
 	}
 	return welcome.Bytes(), c.serve
 }
@@ -251,7 +262,7 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 	switch {
 	case err == nil:
 		log.Info("device enrolled", "user", device.User, "device", device.Name)
-		return tunnel.Welcome{}.Bytes()
+		return tunnel.Welcome{WireGuard: s.cfg.WireGuard, WireGuardPort: s.cfg.WireGuardPort}.Bytes()
 	case errors.Is(err, users.ErrInviteUnknown):
 		return nil
 	case errors.Is(err, users.ErrInviteExpired):

@@ -275,6 +275,10 @@ type Arrival struct {
 	Place      Place
 	Remote     netip.AddrPort
 	Protection Protection
+
+	// WireGuard is the X25519 key that the other end has proved to hold; zeros where the
+	// carrier asks for none.
+	WireGuard [32]byte
 }
 
 // Protection says what keeps a carrier's bytes secret, in words for people and

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -90,11 +91,12 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	dial, err := dialServer(p.cfg.Server)
+	dials, err := dialCarriers(p.cfg.Server, device)
 	if err != nil {
 		return err
 	}
-	p.client = client.New(client.Config{Dial: dial, Device: device, Lanes: p.cfg.Lanes, Log: p.log.Logger})
+	last := len(dials) - 1
+	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
 	door, err := p.openDoors(ctx)
 	if err != nil {
@@ -160,7 +162,7 @@ func (p *clientProcess) reload() error {
 	}
 	for key, same := range map[string]bool{
 		"lanes":      cfg.Lanes == p.cfg.Lanes,
-		"server":     cfg.Server == p.cfg.Server,
+		"server":     reflect.DeepEqual(cfg.Server, p.cfg.Server),
 		"door":       cfg.Door == p.cfg.Door,
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
 	} {

@@ -31,6 +31,10 @@ type remoteConfig struct {
 	CA          bool   `toml:"ca"`
 	Fingerprint string `toml:"fingerprint"`
 	MPTCP       bool   `toml:"mptcp"`
+
+	Carriers         []string `toml:"carriers"`
+	WireGuardKey     string   `toml:"wireguard_key"`
+	WireGuardAddress string   `toml:"wireguard_address"`
 }
 
 // doorConfig says where apps come in, and which.
@@ -62,7 +66,7 @@ func defaultClientConfig() clientConfig {
 	return clientConfig{
 		Drain:  duration{5 * time.Second},
 		Lanes:  1,
-		Server: remoteConfig{Fingerprint: "chrome"},
+		Server: remoteConfig{Fingerprint: "chrome", Carriers: []string{overTLS, overWireGuard}},
 		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit"},
 		Log:    defaultLogConfig(),
 	}
@@ -79,7 +83,7 @@ func (c *clientConfig) validate(report func(key, what, todo string)) {
 }
 
 func (c remoteConfig) validate(report func(key, what, todo string)) {
-	if host, port, err := net.SplitHostPort(c.Address); err != nil || host == "" || port == "0" || badName(c.Address) {
+	if badAddress(c.Address) {
 		report("server.address", strconv.Quote(c.Address)+" is not HOST:PORT", "adit join writes it from the invite")
 	}
 	if c.Name != "" && badName(c.Name) {
@@ -94,6 +98,43 @@ func (c remoteConfig) validate(report func(key, what, todo string)) {
 	if !slices.Contains(fingerprints(), c.Fingerprint) {
 		report("server.fingerprint", "unknown fingerprint "+strconv.Quote(c.Fingerprint), oneOf(fingerprints()))
 	}
+	c.validateCarriers(report)
+}
+
+// The kinds of carriers, in server.carriers.
+const (
+	overTLS       = "tls"
+	overWireGuard = "wireguard"
+)
+
+func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
+	known := []string{overTLS, overWireGuard}
+	for i, kind := range c.Carriers {
+		switch {
+		case !slices.Contains(known, kind):
+			report("server.carriers", "unknown carrier "+strconv.Quote(kind), oneOf(known))
+		case slices.Contains(c.Carriers[:i], kind):
+			report("server.carriers", strconv.Quote(kind)+" is named twice", "name each once, the one to prefer first")
+		}
+	}
+	switch {
+	case len(c.Carriers) == 0:
+		report("server.carriers", "there is no way to the server", `write carriers = ["tls", "wireguard"]`)
+	case len(c.Carriers) == 1 && c.Carriers[0] == overWireGuard && c.WireGuardKey == "":
+		report("server.carriers", "nothing says how to reach the server by WireGuard", "adit join writes it, if the server takes WireGuard")
+	}
+	if _, err := keys.ParseWireGuardPublic(c.WireGuardKey); c.WireGuardKey != "" && err != nil {
+		report("server.wireguard_key", "not a WireGuard public key", "it has 44 characters, as wg show prints it; adit join writes it")
+	}
+	if c.WireGuardKey != "" && badAddress(c.WireGuardAddress) {
+		report("server.wireguard_address", strconv.Quote(c.WireGuardAddress)+" is not HOST:PORT", "adit join writes it")
+	}
+}
+
+// badAddress tells whether an address cannot be dialled.
+func badAddress(address string) bool {
+	host, port, err := net.SplitHostPort(address)
+	return err != nil || host == "" || port == "0" || badName(address)
 }
 
 func (c doorConfig) validate(report func(key, what, todo string)) {

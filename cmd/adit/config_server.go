@@ -15,14 +15,17 @@ import (
 
 // serverConfig is server.toml.
 type serverConfig struct {
-	Listen []string     `toml:"listen"`
-	MPTCP  bool         `toml:"mptcp"`
-	Name   string       `toml:"name"`
-	Allow  []string     `toml:"allow"`
-	Drain  duration     `toml:"drain"`
-	Grace  duration     `toml:"grace"`
-	Site   siteConfig   `toml:"site"`
-	TLS    tlsConfig    `toml:"tls"`
+	Listen []string   `toml:"listen"`
+	MPTCP  bool       `toml:"mptcp"`
+	Name   string     `toml:"name"`
+	Allow  []string   `toml:"allow"`
+	Drain  duration   `toml:"drain"`
+	Grace  duration   `toml:"grace"`
+	Site   siteConfig `toml:"site"`
+	TLS    tlsConfig  `toml:"tls"`
+
+	WireGuard wireGuardConfig `toml:"wireguard"`
+
 	Limits limitsConfig `toml:"limits"`
 	Log    logConfig    `toml:"log"`
 }
@@ -44,6 +47,21 @@ type tlsConfig struct {
 	Key  string `toml:"key"`
 }
 
+// wireGuardConfig says where the server takes carriers over WireGuard.
+type wireGuardConfig struct {
+	Listen string `toml:"listen"` // empty: nowhere
+	MTU    int    `toml:"mtu"`
+}
+
+func (c wireGuardConfig) validate(report func(key, what, todo string)) {
+	if what := badListen(c.Listen); c.Listen != "" && what != "" {
+		report("wireguard.listen", what, `an address is ":51820" or "192.0.2.1:51820"`)
+	}
+	if c.MTU < 1280 || c.MTU > 9000 {
+		report("wireguard.mtu", strconv.Itoa(c.MTU)+" is out of range", "write a number from 1280 to 9000")
+	}
+}
+
 type limitsConfig struct {
 	Sessions          int `toml:"sessions"`
 	StreamsPerSession int `toml:"streams_per_session"`
@@ -53,11 +71,12 @@ type limitsConfig struct {
 
 func defaultServerConfig() serverConfig {
 	return serverConfig{
-		Listen: []string{":443"},
-		MPTCP:  true,
-		Allow:  []string{},
-		Drain:  duration{30 * time.Second},
-		Grace:  duration{server.DefaultGrace},
+		Listen:    []string{":443"},
+		MPTCP:     true,
+		Allow:     []string{},
+		Drain:     duration{30 * time.Second},
+		Grace:     duration{server.DefaultGrace},
+		WireGuard: wireGuardConfig{MTU: 1420},
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -94,6 +113,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
 		report("tls", "cert and key go together", "name both files, or neither")
 	}
+	c.WireGuard.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -118,13 +120,33 @@ func fillClient(ctx context.Context, f *fresh, invite keys.Invite, name string) 
 	if err != nil {
 		return dialHint(fmt.Errorf("join: %w", err))
 	}
-	err = client.Enrol(ctx, carrier, device, tunnel.Join{
+	welcome, err := client.Enrol(ctx, carrier, device, tunnel.Join{
 		WireGuard: device.WireGuardPublic(),
 		Token:     invite.Token.Bytes(),
 		Name:      name,
 	})
 	if err != nil {
 		return dialHint(fmt.Errorf("join %s: %w", invite.Address, err))
+	}
+	return tellWireGuard(f.path(clientFile), &cfg, welcome)
+}
+
+// tellWireGuard adds to a config how the server is reached by WireGuard, if it
+// is. The device is enrolled already, and TLS works: whatever goes wrong here must
+// not cost it that.
+func tellWireGuard(path string, cfg *clientConfig, welcome tunnel.Welcome) error {
+	host, _, err := net.SplitHostPort(cfg.Server.Address)
+	if err != nil || welcome.WireGuardPort == 0 {
+		return err
+	}
+	cfg.Server.WireGuardKey = keys.WireGuardText(welcome.WireGuard)
+	cfg.Server.WireGuardAddress = net.JoinHostPort(host, strconv.Itoa(int(welcome.WireGuardPort)))
+	fresh := path + ".new"
+	if err := writeNew(fresh, clientText(*cfg)); err != nil {
+		return nil
+	}
+	if err := os.Rename(fresh, path); err != nil {
+		_ = os.Remove(fresh) // the old one stays
 	}
 	return nil
 }
@@ -153,6 +175,10 @@ func clientText(cfg clientConfig) []byte {
 		b.WriteString("ca = true\n")
 	} else {
 		fmt.Fprintf(&b, "pin = %s\n", quoteTOML(cfg.Server.Pin))
+	}
+	if cfg.Server.WireGuardKey != "" {
+		fmt.Fprintf(&b, "wireguard_key = %s\n", quoteTOML(cfg.Server.WireGuardKey))
+		fmt.Fprintf(&b, "wireguard_address = %s\n", quoteTOML(cfg.Server.WireGuardAddress))
 	}
 	return []byte(b.String())
 }

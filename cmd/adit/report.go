@@ -69,6 +69,7 @@ type clientReport struct {
 	AwaySince   time.Time        `json:"lanes_detached_since,omitzero"` // the first of those
 	Resumes     int              `json:"resumes"`                       // how often the session went on with another carrier
 	Replayed    int64            `json:"replayed"`                      // bytes that were sent again because of that
+	Passed      string           `json:"passed,omitempty"`              // why no better carrier is in use
 	Streams     int              `json:"streams"`
 	Opened      uint64           `json:"opened"`
 	RoundTripMs float64          `json:"round_trip_ms"`
@@ -144,6 +145,7 @@ func reportClient(address string, s client.Status, door doorReport) *clientRepor
 		LanesAway:   s.Away,
 		AwaySince:   s.AwaySince,
 		Resumes:     s.Resumes,
+		Passed:      s.Passed,
 		Replayed:    s.Replayed,
 		Streams:     s.Streams,
 		Opened:      s.Opened,

@@ -46,6 +46,7 @@ func newServerInit(e env) *cobra.Command {
 	d.add(c)
 	c.Flags().StringSliceVar(&cfg.Listen, "listen", cfg.Listen, "`address` to listen on; may be repeated")
 	c.Flags().StringVar(&cfg.Name, "name", "", "`host` name or address that devices reach the server by")
+	c.Flags().StringVar(&cfg.WireGuard.Listen, "wireguard", "", "UDP `address` for carriers over WireGuard, as :51820; none by default")
 	c.Flags().StringSliceVar(&cfg.Allow, "allow", nil, "targets to allow beside public ones: loopback, private")
 	return c
 }
@@ -54,7 +55,7 @@ func newServerInit(e env) *cobra.Command {
 func checkInitFlags(cfg *serverConfig) (err error) {
 	cfg.validate(func(key, what, todo string) {
 		if err == nil {
-			err = hint(usageError{fmt.Errorf("--%s: %s", key, what)}, "%s", todo)
+			err = hint(usageError{fmt.Errorf("--%s: %s", strings.TrimSuffix(key, ".listen"), what)}, "%s", todo)
 		}
 	})
 	return err
@@ -102,6 +103,9 @@ func serverText(cfg serverConfig) []byte {
 	b.WriteString("\n# How long open connections wait for a device that has lost its way here, and\n")
 	b.WriteString("# then go on at the next byte.\n")
 	fmt.Fprintf(&b, "grace = %s\n", quoteTOML(briefly(cfg.Grace.Duration)))
+	if cfg.WireGuard.Listen != "" {
+		fmt.Fprintf(&b, "\n[wireguard]\nlisten = %s\n", quoteTOML(cfg.WireGuard.Listen))
+	}
 	return []byte(b.String())
 }
 

@@ -90,6 +90,9 @@ type serverProcess struct {
 	site   liveSite
 	cert   liveCertificate
 	server *server.Server
+	store  *users.Store
+
+	wireGuard wireGuard
 
 	lock       *os.File // of the directory
 	elders     *elders
@@ -122,6 +125,10 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	if err := p.apply(p.cfg); err != nil {
 		return err
 	}
+	p.store = store
+	if p.wireGuard, err = p.newWireGuard(); err != nil {
+		return err
+	}
 	p.server = server.New(server.Config{
 		Users:          store,
 		Relay:          &p.exit,
@@ -131,6 +138,8 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Elsewhere:      p.elsewhere,
+		WireGuard:      p.wireGuard.public,
+		WireGuardPort:  p.wireGuard.port,
 		Log:            p.log.Logger,
 	})
 	return p.takeOver(ctx)
@@ -166,6 +175,7 @@ func (p *serverProcess) process(a *admin) *process {
 	parts := []func(context.Context) error{
 		p.server.Serve,
 		p.elders.serve,
+		p.serveWireGuard,
 		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
 	}
 	for _, ln := range p.listeners {
@@ -222,6 +232,7 @@ func (p *serverProcess) reload() error {
 		"listen":     slices.Equal(cfg.Listen, p.cfg.Listen),
 		"mptcp":      cfg.MPTCP == p.cfg.MPTCP,
 		"limits":     cfg.Limits == p.cfg.Limits,
+		"wireguard":  cfg.WireGuard == p.cfg.WireGuard,
 		"site":       cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
 	} {
@@ -229,7 +240,7 @@ func (p *serverProcess) reload() error {
 			p.log.Warn("this change needs a restart", "key", key)
 		}
 	}
-	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.Log.Format
+	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}

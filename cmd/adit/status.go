@@ -115,6 +115,9 @@ func printClient(w io.Writer, c *clientReport) {
 	switch {
 	case c.Connected:
 		fmt.Fprintf(w, "session\tfor %s, %s\n", since(c.Changed), c.Protection)
+		if c.Passed != "" {
+			fmt.Fprintf(w, "carrier\t%s, as nothing better works: %s\n", c.Protection.Carrier, c.Passed)
+		}
 		fmt.Fprintf(w, "round trip\t%s\n", roundTrip(c.RoundTripMs))
 	case c.Detached:
 		fmt.Fprintf(w, "session\tdetached for %s: %s\n", since(c.Changed), orDash(c.Error))

@@ -76,3 +76,16 @@ func TestWireGuardKeysDoNotPrint(t *testing.T) {
 		t.Error("the public half is not printed")
 	}
 }
+
+func TestWireGuardPublicKeyIsReadAsItIsWritten(t *testing.T) {
+	key := [32]byte{1, 2, 3, 255}
+	text := WireGuardText(key)
+	if got, err := ParseWireGuardPublic(text); err != nil || got != key || len(text) != 44 {
+		t.Errorf("%q reads as %x, %v", text, got, err)
+	}
+	for _, bad := range []string{"", "abc", text[:43], text + "A", "\n" + text, strings.Repeat("A", 44)} {
+		if got, err := ParseWireGuardPublic(bad); err == nil {
+			t.Errorf("%q reads as %x", bad, got)
+		}
+	}
+}

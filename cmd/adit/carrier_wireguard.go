@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"net"
+
+	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/crypto/wglink"
+	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/tunnel"
+)
+
+// wireGuardCarrier makes a [client.Carrier] of a connection inside WireGuard.
+type wireGuardCarrier struct{ *wglink.Carrier }
+
+func (c wireGuardCarrier) Place() tunnel.Place {
+	return tunnel.Place{Server: c.Server(), Carrier: c.Channel()}
+}
+
+func (c wireGuardCarrier) Protection() tunnel.Protection {
+	return wireGuardProtection(c.Carrier.Protection())
+}
+
+func (c wireGuardCarrier) Attach(ctx context.Context, opening []byte) (net.Conn, []byte, error) {
+	conn, answer, err := c.Carrier.Attach(ctx, opening)
+	if err != nil {
+		return nil, nil, err
+	}
+	return inside{conn}, answer, nil
+}
+
+// inside is a connection whose addresses the network outside does not know.
+type inside struct{ net.Conn }
+
+// Inside tells the client so.
+func (inside) Inside() bool { return true }
+
+func wireGuardProtection(p wglink.Protection) tunnel.Protection {
+	return tunnel.Protection{Carrier: overWireGuard, Version: p.Version, Cipher: p.Cipher, KeyExchange: p.KeyExchange}
+}
+
+// dialWireGuard gives the dialer for carriers over WireGuard. The config is
+// valid, and says where.
+func dialWireGuard(cfg remoteConfig, device *keys.Device) (client.Dialer, error) {
+	key, err := keys.ParseWireGuardPublic(cfg.WireGuardKey)
+	if err != nil {
+		return nil, err
+	}
+	d := &wglink.Dialer{Endpoint: cfg.WireGuardAddress, ServerKey: key, Key: device.WireGuard()}
+	return func(ctx context.Context) (client.Carrier, error) {
+		c, err := d.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return wireGuardCarrier{c}, nil
+	}, nil
+}
+
+// dialCarriers gives the dialers for a server, the one to prefer first.
+func dialCarriers(cfg remoteConfig, device *keys.Device) ([]client.Dialer, error) {
+	var all []client.Dialer
+	for _, kind := range cfg.Carriers {
+		var dial client.Dialer
+		var err error
+		switch {
+		case kind == overTLS:
+			dial, err = dialServer(cfg)
+		case cfg.WireGuardKey != "":
+			dial, err = dialWireGuard(cfg, device)
+		default:
+			continue // the server takes none
+		}
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, dial)
+	}
+	return all, nil
+}
+
+// admitWireGuard lets a server judge what arrives inside WireGuard.
+func admitWireGuard(s *server.Server) wglink.Admit {
+	return func(ctx context.Context, a wglink.Arrival) ([]byte, func(context.Context, net.Conn)) {
+		return s.Admit(ctx, tunnel.Arrival{
+			Opening:    a.Opening,
+			Place:      tunnel.Place{Server: a.Server, Carrier: a.Channel},
+			Remote:     a.Remote,
+			Protection: wireGuardProtection(a.Protection),
+			WireGuard:  a.Device,
+		})
+	}
+}
