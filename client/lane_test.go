@@ -160,7 +160,10 @@ func TestStreamsThatMoveNothingDoNotCount(t *testing.T) {
 	for _, conn := range busy[:2] {
 		conn.Close()
 	}
-	until(t, func() bool { n := streams(lanes); return n[0] == 2 && n[1] == 4 && lanes[0].Busy()+lanes[1].Busy() == 0 })
+	until(t, func() bool {
+		n := streams(lanes)
+		return n[0] == 2 && n[1] == 4 && lanes[0].Busy()+lanes[1].Busy() == 0
+	})
 	for _, conn := range busy[2:] {
 		say(t, conn, "hello")
 	}
