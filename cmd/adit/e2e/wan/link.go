@@ -34,6 +34,7 @@ type Link struct {
 	lanes       [2]lane // by the side that they come from
 	connections connections
 	down        atomic.Bool
+	blocked     atomic.Uint32 // a Protocol
 }
 
 // New makes a link between two devices. Each Read of a device gives one IP
@@ -98,7 +99,7 @@ func (l *Link) collect(side int) error {
 		if err != nil {
 			return fmt.Errorf("read packet: %w", err)
 		}
-		if l.down.Load() {
+		if l.loses(buf[:n]) {
 			continue
 		}
 		p := packet{bytes: append([]byte(nil), buf[:n]...)}
@@ -122,7 +123,7 @@ func (l *Link) deliver(ctx context.Context, side int) error {
 		if err != nil {
 			return err
 		}
-		if !l.down.Load() && !l.connections.over(p.connection) {
+		if !l.loses(p.bytes) && !l.connections.over(p.connection) {
 			_, _ = lane.out.Write(p.bytes)
 		}
 	}

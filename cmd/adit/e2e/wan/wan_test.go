@@ -107,6 +107,48 @@ func TestLinkThatIsDownLosesAlsoWhatIsUnderWay(t *testing.T) {
 	})
 }
 
+func TestBlockedProtocolIsLostAloneAndSilently(t *testing.T) {
+	for name, f := range map[string]flow{"IPv4": ours4, "IPv6": ours6} {
+		t.Run(name, func(t *testing.T) {
+			run(t, Config{Delay: 10 * time.Millisecond}, func(t *testing.T, l *Link, a, b *device) {
+				tcp := segment{flow: f, flags: flagSYN}.packet()
+				udp := bytes.Clone(tcp)
+				if f == ours4 {
+					udp[9] = byte(UDP)
+				} else {
+					udp[6] = byte(UDP)
+				}
+				a.sent <- tcp
+				synctest.Wait()
+				l.Block(TCP) // while that one is under way
+				for _, p := range [][]byte{tcp, udp, []byte("what is this")} {
+					a.sent <- p
+				}
+				time.Sleep(time.Second)
+				l.Block(UDP)
+				for _, p := range [][]byte{udp, tcp} {
+					a.sent <- p
+				}
+				time.Sleep(time.Second)
+				l.Block(Nothing)
+				a.sent <- udp
+				time.Sleep(time.Second)
+				for i, want := range [][]byte{udp, []byte("what is this"), tcp, udp} {
+					if len(b.got) == 0 {
+						t.Fatalf("packet %d has not arrived", i)
+					}
+					if got := <-b.got; !bytes.Equal(got, want) {
+						t.Errorf("packet %d is %x, want %x", i, got, want)
+					}
+				}
+				if len(a.got)+len(b.got) > 0 {
+					t.Error("something else arrived")
+				}
+			})
+		})
+	}
+}
+
 // ours is a connection from device a, whose bytes are at 1000, to device b,
 // whose bytes are at 5000.
 var (
