@@ -23,7 +23,7 @@ FUZZTIME ?= 10s
 # In order, also under -j.
 .NOTPARALLEL:
 
-.PHONY: help build test packages check unit e2e cross lint bench fuzz
+.PHONY: help build test packages check unit e2e full cross lint bench fuzz
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -61,6 +61,10 @@ unit: ## every test but the end-to-end tests, with the race detector
 
 e2e: ## real programs through adit in network namespaces (root or sudo)
 	$(GO) test -race -count 1 -timeout 10m $(E2E)
+
+full: ## the long proofs: a million schedules, five minutes without a network, 100,000 attackers …
+	ADIT_FULL=1 $(GO) test -count 1 -timeout 60m ./tunnel/...
+	$(GO) test -count 1 -timeout 90m $(E2E) -full
 
 cross: ## build for every platform
 	@set -e; for p in $(PLATFORMS); do \
