@@ -55,7 +55,7 @@ func TestLanesShareTheStreamsOut(t *testing.T) {
 	}
 	opening.Wait()
 	for lane, n := range streams(lanes) {
-		if n < 6 || n > 10 { // for a moment a stream counts twice
+		if n < 4 || n > 12 { // for a moment a stream counts twice, or as idle already
 			t.Errorf("lane %d has %d streams, want about 8", lane, n)
 		}
 	}
