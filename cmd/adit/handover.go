@@ -26,8 +26,8 @@ import (
 //
 // The running process starts its successor, which gets the listeners and the lock
 // on the directory. From the moment at which that one serves, the old process
-// accepts no more and drains its sessions, without a limit: clients open new
-// streams in a session with the successor. The old process keeps its admin socket
+// accepts no more, and a second later it drains its sessions, without a limit: clients
+// open new streams in a session with the successor. The old process keeps its admin socket
 // under another name. There the successor asks it about every carrier whose session
 // it does not know itself, and passes on that carrier's bytes if the old process does.
 //
@@ -61,6 +61,10 @@ func followElders(ctx context.Context, dir string) (*elders, error) {
 	for slot := range maxElders {
 		socket := elderSocket(dir, slot)
 		link, err := switchAt(ctx, socket, "POST /follow", nil)
+		if err != nil && !dead(err) {
+			// It may have been about to end, and has by now.
+			link, err = switchAt(ctx, socket, "POST /follow", nil)
+		}
 		switch {
 		case err == nil:
 			e.links[socket] = link

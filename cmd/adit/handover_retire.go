@@ -77,7 +77,8 @@ func (p *serverProcess) answerJudge(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	answer, _ := p.server.Admit(r.Context(), a)
+	// Whoever asks may have got an answer elsewhere and gone: that is no error.
+	answer, _ := p.server.Admit(context.WithoutCancel(r.Context()), a)
 	if refused(answer, tunnel.RefusedSession) {
 		answer = nil
 	}
@@ -184,8 +185,17 @@ func (p *serverProcess) elsewhere(ctx context.Context, a tunnel.Arrival) ([]byte
 func (p *serverProcess) retire(stop, work context.Context) {
 	defer os.Remove(p.succession.socket)
 	p.log.Info("another process serves now; this one waits for its sessions to end", "sessions", len(p.server.Status()))
+	select {
+	case <-time.After(settle):
+	case <-stop.Done():
+	case <-work.Done():
+	}
 	p.succession.linger(stop, work, p.drain, p.cfg.Drain.Duration)
 }
+
+// settle is how long an old process goes on as if it had no successor, but for
+// accepting: whoever has been accepted can have a session, and make use of it.
+const settle = time.Second
 
 // linger waits for drain. Once stop has ended, and while nobody follows, drain has
 // no more than limit: then its ctx ends, as it does with work.

@@ -34,7 +34,9 @@ type house struct {
 	ended chan struct{}
 }
 
-func newHouse(t *testing.T) *house {
+// newHouse starts server and client, after change has had a look at the former's
+// command.
+func newHouse(t *testing.T, change func(*exec.Cmd)) *house {
 	t.Helper()
 	h := &house{
 		road: &road{serverDir: shared.path("house-server"), clientDir: shared.path("house-client"), address: roamer4},
@@ -43,15 +45,33 @@ func newHouse(t *testing.T) *house {
 	c := usual(500)
 	h.link = layRoad(t, c.Config)
 	h.makeServer(t, c)
-	h.start(t)
+	config := h.config(t)
+	h.configure(t, string(config)+"drain = \"1s\"\n")
+	h.start(t, change)
 	h.join(t, h.clientDir)
 	h.client = h.launch(t, roamerNS, "the client", "client", "run", "--dir", h.clientDir, "--door", roadDoor)
 	return h
 }
 
+func (h *house) config(t *testing.T) []byte {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(h.serverDir, "server.toml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+func (h *house) configure(t *testing.T, text string) {
+	t.Helper()
+	if err := os.WriteFile(filepath.Join(h.serverDir, "server.toml"), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // start starts the first process. All of them write to a file: a pipe would
 // break when the first one has ended.
-func (h *house) start(t *testing.T, env ...string) {
+func (h *house) start(t *testing.T, change func(*exec.Cmd)) {
 	t.Helper()
 	log, err := os.OpenFile(h.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
@@ -60,8 +80,10 @@ func (h *house) start(t *testing.T, env ...string) {
 	defer log.Close()
 	ready := strings.Count(h.printed(), "ready server")
 	h.cmd = command(context.Background(), shared.dir, shared.binary, "server", "run", "--dir", h.serverDir)
-	h.cmd.Env = append(h.cmd.Env, env...)
 	h.cmd.Stdout, h.cmd.Stderr = log, log
+	if change != nil {
+		change(h.cmd)
+	}
 	if err := serverNS.do(h.cmd.Start); err != nil {
 		t.Fatal(err)
 	}
@@ -99,10 +121,14 @@ func (h *house) ask(args ...string) (string, error) {
 	return serverNS.output(cmd)
 }
 
-// upgrade lets another process take over, and gives its id.
+// upgrade lets another process take over, and gives its id. While there are as
+// many older ones as there may be, it waits for one to end.
 func (h *house) upgrade(t *testing.T) int {
 	t.Helper()
 	out, err := h.ask("server", "upgrade")
+	for err != nil && strings.Contains(err.Error(), "8 older processes still hold sessions") {
+		out, err = h.ask("server", "upgrade")
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -282,7 +308,7 @@ func knock(stop <-chan struct{}) (knocks, refused int) {
 
 func TestUpgradesLoseNothing(t *testing.T) {
 	const upgrades = 20
-	h := newHouse(t)
+	h := newHouse(t, nil)
 	l := startLoad(t, atTarget(t), h.throughDoor, loadConfig{streams: 64, least: 64 << 10, ahead: 128 << 10, pace: 100 * time.Millisecond})
 	waitForBytes(t, l, 4<<20)
 	v := h.admitVisitors(t, 4)
@@ -300,10 +326,14 @@ func TestUpgradesLoseNothing(t *testing.T) {
 	first, last := h.cmd.Process.Pid, 0
 	began := time.Now()
 	for i := range upgrades {
-		if last = h.upgrade(t); i%4 == 3 {
-			h.link.End(wan.Reset) // sessions of both processes come back, to one
-			waitForBytes(t, l, 1<<20)
+		last = h.upgrade(t)
+		if i%5 != 4 {
+			continue
 		}
+		// The sessions of the first and the last process lose their carriers.
+		until(t, "the end of those between", func() bool { return len(h.status(t).Server.Older) == 1 })
+		h.link.End(wan.Reset)
+		waitForBytes(t, l, 1<<20)
 	}
 	t.Logf("%d upgrades in %v", upgrades, time.Since(began).Round(time.Millisecond))
 	s := h.status(t)
@@ -340,34 +370,27 @@ func (h *house) visitOnce(t *testing.T) error {
 }
 
 func TestUpgradeThatFailsChangesNothing(t *testing.T) {
-	h := newHouse(t)
+	h := newHouse(t, nil)
 	l := startLoad(t, atTarget(t), h.throughDoor, loadConfig{streams: 4, least: 64 << 10, ahead: 128 << 10})
 	before := h.status(t).PID
-	config := filepath.Join(h.serverDir, "server.toml")
-	good, err := os.ReadFile(config)
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := string(h.config(t))
 	for wrong, want := range map[string]string{
-		"alow = []\n":                       `adit: process [0-9]+: server\.toml:4:1: alow: unknown key\nhint: did you mean allow`,
+		"alow = []\n":                       `adit: process [0-9]+: server\.toml:5:1: alow: unknown key\nhint: did you mean allow`,
 		"listen = [\"192.0.2.1:8444\"]\n":   "adit: process [0-9]+: this machine has no address 192.0.2.1:8444",
 		"tls.cert = \"x\"\ntls.key = \"x\"": "adit: process [0-9]+: load certificate",
 	} {
-		text := append(bytes.Clone(good), wrong...)
 		if strings.HasPrefix(wrong, "listen") {
-			text = append([]byte(wrong), good[bytes.IndexByte(good, '\n')+1:]...)
-		}
-		if err := os.WriteFile(config, text, 0o600); err != nil {
-			t.Fatal(err)
+			_, rest, _ := strings.Cut(good, "\n") // its own
+			h.configure(t, wrong+rest)
+		} else {
+			h.configure(t, good+wrong)
 		}
 		_, err := h.ask("server", "upgrade")
 		if err == nil || !strings.Contains(err.Error(), "exit status 1") || !regexp.MustCompile(want).MatchString(err.Error()) {
 			t.Errorf("%q: upgrade gives %v; want %s", wrong, err, want)
 		}
 	}
-	if err := os.WriteFile(config, good, 0o600); err != nil {
-		t.Fatal(err)
-	}
+	h.configure(t, good)
 	if now := h.status(t).PID; now != before {
 		t.Errorf("process %d serves, want %d", now, before)
 	}
@@ -385,7 +408,7 @@ func TestUpgradeThatFailsChangesNothing(t *testing.T) {
 }
 
 func TestKilledServerLosesItsStreamsAndNoOthers(t *testing.T) {
-	h := newHouse(t)
+	h := newHouse(t, nil)
 	old := startLoad(t, atTarget(t), h.throughDoor, loadConfig{streams: 8, least: 64 << 10, ahead: 128 << 10})
 	waitForBytes(t, old, 1<<20)
 	first := h.cmd.Process.Pid
@@ -398,7 +421,7 @@ func TestKilledServerLosesItsStreamsAndNoOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	until(t, "the second process's end", func() bool { return !running(second) })
-	h.start(t)
+	h.start(t, nil)
 	back := time.Now()
 	if err := h.visitOnce(t); err != nil {
 		t.Error(err)
@@ -426,4 +449,107 @@ func TestKilledServerLosesItsStreamsAndNoOthers(t *testing.T) {
 		t.Fatal(err)
 	}
 	old.checkWhole(t)
+}
+
+func TestStoppedServerLeavesNoOlderOnesBehind(t *testing.T) {
+	h := newHouse(t, nil)
+	l := startLoad(t, atTarget(t), h.throughDoor, loadConfig{streams: 4, least: 64 << 10, ahead: 128 << 10})
+	waitForBytes(t, l, 1<<20)
+	first, second := h.cmd.Process.Pid, h.upgrade(t)
+	began := time.Now()
+	if err := unix.Kill(second, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the second process's end", func() bool { return !running(second) })
+	until(t, "the first process's end", func() bool { return !running(first) })
+	if took := time.Since(began); took < time.Second || took > 10*time.Second {
+		t.Errorf("they ended after %v", took)
+	}
+	if err := l.wait(20 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for i, s := range l.streams {
+		if app, target := s.resets(); !app || !target {
+			t.Errorf("stream %d: app sees a reset: %v, target: %v", i, app, target)
+		}
+	}
+}
+
+func TestSystemdFollowsTheServer(t *testing.T) {
+	// The test stands in for systemd: it has the listener, and is told things.
+	ln, err := serverNS.listen(":" + roadPort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	socket, err := ln.(*net.TCPListener).File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer socket.Close()
+	address := filepath.Join(t.TempDir(), "notify")
+	told, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: address, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer told.Close()
+	next := func() string {
+		t.Helper()
+		b := make([]byte, 256)
+		if err := told.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		n, err := told.Read(b)
+		if err != nil {
+			t.Fatalf("systemd is told nothing: %v", err)
+		}
+		return string(b[:n])
+	}
+
+	h := newHouse(t, func(cmd *exec.Cmd) {
+		cmd.ExtraFiles = []*os.File{socket}
+		cmd.Env = append(cmd.Env, "NOTIFY_SOCKET="+address, "LISTEN_FDS=1")
+		cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ exec "$0" "$@"`}, cmd.Args...)
+		cmd.Path = "/bin/sh"
+	})
+	if got := next(); got != "READY=1" {
+		t.Errorf("systemd is told %q", got)
+	}
+	if err := h.visitOnce(t); err != nil {
+		t.Error(err)
+	}
+	second := h.upgrade(t)
+	for _, want := range []string{fmt.Sprintf("MAINPID=%d", second), "READY=1"} {
+		if got := next(); got != want {
+			t.Errorf("systemd is told %q, want %q", got, want)
+		}
+	}
+	until(t, "the first process's end", func() bool { return !running(h.cmd.Process.Pid) })
+	if err := h.visitOnce(t); err != nil {
+		t.Error(err)
+	}
+	// It is a child of the same process as the first one.
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := bytes.Cut(stat, []byte(") "))
+	if parent := string(bytes.Fields(rest)[1]); parent != strconv.Itoa(os.Getpid()) {
+		t.Errorf("its parent is process %s, want %d", parent, os.Getpid())
+	}
+	if err := unix.Kill(second, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if got := next(); got != "STOPPING=1" {
+		t.Errorf("systemd is told %q", got)
+	}
+
+	// What systemd has and the config does not is a mistake in one of them.
+	until(t, "the second process's end", func() bool { return !running(second) })
+	h.configure(t, strings.Replace(string(h.config(t)), roadPort, "8445", 1))
+	cmd := command(t.Context(), shared.dir, "/bin/sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" "$@"`, shared.binary, "server", "run", "--dir", h.serverDir)
+	cmd.ExtraFiles = []*os.File{socket}
+	if _, err := serverNS.output(cmd); err == nil || !strings.Contains(err.Error(), "systemd passes on a listener on [::]:8444, which listen in server.toml does not name") {
+		t.Errorf("it ended with %v", err)
+	}
 }
