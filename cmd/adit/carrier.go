@@ -8,7 +8,6 @@ import (
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/tlslink"
-	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/tunnel"
 )
 
@@ -59,8 +58,13 @@ func dialServer(cfg remoteConfig) (client.Dialer, error) {
 	}, nil
 }
 
+// admitter judges arrivals, as a [server.Server] does.
+type admitter interface {
+	Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn))
+}
+
 // admitAt lets a server judge what arrives on TLS connections.
-func admitAt(s *server.Server) tlslink.Admit {
+func admitAt(s admitter) tlslink.Admit {
 	return func(ctx context.Context, a tlslink.Arrival) ([]byte, func(context.Context, net.Conn)) {
 		return s.Admit(ctx, tunnel.Arrival{
 			Opening:    a.Opening,

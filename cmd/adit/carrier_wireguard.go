@@ -7,7 +7,6 @@ import (
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/wglink"
-	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/tunnel"
 )
 
@@ -80,7 +79,7 @@ func dialCarriers(cfg remoteConfig, device *keys.Device) ([]client.Dialer, error
 }
 
 // admitWireGuard lets a server judge what arrives inside WireGuard.
-func admitWireGuard(s *server.Server) wglink.Admit {
+func admitWireGuard(s admitter) wglink.Admit {
 	return func(ctx context.Context, a wglink.Arrival) ([]byte, func(context.Context, net.Conn)) {
 		return s.Admit(ctx, tunnel.Arrival{
 			Opening:    a.Opening,

@@ -282,19 +282,24 @@ type passedArrival struct {
 	Channel    []byte           `json:"channel"`
 	Remote     netip.AddrPort   `json:"remote"`
 	Protection protectionReport `json:"protection"`
+	WireGuard  []byte           `json:"wireguard,omitempty"`
 }
 
 // maxArrival bounds one, in bytes.
 const maxArrival = 4 << 10
 
 func packArrival(a tunnel.Arrival) ([]byte, error) {
-	return json.Marshal(passedArrival{
+	p := passedArrival{
 		Opening:    a.Opening,
 		Server:     a.Place.Server[:],
 		Channel:    a.Place.Carrier[:],
 		Remote:     a.Remote,
 		Protection: reportProtection(a.Protection),
-	})
+	}
+	if a.WireGuard != [32]byte{} {
+		p.WireGuard = a.WireGuard[:]
+	}
+	return json.Marshal(p)
 }
 
 var errArrival = errors.New("not an arrival")
@@ -310,10 +315,18 @@ func unpackArrival(message []byte) (tunnel.Arrival, error) {
 	if len(p.Opening) != tunnel.OpeningSize || len(p.Server) != 32 || len(p.Channel) != 32 {
 		return tunnel.Arrival{}, errArrival
 	}
-	return tunnel.Arrival{
+	a := tunnel.Arrival{
 		Opening:    p.Opening,
 		Place:      tunnel.Place{Server: [32]byte(p.Server), Carrier: [32]byte(p.Channel)},
 		Remote:     p.Remote,
 		Protection: tunnel.Protection(p.Protection),
-	}, nil
+	}
+	switch len(p.WireGuard) {
+	case 0:
+	case 32:
+		a.WireGuard = [32]byte(p.WireGuard)
+	default:
+		return tunnel.Arrival{}, errArrival
+	}
+	return a, nil
 }

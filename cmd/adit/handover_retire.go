@@ -10,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/tunnel"
 )
 
@@ -158,17 +157,14 @@ func refused(answer []byte, with tunnel.Refusal) bool {
 	return errors.Is(err, with)
 }
 
-// admitDirect judges what this process's own listeners bring.
-func (p *serverProcess) admitDirect() tlslink.Admit {
-	admit := admitAt(p.server)
-	return func(ctx context.Context, a tlslink.Arrival) ([]byte, func(context.Context, net.Conn)) {
-		answer, serve := admit(ctx, a)
-		if p.succession.isLeaving() && refused(answer, tunnel.RefusedSession) {
-			// The successor may know it. The client comes again, and reaches that one.
-			return tunnel.RefusedBusy.Bytes(), nil
-		}
-		return answer, serve
+// Admit judges what this process's own listeners bring.
+func (p *serverProcess) Admit(ctx context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
+	answer, serve := p.server.Admit(ctx, a)
+	if p.succession.isLeaving() && refused(answer, tunnel.RefusedSession) {
+		// The successor may know it. The client comes again, and reaches that one.
+		return tunnel.RefusedBusy.Bytes(), nil
 	}
+	return answer, serve
 }
 
 // elsewhere asks older processes about a carrier, as long as nobody comes after

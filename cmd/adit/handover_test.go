@@ -25,12 +25,20 @@ func someArrival() tunnel.Arrival {
 		Opening:    make([]byte, tunnel.OpeningSize),
 		Place:      tunnel.Place{Server: [32]byte{1}, Carrier: [32]byte{2}},
 		Remote:     netip.MustParseAddrPort("[2001:db8::7]:4711"),
-		Protection: tunnel.Protection{Carrier: "tls", Version: "TLS 1.3", KeyExchange: "X25519MLKEM768"},
+		Protection: tunnel.Protection{Carrier: "tls", Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", KeyExchange: "X25519MLKEM768", Fingerprint: "go"},
+		WireGuard:  [32]byte{3},
 	}
 }
 
 func TestArrivalIsTheSameAfterItsWay(t *testing.T) {
 	a := someArrival()
+	for _, v := range []reflect.Value{reflect.ValueOf(a), reflect.ValueOf(a.Place), reflect.ValueOf(a.Protection)} {
+		for i := range v.NumField() {
+			if v.Field(i).IsZero() {
+				t.Errorf("the field %s proves nothing", v.Type().Field(i).Name)
+			}
+		}
+	}
 	message, err := packArrival(a)
 	if err != nil {
 		t.Fatal(err)
@@ -377,5 +385,16 @@ func TestDemoHasNoSuccessor(t *testing.T) {
 	p := &serverProcess{serverOptions: serverOptions{dir: t.TempDir()}, succession: newSuccession()}
 	if pid, err := p.upgrade(t.Context()); err == nil || !strings.Contains(err.Error(), "part of another program") {
 		t.Errorf("its successor is process %d, %v", pid, err)
+	}
+}
+
+func TestWhoLeavesSendsCarriersOfUnknownSessionsToTheNext(t *testing.T) {
+	p := &serverProcess{succession: newSuccession(), elders: &elders{}}
+	if answer, _ := p.elsewhere(t.Context(), someArrival()); answer != nil {
+		t.Errorf("nobody else is there, and the answer is %x", answer)
+	}
+	p.succession.setLeaving(true)
+	if answer, serve := p.elsewhere(t.Context(), someArrival()); !refused(answer, tunnel.RefusedSession) || serve != nil {
+		t.Errorf("the answer is %x", answer)
 	}
 }

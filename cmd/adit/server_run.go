@@ -179,7 +179,7 @@ func (p *serverProcess) process(a *admin) *process {
 		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
 	}
 	for _, ln := range p.listeners {
-		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, p.admitDirect()) })
+		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
 	}
 	return &process{
 		log:   p.log,

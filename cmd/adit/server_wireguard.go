@@ -61,7 +61,7 @@ func (p *serverProcess) serveWireGuard(ctx context.Context) error {
 		watched <- p.store.Watch(ctx, func() { p.knowPeers(ctx) })
 		cancel()
 	})
-	err = p.wireGuard.server.Serve(ctx, pc, admitWireGuard(p.server))
+	err = p.wireGuard.server.Serve(ctx, pc, admitWireGuard(p))
 	cancel()
 	return errors.Join(err, <-watched)
 }
