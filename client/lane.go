@@ -148,7 +148,7 @@ func (l *lane) keep(ctx context.Context) {
 			l.reattach(ctx, errand{ways: all})
 			continue
 		}
-		due, stop := improve.due(l.by())
+		due, stop := improve.due(l.client.ways, l.by())
 		select {
 		case <-changed:
 		case <-due:
@@ -157,6 +157,7 @@ func (l *lane) keep(ctx context.Context) {
 		case <-stirred:
 			stirred = l.client.stirs.next()
 			improve = better{at: time.Now()}
+			l.client.ways.forgive()
 			l.examine(ctx)
 		case <-l.Done():
 		}

@@ -2,7 +2,9 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -10,46 +12,78 @@ import (
 // When to try which way to the server.
 const (
 	headStart   = 300 * time.Millisecond // of a way before the next joins it
-	doubt       = time.Minute            // how long a way comes last whose carrier fell silent soon
+	doubtLeast  = time.Minute            // how long a way comes last whose carrier fell silent soon; longer each time
 	betterPause = 30 * time.Second       // before a better way is tried again, at first
-	betterMost  = 10 * time.Minute
+	betterMost  = 10 * time.Minute       // of both
 )
+
+// errDoubtful is why a way was not tried.
+var errDoubtful = errors.New("a better one fell silent soon after it was taken")
 
 // ways are the ways to the server, the best first.
 type ways struct {
 	dial []Dialer
 
-	mu       sync.Mutex
-	doubtful []time.Time // until when each is
+	mu     sync.Mutex
+	doubts []doubt // of each
+}
+
+// doubt is that of a way which begins well, and then carries nothing.
+type doubt struct {
+	until time.Time
+	last  time.Duration // how long it was the last time
 }
 
 func newWays(cfg Config) *ways {
 	dial := append(append([]Dialer(nil), cfg.Better...), cfg.Dial)
-	return &ways{dial: dial, doubtful: make([]time.Time, len(dial))}
+	return &ways{dial: dial, doubts: make([]doubt, len(dial))}
 }
 
-// order gives the first n ways in the order in which to try them.
-func (w *ways) order(n int) []int {
+// order gives the first n ways in the order in which to try them, and why the last
+// of them come last.
+func (w *ways) order(n int) (order []int, why []error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	var first, last []int
+	why = make([]error, n)
+	var last []int
 	for i := range n {
-		if time.Now().Before(w.doubtful[i]) {
+		if time.Now().Before(w.doubts[i].until) {
 			last = append(last, i)
+			why[i] = errDoubtful
 		} else {
-			first = append(first, i)
+			order = append(order, i)
 		}
 	}
-	return append(first, last...)
+	return append(order, last...), why
 }
 
 // fail notes that a carrier of a way fell silent although it had begun well.
+// Those that do so together, as all lanes', count as one.
 func (w *ways) fail(way int, lived time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if lived < doubt {
-		w.doubtful[way] = time.Now().Add(doubt)
+	d, now := &w.doubts[way], time.Now()
+	switch {
+	case lived >= max(d.last, doubtLeast):
+		*d = doubt{}
+	case !now.Before(d.until):
+		d.last = min(max(2*d.last, doubtLeast), betterMost)
+		d.until = now.Add(d.last)
 	}
+}
+
+// forgive ends all doubts: the network is another one.
+func (w *ways) forgive() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.doubts)
+}
+
+// hopeful says from when on one of the first n ways is not in doubt.
+func (w *ways) hopeful(n int) time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.MinFunc(w.doubts[:n], func(a, b doubt) int { return a.until.Compare(b.until) }).until
 }
 
 // reached is a carrier, the way it came, and why none of the better ones.
@@ -80,8 +114,7 @@ func (w *ways) race(ctx context.Context, n int) (reached, error) {
 			}
 		}
 	}()
-	order := w.order(n)
-	errs := make([]error, n)
+	order, errs := w.order(n)
 	next := time.NewTimer(0)
 	defer next.Stop()
 	for started, failed := 0, 0; ; {
@@ -132,7 +165,7 @@ type better struct {
 
 // due gives a channel that gets something when it is time; nil if the way in
 // use is the best.
-func (b *better) due(way int) (c <-chan time.Time, stop func() bool) {
+func (b *better) due(w *ways, way int) (c <-chan time.Time, stop func() bool) {
 	if way == 0 {
 		*b = better{}
 		return nil, func() bool { return true }
@@ -140,6 +173,9 @@ func (b *better) due(way int) (c <-chan time.Time, stop func() bool) {
 	if b.at.IsZero() {
 		b.last = min(max(2*b.last, betterPause), betterMost)
 		b.at = time.Now().Add(b.last)
+	}
+	if hopeful := w.hopeful(way); hopeful.After(b.at) {
+		b.at = hopeful
 	}
 	t := time.NewTimer(time.Until(b.at))
 	return t.C, t.Stop
