@@ -186,6 +186,16 @@ func (l *lane) passing() string {
 	return l.passed.Error()
 }
 
+// pass notes why the best so many ways have given no carrier, if the one in use
+// is of none of them.
+func (l *lane) pass(ways int, why error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if ways <= l.way {
+		l.passed = why
+	}
+}
+
 // distrust notes which way a carrier came that has fallen silent.
 func (l *lane) distrust() {
 	state, _ := l.State()

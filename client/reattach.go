@@ -85,6 +85,9 @@ func (l *lane) reattach(ctx context.Context, e errand) {
 			running = append(running, l.try(ctx, first, e.ways, &attempts, ended))
 			l.note(due, p.pause())
 		case a := <-ended:
+			if e.move && a.err != nil && !errors.Is(a.err, context.Canceled) {
+				l.pass(e.ways, a.err)
+			}
 			running = slices.DeleteFunc(running, func(b *attempt) bool { return a == b })
 			if l.failed(a.err, e.move, time.Since(state.Since)) {
 				return

@@ -151,3 +151,30 @@ func TestBetterWayIsTakenWhenItComesBack(t *testing.T) {
 		t.Errorf("status %+v", st)
 	}
 }
+
+// TestReasonIsToldOnceItIsKnown has a better way fail only after the other has
+// long been taken.
+func TestReasonIsToldOnceItIsKnown(t *testing.T) {
+	h := newHub(t, nil)
+	good := &road{hub: h, name: "good"}
+	var change atomic.Pointer[func(bool)]
+	dialled := false
+	c := start(t, h, func(cfg *client.Config) {
+		cfg.Better = []client.Dialer{func(ctx context.Context) (client.Carrier, error) {
+			if !dialled { // one dial at a time
+				dialled = true
+				<-ctx.Done()
+				return nil, ctx.Err()
+			}
+			return nil, io.ErrNoProgress
+		}}
+		cfg.Dial = good.dial
+		cfg.Network = func(ctx context.Context, changed func(bool)) { change.Store(&changed); <-ctx.Done() }
+	})
+	c.connect(t).Close()
+	(*change.Load())(false)
+	until(t, func() bool { return c.Status().Passed == io.ErrNoProgress.Error() })
+	if st := c.Status(); !st.Connected || st.Resumes != 0 {
+		t.Errorf("status %+v", st)
+	}
+}
