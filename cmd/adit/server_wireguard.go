@@ -56,9 +56,16 @@ func (p *serverProcess) serveWireGuard(ctx context.Context) error {
 	if err != nil || pc == nil {
 		return err
 	}
+	changed := make(chan struct{}, 1)
+	helpers.Go(func() { p.keepPeers(ctx, changed) })
 	watched := make(chan error, 1)
 	helpers.Go(func() {
-		watched <- p.store.Watch(ctx, func() { p.knowPeers(ctx) })
+		watched <- p.store.Watch(ctx, func() {
+			select {
+			case changed <- struct{}{}:
+			default: // it has not looked yet
+			}
+		})
 		cancel()
 	})
 	err = p.wireGuard.server.Serve(ctx, pc, admitWireGuard(p))
@@ -90,22 +97,47 @@ func (p *serverProcess) listenWireGuard(ctx context.Context) (net.PacketConn, er
 	}
 }
 
-// knowPeers lets in every device that is enrolled.
-func (p *serverProcess) knowPeers(ctx context.Context) {
-	devices, err := p.store.Devices(ctx, "")
-	if err != nil {
-		if ctx.Err() == nil {
-			p.log.Error("list devices", "error", err)
+// parting is how long a device that may not come any more is still answered:
+// until its session has ended, which takes a second, and it has been told why. It is let
+// in to nothing. Silence would make it wait, and its apps with it.
+const parting = 1500 * time.Millisecond
+
+// keepPeers lets in every device that is enrolled, and none else, until ctx ends.
+// It looks whenever something comes on changed.
+func (p *serverProcess) keepPeers(ctx context.Context, changed <-chan struct{}) {
+	var leave <-chan time.Time
+	for {
+		select {
+		case <-changed:
+			for _, key := range p.enrolled(ctx) {
+				if err := p.wireGuard.server.AddPeer(key); err != nil {
+					p.log.Error("let a device in by wireguard", "error", err)
+				}
+			}
+			if leave == nil { // or each change would put it off
+				leave = time.After(parting)
+			}
+		case <-leave:
+			leave = nil
+			// Whoever cannot be let in has been logged.
+			_ = p.wireGuard.server.SetPeers(p.enrolled(ctx))
+		case <-ctx.Done():
+			return
 		}
-		return
 	}
-	var peers [][32]byte
+}
+
+// enrolled gives the WireGuard keys of the devices that may come. If it cannot
+// be known, none may.
+func (p *serverProcess) enrolled(ctx context.Context) (peers [][32]byte) {
+	devices, err := p.store.Devices(ctx, "")
+	if err != nil && ctx.Err() == nil {
+		p.log.Error("list devices", "error", err)
+	}
 	for _, d := range devices {
 		if !d.Revoked && d.WireGuard != [32]byte{} {
 			peers = append(peers, d.WireGuard)
 		}
 	}
-	if err := p.wireGuard.server.SetPeers(peers); err != nil {
-		p.log.Error("let a device in by wireguard", "error", err)
-	}
+	return peers
 }
