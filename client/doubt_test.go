@@ -46,6 +46,19 @@ func TestWayThatHasWorkedForLongIsNotDoubted(t *testing.T) {
 	})
 }
 
+func TestWayThatFellSilentLastIsTriedLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := twoWays()
+		for i := range 6 {
+			w.fail(i%2, time.Second)
+			if order, _ := w.order(2); order[1] != i%2 {
+				t.Errorf("after way %d has fallen silent the order is %v", i%2, order)
+			}
+			time.Sleep(time.Second)
+		}
+	})
+}
+
 func TestDoubtfulWayIsNotTriedBeforeItsTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := twoWays()

@@ -30,8 +30,9 @@ type ways struct {
 
 // doubt is that of a way which begins well, and then carries nothing.
 type doubt struct {
-	until time.Time
-	last  time.Duration // how long it was the last time
+	until  time.Time
+	last   time.Duration // how long it was the last time
+	failed time.Time     // when a carrier fell silent last
 }
 
 func newWays(cfg Config) *ways {
@@ -40,7 +41,7 @@ func newWays(cfg Config) *ways {
 }
 
 // order gives the first n ways in the order in which to try them, and why the last
-// of them come last.
+// of them come last: the very last is the one that fell silent last.
 func (w *ways) order(n int) (order []int, why []error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -54,6 +55,7 @@ func (w *ways) order(n int) (order []int, why []error) {
 			order = append(order, i)
 		}
 	}
+	slices.SortStableFunc(last, func(a, b int) int { return w.doubts[a].failed.Compare(w.doubts[b].failed) })
 	return append(order, last...), why
 }
 
@@ -63,6 +65,7 @@ func (w *ways) fail(way int, lived time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	d, now := &w.doubts[way], time.Now()
+	d.failed = now
 	switch {
 	case lived >= max(d.last, doubtLeast):
 		*d = doubt{}
