@@ -63,7 +63,8 @@ func TestEveryCommandInTheREADMEWorks(t *testing.T) {
 const readerShell = `
 set -m -e -o pipefail
 exec 2>&1
-trap '{ set +v; } 2>/dev/null; kill $(jobs -p) 2>/dev/null || true; wait' EXIT
+server() { adit status --json --dir "$HOME/.config/adit/server" 2>/dev/null | sed -n 's/.*"pid": \([0-9]*\),/\1/p'; }
+trap '{ set +v; } 2>/dev/null; kill $(server) $(jobs -p) 2>/dev/null || true; wait' EXIT
 make() { [ "$1" = build ] || set -- -n "$@"; command make "$@"; }
 
 # started PATTERN: wait until the last background job has printed such a line
