@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -102,12 +103,21 @@ func serveTarget(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
+// freePorts takes ports below those that the system gives out, as it would give
+// them to somebody else meanwhile.
 func freePorts(ts *testscript.TestScript, _ bool, names []string) {
 	for _, name := range names {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		ts.Check(err)
-		ts.Setenv(name, ln.Addr().String())
-		ts.Check(ln.Close())
+		for tries := 1; ; tries++ {
+			ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 20_000+rand.IntN(10_000)))
+			if err == nil {
+				ts.Setenv(name, ln.Addr().String())
+				ts.Check(ln.Close())
+				break
+			}
+			if tries == 100 {
+				ts.Check(err)
+			}
+		}
 	}
 }
 
