@@ -233,8 +233,9 @@ type line struct {
 	listener net.Listener
 	running  sync.WaitGroup
 
-	mu    sync.Mutex
-	conns []*net.TCPConn
+	mu     sync.Mutex
+	conns  []*net.TCPConn
+	closed bool // nothing is carried
 }
 
 func startLine(t *testing.T, to string) *line {
@@ -266,9 +267,28 @@ func (l *line) carry(a *net.TCPConn, to string) {
 	b := c.(*net.TCPConn)
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		reset(a)
+		reset(b)
+		return
+	}
 	l.conns = append(l.conns, a, b)
 	l.running.Go(func() { io.Copy(a, b); a.CloseWrite() })
 	l.running.Go(func() { io.Copy(b, a); b.CloseWrite() })
+}
+
+// close cuts the line, and carries nothing until it is opened.
+func (l *line) close() {
+	l.mu.Lock()
+	l.closed = true
+	l.mu.Unlock()
+	l.cut()
+}
+
+func (l *line) open() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = false
 }
 
 // cut resets the connections there are. New ones are carried.
