@@ -26,6 +26,7 @@ type tunnel struct {
 	dial   func(ctx context.Context) (net.Conn, error)
 	accept func() (net.Conn, error)
 	close  func()
+	dialer *Dialer // nil in a stock tunnel
 }
 
 // stockTunnel is what comes with the WireGuard library.
@@ -87,6 +88,7 @@ func carrierTunnel(t testing.TB) tunnel {
 		},
 		accept: func() (net.Conn, error) { return <-conns, nil },
 		close:  e.stop,
+		dialer: d,
 	}
 }
 

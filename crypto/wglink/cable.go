@@ -3,6 +3,8 @@ package wglink
 import (
 	"os"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"golang.zx2c4.com/wireguard/conn"
 	"golang.zx2c4.com/wireguard/tun"
@@ -20,20 +22,29 @@ const (
 	// packetCost is what a packet without payload counts for.
 	packetCost = 256
 
-	// maxSegment is the largest TCP segment that passes between the stack and
-	// the cable. It is cut into packets, and made of packets, here.
-	maxSegment = 1 << 16
+	// maxJoined bounds what packets are joined to, and maxSegment what the stack
+	// may send to be cut. A segment that was lost in part costs the stack more
+	// than its parts would, so the latter is smaller.
+	maxJoined  = 1<<16 - 1
+	maxSegment = 16 << 10
+
+	// maxInside is how many packets may be inside WireGuard. It has queues of its
+	// own, which would take more than a client's memory. A packet that has not
+	// come out after insideFor never will: WireGuard had no keys for it.
+	maxInside = 512
+	insideFor = 5 * time.Millisecond
 
 	batch = conn.IdealBatchSize
 )
 
 // cable joins a TCP/IP stack and a WireGuard device: it is the network
 // interface of the one and the TUN device of the other. Packets pass in
-// batches, and TCP segments of up to 64 KiB pass whole on the stack's side, so
-// that what the stack does per packet is done per segment.
+// batches, and long TCP segments pass whole on the stack's side, so that what
+// the stack does per packet is done per segment.
 type cable struct {
 	mtu    int
 	events chan tun.Event
+	sent   *counter // of packets that WireGuard has sent
 
 	attached sync.RWMutex
 	stack    stack.NetworkDispatcher // nil before and after; guarded by attached
@@ -51,16 +62,35 @@ type cable struct {
 	taken []*stack.PacketBuffer
 	done  int // of taken
 	knife knife
+	lost  uint64 // packets that have not come out of WireGuard
 }
 
-func newCable(mtu int) *cable {
-	c := &cable{mtu: mtu, events: make(chan tun.Event)}
+// counter counts, and can be waited for.
+type counter struct {
+	n     atomic.Uint64
+	moved chan struct{} // has room for one
+}
+
+func newCounter() *counter { return &counter{moved: make(chan struct{}, 1)} }
+
+func (c *counter) add(n int) {
+	c.n.Add(uint64(n))
+	select {
+	case c.moved <- struct{}{}:
+	default:
+	}
+}
+
+// newCable makes a cable to a device that counts what it sends.
+func newCable(mtu int, sent *counter) *cable {
+	c := &cable{mtu: mtu, sent: sent, events: make(chan tun.Event)}
 	c.filled.L, c.room.L = &c.mu, &c.mu
 	return c
 }
 
 // Read is [tun.Device]'s: it gives what the stack sends, cut to size.
 func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
+	c.hold()
 	for n < len(bufs) {
 		if c.knife.idle() {
 			p := c.take(n == 0)
@@ -79,6 +109,24 @@ func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) 
 	defer c.mu.Unlock()
 	c.read += uint64(n)
 	return n, nil
+}
+
+// hold waits while there is too much inside WireGuard.
+func (c *cable) hold() {
+	for {
+		inside := int64(c.read - c.lost - c.sent.n.Load())
+		if inside < maxInside {
+			if inside < 0 { // something came out late
+				c.lost += uint64(inside)
+			}
+			return
+		}
+		select {
+		case <-c.sent.moved:
+		case <-time.After(insideFor):
+			c.lost = c.read - c.sent.n.Load()
+		}
+	}
 }
 
 // passed tells whether there is nothing on the way through the cable, and how

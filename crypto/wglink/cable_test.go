@@ -203,7 +203,7 @@ func FuzzJoinLosesNothing(f *testing.F) {
 }
 
 func TestFullCableMakesSendersWait(t *testing.T) {
-	c := newCable(1420)
+	c := newCable(1420, newCounter())
 	defer c.shut()
 	sent := make(chan int)
 	var sender sync.WaitGroup
@@ -245,6 +245,7 @@ func TestFullCableMakesSendersWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		got += n
+		c.sent.add(n)
 	}
 	if got != 100*15 {
 		t.Errorf("%d packets came out", got)
@@ -252,7 +253,7 @@ func TestFullCableMakesSendersWait(t *testing.T) {
 }
 
 func TestShutCableFreesWhoeverWaits(t *testing.T) {
-	c := newCable(1420)
+	c := newCable(1420, newCounter())
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		for {
@@ -266,7 +267,7 @@ func TestShutCableFreesWhoeverWaits(t *testing.T) {
 			}
 		}
 	})
-	empty := newCable(1420)
+	empty := newCable(1420, newCounter())
 	waiting.Go(func() {
 		if _, err := empty.Read([][]byte{make([]byte, 2000)}, make([]int, 1), 0); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("Read gives %v", err)

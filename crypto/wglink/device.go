@@ -39,7 +39,7 @@ type engine struct {
 // newEngine makes an engine that is up and knows no peer. It owns the UDP
 // socket, also when it fails. The fields of s are set.
 func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, log *slog.Logger) (*engine, error) {
-	c := newCable(mtu)
+	c := newCable(mtu, s.sent)
 	ip, err := newStack(c, address)
 	if err != nil {
 		s.discard()
@@ -72,7 +72,7 @@ func (e *engine) close() {
 // so it is looked for.
 func (e *engine) drain() {
 	for by := time.Now().Add(drainTimeout); time.Now().Before(by); time.Sleep(time.Millisecond) {
-		if n, all := e.cable.passed(); all && e.socket.sent.Load() >= n {
+		if n, all := e.cable.passed(); all && e.socket.sent.n.Load() >= n {
 			return
 		}
 	}

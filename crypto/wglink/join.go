@@ -95,7 +95,7 @@ func (r *run) begin(b []byte) bool {
 // extend adds a packet if it goes on where the run ends.
 func (r *run) extend(b []byte) bool {
 	more := len(b) - r.head
-	if r.over || more <= 0 || more > r.piece || r.size+more > maxSegment-1 {
+	if r.over || more <= 0 || more > r.piece || r.size+more > maxJoined {
 		return false
 	}
 	if ip, ok := tcpAt(b); !ok || ip != r.ip || !sameIP(b[:ip], r.first[:ip]) {

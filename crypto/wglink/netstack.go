@@ -57,8 +57,13 @@ func setUp(s *stack.Stack, c *cable, local netip.Addr) error {
 	}
 	s.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nic})
 
+	// SACK recovers as RFC 6675 says, without RACK (RFC 8985). In this version of
+	// the library RACK does not get over the end of slow start when a queue on
+	// the way overflows: over 100 and 200 Mbit/s with 50 ms round trip it fell to
+	// 2 Mbit/s for good, or until the connection timed out, where this makes 94 in
+	// a hundred of what the kernel's TCP does.
 	sack := tcpip.TCPSACKEnabled(true)
-	recovery := tcpip.TCPRACKLossDetection
+	recovery := tcpip.TCPRecovery(0)
 	cubic := tcpip.CongestionControlOption("cubic")
 	moderate := tcpip.TCPModerateReceiveBufferOption(true)
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)

@@ -65,7 +65,7 @@ type socket struct {
 	// aim is what the endpoint named "server" stands for.
 	aim atomic.Pointer[remotes]
 
-	sent atomic.Uint64 // packets; handshakes do not count
+	sent *counter // packets; handshakes do not count
 
 	mu     sync.Mutex
 	open   bool
@@ -83,7 +83,7 @@ func newSocket(udp *net.UDPConn) *socket {
 	// The kernel may allow less, which costs speed and nothing else.
 	_ = udp.SetReadBuffer(socketBuffer)
 	_ = udp.SetWriteBuffer(socketBuffer)
-	return &socket{udp: udp, io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
+	return &socket{udp: udp, sent: newCounter(), io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
 }
 
 // Open is [conn.Bind]'s. The port is what the socket has.
@@ -195,13 +195,13 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 }
 
 func (s *socket) count(messages [][]byte) {
-	var n uint64
+	n := 0
 	for _, m := range messages {
 		if m[0] == messageData && len(m) > keepaliveSize {
 			n++
 		}
 	}
-	s.sent.Add(n)
+	s.sent.add(n)
 }
 
 // SetMark is for routers.
