@@ -229,6 +229,13 @@ func (o *outbox) flush(limit time.Duration) {
 	}
 }
 
+// empty tells whether all that was put in has been taken out and written.
+func (o *outbox) empty() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.pending == nil && !o.writing
+}
+
 // flushed tells those who wait in flush. The caller holds mu.
 func (o *outbox) flushed() {
 	if o.drained != nil {

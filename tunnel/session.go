@@ -357,11 +357,25 @@ func (s *Session) Drain(ctx context.Context) error {
 	s.mu.Unlock()
 	select {
 	case <-idle:
-		return nil
+		return s.delivered(ctx)
 	case <-s.done:
 		return s.Err()
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	}
+}
+
+// delivered waits until the peer has all that the streams ended with. If it were
+// lost with a carrier, a session that is over could not send it again.
+func (s *Session) delivered(ctx context.Context) error {
+	if s.resumes == nil {
+		return nil
+	}
+	for {
+		s.out.flush(flushLimit)
+		if err := s.resumes.Settle(ctx); err != nil || s.out.empty() {
+			return err
+		}
 	}
 }
 

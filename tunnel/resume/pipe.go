@@ -18,6 +18,7 @@ package resume
 
 import (
 	"container/list"
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -191,6 +192,26 @@ func (p *Pipe) SetGrace(d time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.grace = d
+}
+
+// Settle waits until the peer has acknowledged all that was written, the pipe is
+// over, or ctx ends.
+func (p *Pipe) Settle(ctx context.Context) error {
+	wake := func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.moved.Broadcast()
+	}
+	defer context.AfterFunc(ctx, wake)()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for p.err == nil && ctx.Err() == nil && p.out.held > 0 {
+		p.moved.Wait()
+	}
+	if p.err != nil {
+		return p.err
+	}
+	return context.Cause(ctx)
 }
 
 // closeLimit is how long the last words of a pipe may take.
