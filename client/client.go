@@ -127,7 +127,7 @@ func (c *Client) Serve(ctx context.Context) error {
 		case final(err):
 			c.stop(err)
 			return err
-		case held > maxPause:
+		case held > maxPause || errors.Is(err, errDrained):
 			p = pace{}
 		}
 		wait := p.pause()
