@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"syscall"
+	"time"
 )
 
 // checkOwner refuses what others could read or change.
@@ -25,6 +26,10 @@ func checkOwner(path string, info fs.FileInfo) error {
 	return nil
 }
 
+// lockPatience is how long the lock is waited for: a process that was killed
+// has ended for whoever killed it a little before its files are closed.
+const lockPatience = time.Second
+
 // lockDir makes sure that at most one process runs in a directory. The kernel
 // lets go of the lock when the file is closed, by this process and by those that
 // it has given the file to, however they end.
@@ -33,7 +38,12 @@ func lockDir(dir string) (*os.File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("lock directory: %w", err)
 	}
-	if err := syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for began := time.Now(); errors.Is(err, syscall.EWOULDBLOCK) && time.Since(began) < lockPatience; {
+		time.Sleep(lockPatience / 50)
+		err = syscall.Flock(int(d.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		_ = d.Close() // nothing was written
 		if errors.Is(err, syscall.EWOULDBLOCK) {
 			return nil, errRunning(dir)

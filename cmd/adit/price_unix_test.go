@@ -29,7 +29,7 @@ func BenchmarkPriceOfResuming(b *testing.B) {
 }
 
 func benchmarkPrice(b *testing.B, streams int) {
-	volume, rounds := 1<<30, 9
+	volume, rounds := 1<<30, 15
 	if testing.Short() {
 		volume, rounds = 256<<20, 7
 	}
