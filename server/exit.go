@@ -19,6 +19,8 @@ const DefaultConnectTimeout = 15 * time.Second
 // [socks.Relay]; its fields do not change while it is in use. The zero Exit
 // reaches public addresses.
 type Exit struct {
+	socks.Unserved // but for CONNECT
+
 	Allow Allow
 
 	// Own are listeners that are never targets, whatever Allow says, so that

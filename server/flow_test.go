@@ -159,6 +159,7 @@ func TestFlowIsOnRecordWithoutItsTarget(t *testing.T) {
 
 // silent is a relay whose targets never answer.
 type silent struct {
+	socks.Unserved
 	begun chan struct{}
 	gone  chan error
 }

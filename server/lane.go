@@ -18,6 +18,7 @@ type lane struct {
 	number byte
 	log    *slog.Logger
 	tun    *tunnel.Session
+	caller *caller // makes the flows that the streams ask for
 
 	mu      sync.Mutex
 	arrival tunnel.Arrival // of the last carrier
@@ -32,6 +33,7 @@ func (s *session) newLane(number byte) *lane {
 	if number > 0 {
 		l.log = s.log.With("lane", number)
 	}
+	l.caller = newCaller(s.server, s.user.Name, l.log)
 	l.tun = tunnel.New(false, tunnel.Config{
 		Handle:  l.handle,
 		Streams: s.server.cfg.SessionStreams,

@@ -127,6 +127,7 @@ func expectText(c net.Conn, text string, end bool) error {
 
 // virtualChain is a [chain] without sockets.
 type virtualChain struct {
+	socks.Unserved
 	door    *memoryListener
 	targets *memoryListener
 }

@@ -32,6 +32,14 @@ func (e *liveExit) Connect(ctx context.Context, r socks.Request) (relay.Conn, so
 	return e.Load().Connect(ctx, r)
 }
 
+func (e *liveExit) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.Reply, error) {
+	return e.Load().Bind(ctx, r)
+}
+
+func (e *liveExit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
+	return e.Load().Associate(ctx, r, in)
+}
+
 // liveCertificate is a certificate that can be replaced.
 type liveCertificate struct {
 	atomic.Pointer[tls.Certificate]

@@ -31,3 +31,19 @@ func (c tcpConn) Reset() error {
 	_ = c.SetLinger(0)
 	return c.Close()
 }
+
+// watched is a conn that is told what was read from its socket past its Read.
+type watched interface {
+	Conn
+	DidRead(n int)
+}
+
+// Fail resets a conn for a reason, which a conn that has a method Fail learns.
+func Fail(c Conn, reason error) {
+	if f, ok := c.(interface{ Fail(reason error) }); ok {
+		f.Fail(reason)
+		return
+	}
+	// It fails if the conn is closed already.
+	_ = c.Reset()
+}

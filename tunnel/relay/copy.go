@@ -66,8 +66,8 @@ type copying struct {
 // fail resets both ends and keeps the first reason.
 func (c *copying) fail(err error) {
 	if c.err.CompareAndSwap(nil, &err) {
-		c.a.Reset()
-		c.b.Reset()
+		Fail(c.a.Conn, err)
+		Fail(c.b.Conn, err)
 	}
 }
 
@@ -199,6 +199,7 @@ type reader struct {
 	src   Conn
 	raw   *rawReader // nil if src is no plain socket
 	wait  waiter     // nil if src cannot wait without a buffer
+	watch watched    // nil if src does not ask
 	first []byte     // what a prefix left to deliver before all else
 	buf   *[]byte
 }
@@ -206,6 +207,7 @@ type reader struct {
 func newReader(src *end) *reader {
 	r := &reader{src: src.Conn, first: src.first, raw: newRawReader(src.Conn)}
 	r.wait, _ = r.src.(waiter)
+	r.watch, _ = r.src.(watched)
 	return r
 }
 
@@ -217,7 +219,11 @@ func (r *reader) next() ([]byte, error) {
 		return p, nil
 	}
 	if r.raw != nil {
-		return r.raw.next(&r.buf)
+		b, err := r.raw.next(&r.buf)
+		if len(b) > 0 && r.watch != nil {
+			r.watch.DidRead(len(b))
+		}
+		return b, err
 	}
 	if r.wait != nil {
 		r.release()

@@ -71,7 +71,7 @@ func TestDoorsWithoutPasswordStayAtHome(t *testing.T) {
 
 func TestServeRefusesWhatCheckRefuses(t *testing.T) {
 	ln := listen(t, "0.0.0.0:0")
-	if err := (&Door{Relay: never{t}}).Serve(t.Context(), ln); !errors.Is(err, errNotLocal) {
+	if err := (&Door{Relay: never{t: t}}).Serve(t.Context(), ln); !errors.Is(err, errNotLocal) {
 		t.Errorf("Serve: %v", err)
 	}
 	if _, err := net.Dial("tcp", ln.Addr().String()); err == nil {
@@ -98,7 +98,7 @@ func TestPasswordTakesOnlyTheOne(t *testing.T) {
 }
 
 func TestUnknownUsersTakeAsLongAsWrongPasswords(t *testing.T) {
-	d := &Door{Relay: never{t}}
+	d := &Door{Relay: never{t: t}}
 	d.Admission.Authenticate = Password("fred", strings.Repeat("s", 200))
 	measure := func(user, password string) time.Duration {
 		login := "\x05\x01\x02\x01" + string([]byte{byte(len(user))}) + user + string([]byte{byte(len(password))}) + password
@@ -121,7 +121,7 @@ func TestUnknownUsersTakeAsLongAsWrongPasswords(t *testing.T) {
 }
 
 func TestAuthenticateIsNotAskedAboutAbsurdPasswords(t *testing.T) {
-	d := &Door{Relay: never{t}}
+	d := &Door{Relay: never{t: t}}
 	d.Admission.Authenticate = func(_ context.Context, user, password string) bool {
 		t.Errorf("asked about a user with %d bytes and a password with %d", len(user), len(password))
 		return false

@@ -72,7 +72,7 @@ func TestDoorServesUnixSockets(t *testing.T) {
 }
 
 func TestAnswersToManyBytesArrive(t *testing.T) {
-	door := openDoor(t, &Door{Relay: never{t}})
+	door := openDoor(t, &Door{Relay: never{t: t}})
 	for sends, want := range map[string]string{
 		"\x05\x01\x00\x05\x02\x00\x01\x00\x00\x00\x00\x00\x00": "\x05\x00\x05\x07\x00\x01\x00\x00\x00\x00\x00\x00",
 		"\x05\x01\x09":                         "\x05\xff",
@@ -259,7 +259,7 @@ func TestAppsThatDawdleAreClosedInTime(t *testing.T) {
 		for _, reads := range []bool{true, false} {
 			synctest.Test(t, func(t *testing.T) {
 				near, far := newDuplex()
-				d := &Door{Relay: never{t}}
+				d := &Door{Relay: never{t: t}}
 				d.Admission.Authenticate = Password("fred", "secret")
 				ctx, cancel := context.WithCancel(t.Context())
 				var others sync.WaitGroup
@@ -357,7 +357,7 @@ func (l *shortListener) Close() error   { return nil }
 func TestDoorWaitsWhenThereAreNoFileDescriptors(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var log lines
-		d := &Door{Relay: never{t}, Log: slog.New(slog.NewTextHandler(&log, nil))}
+		d := &Door{Relay: never{t: t}, Log: slog.New(slog.NewTextHandler(&log, nil))}
 		d.Admission.Anyone = true
 		ln := &shortListener{fails: 12, err: exhausted[0]}
 		if err := d.Serve(t.Context(), ln); err != nil {
@@ -375,7 +375,7 @@ func TestDoorWaitsWhenThereAreNoFileDescriptors(t *testing.T) {
 }
 
 func TestServeFailsWithItsListener(t *testing.T) {
-	d := &Door{Relay: never{t}, Admission: Admission{Anyone: true}}
+	d := &Door{Relay: never{t: t}, Admission: Admission{Anyone: true}}
 	broken := errors.New("broken")
 	if err := d.Serve(t.Context(), &shortListener{fails: 1, err: broken}); !errors.Is(err, broken) {
 		t.Errorf("Serve: %v", err)

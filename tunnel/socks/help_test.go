@@ -138,7 +138,7 @@ func request5(t testing.TB, target string) string {
 }
 
 // direct is a relay that dials.
-type direct struct{}
+type direct struct{ Unserved }
 
 func (direct) Connect(ctx context.Context, r Request) (relay.Conn, Reply, error) {
 	var d net.Dialer
@@ -150,7 +150,10 @@ func (direct) Connect(ctx context.Context, r Request) (relay.Conn, Reply, error)
 }
 
 // never is a relay that must not be asked.
-type never struct{ t testing.TB }
+type never struct {
+	Unserved
+	t testing.TB
+}
 
 func (n never) Connect(_ context.Context, r Request) (relay.Conn, Reply, error) {
 	n.t.Errorf("the relay is asked for %v to %v", r.Dialect, r.Dst)
@@ -159,13 +162,14 @@ func (n never) Connect(_ context.Context, r Request) (relay.Conn, Reply, error) 
 
 // patient is a relay that connects when it is told to, and tells what happens.
 type patient struct {
+	Unserved
 	asked   chan Request
 	connect chan relay.Conn
 	gaveUp  chan error
 }
 
 func newPatient() *patient {
-	return &patient{make(chan Request, 1), make(chan relay.Conn, 1), make(chan error, 1)}
+	return &patient{asked: make(chan Request, 1), connect: make(chan relay.Conn, 1), gaveUp: make(chan error, 1)}
 }
 
 func (p *patient) Connect(ctx context.Context, r Request) (relay.Conn, Reply, error) {

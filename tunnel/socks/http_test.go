@@ -46,7 +46,7 @@ func basic(user, password string) string {
 }
 
 func TestWebPagesGetNothingRelayed(t *testing.T) {
-	door := openDoor(t, &Door{Relay: never{t}})
+	door := openDoor(t, &Door{Relay: never{t: t}})
 	smuggled := "CONNECT example.com:80 HTTP/1.1\r\n\r\n"
 	for _, request := range []string{
 		"GET / HTTP/1.1\r\nHost: 127.0.0.1:1080\r\n\r\n",
@@ -84,7 +84,7 @@ func TestWebPagesGetNothingRelayed(t *testing.T) {
 }
 
 func TestBadRequestsAreToldSo(t *testing.T) {
-	door := openDoor(t, &Door{Relay: never{t}})
+	door := openDoor(t, &Door{Relay: never{t: t}})
 	for request, want := range map[string]int{
 		"CONNECT example.com HTTP/1.1\r\n\r\n":                                                          400,
 		"CONNECT example.com: HTTP/1.1\r\n\r\n":                                                         400,
@@ -185,7 +185,7 @@ func TestAppsCanTryAgainAfter407(t *testing.T) {
 }
 
 func TestConnectionsEndAfterTooManyWrongPasswords(t *testing.T) {
-	d := &Door{Relay: never{t}}
+	d := &Door{Relay: never{t: t}}
 	d.Admission.Authenticate = Password("fred", "secret")
 	c := dial(t, openDoor(t, d))
 	r := bufio.NewReader(c)
@@ -427,7 +427,7 @@ func TestGuestsMayReadSlowly(t *testing.T) {
 }
 
 func TestStrangersDoNotKeepAConnectionBetweenRequests(t *testing.T) {
-	d := &Door{Relay: never{t}, HandshakeTimeout: 100 * time.Millisecond}
+	d := &Door{Relay: never{t: t}, HandshakeTimeout: 100 * time.Millisecond}
 	d.Admission.Authenticate = Password("fred", "secret")
 	c := dial(t, openDoor(t, d))
 	r := bufio.NewReader(c)

@@ -141,6 +141,7 @@ type outcome struct {
 
 // recorder is a relay that notes what it is asked for.
 type recorder struct {
+	Unserved
 	app     *script // nil if it comes over a real socket
 	fails   error
 	allowed func() bool // nil for always

@@ -23,6 +23,88 @@ type Relay interface {
 	// not bound the connection's life afterwards, which is the caller's, who
 	// closes it. On failure the error's [CodeOf] is what the app is told.
 	Connect(ctx context.Context, r Request) (relay.Conn, Reply, error)
+
+	// Bind opens a port at the exit for connections from r.Dst. The reply, which is
+	// the first of two, has its address. As with Connect, ctx bounds the opening
+	// only, and on failure the error's code is what the app is told.
+	Bind(ctx context.Context, r Request) (Binding, Reply, error)
+
+	// Associate opens a port at the exit for datagrams. The reply has its address,
+	// and in gets what comes back. r.Dst is where the app says that it will send
+	// from, which is nothing that the exit can use. ctx bounds the opening only.
+	Associate(ctx context.Context, r Request, in Inbox) (Association, Reply, error)
+}
+
+// Binding is a port at the exit that waits for connections. Its methods are safe
+// for concurrent use.
+type Binding interface {
+	// Accept waits for the next connection from a peer that the request allows.
+	// The reply, which is the second of two, has the peer's address.
+	Accept(ctx context.Context) (relay.Conn, Reply, error)
+
+	// Close closes the port. Connections that Accept has given go on.
+	Close() error
+}
+
+// Association is a port at the exit through which datagrams come and go. Its
+// methods are safe for concurrent use.
+type Association interface {
+	// Send sends datagrams, each to its address. It never waits, and keeps nothing of
+	// batch. Any of them may be lost; what is not allowed is.
+	Send(batch []Datagram)
+
+	// Done is closed when the association is over, and Close is called or not.
+	Done() <-chan struct{}
+
+	// Close ends the association, and returns when its [Inbox] gets nothing more.
+	Close() error
+}
+
+// Inbox takes what comes back to an [Association]. Its methods are not called
+// concurrently, must not wait, and keep nothing of what they are given.
+type Inbox interface {
+	// Deliver brings datagrams, each with the address that it comes from.
+	Deliver(batch []Datagram)
+
+	// Lost tells that a datagram did not arrive. Few who lose one say so.
+	Lost(l Loss)
+}
+
+// Datagram is one message between an app and a peer.
+type Datagram struct {
+	Addr    Addr // the peer's
+	Payload []byte
+}
+
+// Loss is what an ICMP message says about a datagram.
+type Loss struct {
+	To       netip.AddrPort // whom it was for
+	Reporter netip.Addr     // who says so; invalid if that is not known
+
+	// Code is NetworkUnreachable, HostUnreachable, TTLExpired, NotAllowed, or
+	// ConnectionRefused: nobody has that port. It is GeneralFailure if the datagram
+	// was too big.
+	Code Code
+	MTU  int // of the path, in bytes, if the datagram was too big
+}
+
+// Unserved is a [Relay] that serves nothing. A type that embeds it serves the commands
+// that it has methods for.
+type Unserved struct{}
+
+// Connect fails with [CommandNotSupported].
+func (Unserved) Connect(context.Context, Request) (relay.Conn, Reply, error) {
+	return nil, Reply{Code: CommandNotSupported}, CommandNotSupported
+}
+
+// Bind fails with [CommandNotSupported].
+func (Unserved) Bind(context.Context, Request) (Binding, Reply, error) {
+	return nil, Reply{Code: CommandNotSupported}, CommandNotSupported
+}
+
+// Associate fails with [CommandNotSupported].
+func (Unserved) Associate(context.Context, Request, Inbox) (Association, Reply, error) {
+	return nil, Reply{Code: CommandNotSupported}, CommandNotSupported
 }
 
 // Request is what an app asked for, whatever its dialect.

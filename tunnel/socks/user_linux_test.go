@@ -27,7 +27,7 @@ func TestDoorAdmitsProcessesOfItsOwnUser(t *testing.T) {
 
 func TestDoorRefusesOtherLocalUsers(t *testing.T) {
 	var log lines
-	door := openDoor(t, &Door{Relay: never{t}, Log: slog.New(slog.NewTextHandler(&log, nil))})
+	door := openDoor(t, &Door{Relay: never{t: t}, Log: slog.New(slog.NewTextHandler(&log, nil))})
 	_, all := start(t, "app "+door, anotherUser)
 	answers := all()
 	if len(answers) != len(askings) {

@@ -1,0 +1,99 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+
+	"github.com/adit-net/adit/tunnel/relay"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// caller is on whose behalf requests are carried out. It stands before
+// [Config.Relay] and is a [socks.Relay] itself: every flow passes it, whatever it
+// came in by.
+type caller struct {
+	server *Server
+	user   string
+	log    *slog.Logger
+
+	mu    sync.Mutex
+	flows map[*flow]struct{}
+	gone  error // why there are no more
+}
+
+func newCaller(s *Server, user string, log *slog.Logger) *caller {
+	return &caller{server: s, user: user, log: log, flows: make(map[*flow]struct{})}
+}
+
+var errUserStreams = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("the user has too many streams open")}
+
+// Connect connects to a target.
+func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
+	f, err := c.begin(ctx, r)
+	if err != nil {
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	conn, reply, err := c.server.cfg.Relay.Connect(ctx, f.request)
+	if err != nil {
+		f.refused(err)
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	watched, err := f.connected(conn)
+	if err != nil {
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	return watched, reply, nil
+}
+
+// Bind opens a port for connections.
+func (c *caller) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.Reply, error) {
+	return c.server.cfg.Relay.Bind(ctx, r)
+}
+
+// Associate opens a port for datagrams.
+func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
+	return c.server.cfg.Relay.Associate(ctx, r, in)
+}
+
+// begin counts a flow in, if its user may have one more. It ends by refused, or
+// with its conn.
+func (c *caller) begin(ctx context.Context, r socks.Request) (*flow, error) {
+	r.User = c.user
+	f := newFlow(ctx, c, r)
+	if !c.server.takeStream(c.user) {
+		f.note(errUserStreams)
+		return nil, errUserStreams
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gone != nil {
+		c.server.dropStream(c.user)
+		return nil, &socks.Error{Code: socks.NotAllowed, Err: c.gone}
+	}
+	c.flows[f] = struct{}{}
+	return f, nil
+}
+
+// leave counts a flow out.
+func (c *caller) leave(f *flow) {
+	c.mu.Lock()
+	delete(c.flows, f)
+	c.mu.Unlock()
+	c.server.dropStream(c.user)
+}
+
+// end breaks all flows, and lets no more begin.
+func (c *caller) end(reason error) {
+	c.mu.Lock()
+	c.gone = reason
+	flows := make([]*flow, 0, len(c.flows))
+	for f := range c.flows {
+		flows = append(flows, f)
+	}
+	c.mu.Unlock()
+	for _, f := range flows {
+		f.cut(reason)
+	}
+}

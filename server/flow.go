@@ -1,0 +1,148 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/relay"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// flow is one request, from its arrival to the end of what it asked for.
+type flow struct {
+	caller  *caller
+	request socks.Request
+	began   time.Time
+	debug   bool
+
+	up, down atomic.Int64
+	over     sync.Once
+
+	mu     sync.Mutex
+	cutter func(reason error) // set while there is something to cut
+	cutOff error              // why there must not be
+}
+
+func newFlow(ctx context.Context, c *caller, r socks.Request) *flow {
+	return &flow{caller: c, request: r, began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug)}
+}
+
+// cut breaks what the flow has, or is about to have.
+func (f *flow) cut(reason error) {
+	f.mu.Lock()
+	f.cutOff = reason
+	cut := f.cutter
+	f.mu.Unlock()
+	if cut != nil {
+		cut(reason)
+	}
+}
+
+// holds names what cut is to break, and tells why it must be broken at once if
+// that is so.
+func (f *flow) holds(cut func(error)) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.cutter = cut
+	return f.cutOff
+}
+
+// connected gives the conn through which the flow's bytes go; it ends with it.
+func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
+	w := &watchedConn{Conn: c, flow: f}
+	if reason := f.holds(w.Fail); reason != nil {
+		w.Fail(reason)
+		return nil, &socks.Error{Code: socks.NotAllowed, Err: reason}
+	}
+	return w, nil
+}
+
+// refused ends the flow before it had anything.
+func (f *flow) refused(err error) { f.end(err, socks.CodeOf(err)) }
+
+// end writes the flow's line, once, and counts it out.
+func (f *flow) end(err error, code socks.Code) {
+	f.over.Do(func() {
+		f.caller.leave(f)
+		f.write(err, code)
+	})
+}
+
+// note writes the line of a flow that was not counted in.
+func (f *flow) note(err error) { f.write(err, socks.CodeOf(err)) }
+
+func (f *flow) write(err error, code socks.Code) {
+	attrs := []any{
+		slog.Any("remote", f.request.Source),
+		slog.Int("code", int(code)),
+		slog.Int64("up", f.up.Load()),
+		slog.Int64("down", f.down.Load()),
+		slog.Duration("duration", time.Since(f.began).Round(time.Millisecond)),
+	}
+	if f.debug {
+		attrs = append(attrs, slog.String("target", f.request.Dst.String()))
+		if err != nil {
+			attrs = append(attrs, slog.Any("error", err))
+		}
+	}
+	f.caller.log.Info("flow ended", attrs...)
+}
+
+// watchedConn is a connection to a target that counts what passes, and tells its
+// flow when it ends and why.
+type watchedConn struct {
+	relay.Conn
+	flow *flow
+}
+
+var errCutOff = errors.New("connection reset")
+
+func (c *watchedConn) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	c.DidRead(n)
+	return n, err
+}
+
+// DidRead counts what was read without Read.
+func (c *watchedConn) DidRead(n int) { c.flow.down.Add(int64(n)) }
+
+func (c *watchedConn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.flow.up.Add(int64(n))
+	return n, err
+}
+
+// SyscallConn gives the socket, to whoever tells DidRead.
+func (c *watchedConn) SyscallConn() (syscall.RawConn, error) {
+	s, ok := c.Conn.(syscall.Conn)
+	if !ok {
+		return nil, errors.ErrUnsupported
+	}
+	return s.SyscallConn()
+}
+
+// Close ends the flow. Whoever closes before both directions have ended has
+// what came of it.
+func (c *watchedConn) Close() error {
+	err := c.Conn.Close()
+	c.flow.end(nil, socks.Succeeded)
+	return err
+}
+
+// Reset breaks the connection and ends the flow.
+func (c *watchedConn) Reset() error {
+	err := c.Conn.Reset()
+	c.flow.end(errCutOff, socks.Succeeded)
+	return err
+}
+
+// Fail is Reset for a reason.
+func (c *watchedConn) Fail(reason error) {
+	relay.Fail(c.Conn, reason)
+	c.flow.end(reason, socks.Succeeded)
+}
