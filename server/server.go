@@ -78,8 +78,9 @@ type Server struct {
 	sessions map[[16]byte]*session
 	devices  map[string]int // sessions by device key
 	streams  map[string]int // by user
-	grace    time.Duration  // as Config.Grace has it
-	closed   bool           // no session is admitted any more
+	visits   map[*Visit]struct{}
+	grace    time.Duration // as Config.Grace has it
+	closed   bool          // no session is admitted any more
 }
 
 // New gives a server. Nothing happens before Serve and Admit.
@@ -109,6 +110,7 @@ func New(cfg Config) *Server {
 		sessions: make(map[[16]byte]*session),
 		devices:  make(map[string]int),
 		streams:  make(map[string]int),
+		visits:   make(map[*Visit]struct{}),
 		grace:    cfg.Grace,
 	}
 }
@@ -130,6 +132,9 @@ func (s *Server) Serve(ctx context.Context) error {
 			sessions.Go(func() { l.run(ctx) })
 		case err := <-watched:
 			s.close()
+			for _, v := range s.allVisits() {
+				v.over(tunnel.RefusedBusy)
+			}
 			if err != nil {
 				s.endAll(func(*session) tunnel.Refusal { return tunnel.RefusedBusy })
 			}
@@ -396,8 +401,9 @@ func (s *Server) dropStream(user string) {
 	}
 }
 
-// review ends the sessions that would not be admitted any more.
+// review ends the sessions and visits that would not be admitted any more.
 func (s *Server) review(ctx context.Context) {
+	s.reviewVisits(ctx)
 	s.endAll(func(sess *session) tunnel.Refusal {
 		refusal := s.judge(ctx, sess)
 		if ctx.Err() != nil {

@@ -107,16 +107,33 @@ func (r *userRow) get() User {
 
 // Users gives all users by name.
 func (s *Store) Users(ctx context.Context) ([]User, error) {
-	users, err := collect(ctx, s.reads, "SELECT "+userColumns+" FROM users u ORDER BY u.name",
-		func(rows *sql.Rows) (User, error) {
-			var row userRow
-			err := rows.Scan(row.fields()...)
-			return row.get(), err
-		})
+	users, err := s.users(ctx, "true")
 	if err != nil {
 		return nil, fmt.Errorf("list users: %w", err)
 	}
 	return users, nil
+}
+
+func (s *Store) users(ctx context.Context, where string, args ...any) ([]User, error) {
+	return collect(ctx, s.reads, "SELECT "+userColumns+" FROM users u WHERE "+where+" ORDER BY u.name",
+		func(rows *sql.Rows) (User, error) {
+			var row userRow
+			err := rows.Scan(row.fields()...)
+			return row.get(), err
+		}, args...)
+}
+
+// User gives a user. Whether he is disabled is for the caller to judge. An
+// unknown one is [ErrUserUnknown].
+func (s *Store) User(ctx context.Context, name string) (User, error) {
+	all, err := s.users(ctx, "u.name = ?", name)
+	if err == nil && len(all) == 0 {
+		err = ErrUserUnknown
+	}
+	if err != nil {
+		return User{}, fmt.Errorf("look up user %q: %w", name, err)
+	}
+	return all[0], nil
 }
 
 // SetUserDisabled keeps a user and all its devices out, or lets them in again.

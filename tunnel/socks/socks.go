@@ -114,6 +114,7 @@ type Request struct {
 	Dialect Dialect
 	User    string         // who the app has proved to be at the door; empty where the door asks nobody
 	Source  netip.AddrPort // where the app's own connection comes from
+	Backlog int            // BIND: how many connections are accepted in all; 0 means one
 }
 
 // Reply is the answer to a [Request].
