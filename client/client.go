@@ -102,7 +102,7 @@ func New(cfg Config) *Client {
 const (
 	attachLimit = 20 * time.Second // of one attempt to reach it
 	maxStreams  = 1 << 16          // in one session, whatever it allows
-	maxRetired  = 4                // sessions that it drains; of more, the oldest ends
+	maxRetired  = 8                // sessions that it drains; of more, the oldest ends
 )
 
 // Why a client has no session, where the server has not said it.

@@ -233,7 +233,7 @@ func TestOnlyAFewDrainedSessionsAreKept(t *testing.T) {
 	h := newHub(t, nil)
 	c := start(t, h, nil)
 	var sessions []*hubSession
-	for range 6 {
+	for range 10 {
 		conn, _, err := c.Connect(t.Context(), target)
 		if err != nil {
 			t.Fatal(err)
@@ -243,7 +243,7 @@ func TestOnlyAFewDrainedSessionsAreKept(t *testing.T) {
 		sessions = append(sessions, s)
 		h.running.Go(func() { s.Drain(h.ctx) })
 	}
-	h.session(t) // the last of the six has been retired too
+	h.session(t) // the last of the ten has been retired too
 	receive(t, sessions[0].Done(), "the first session's end")
 	receive(t, sessions[1].Done(), "the second session's end")
 	for i, s := range sessions[2:] {

@@ -39,7 +39,7 @@ type Config struct {
 	Users *users.Store
 	Relay socks.Relay // carries out the requests; an [Exit]
 
-	Sessions       int // how many may be attached at once; 0 means DefaultSessions
+	Sessions       int // how many there may be at once, attached or not; 0 means DefaultSessions
 	SessionStreams int // how many streams each lane of one may have open; 0 means tunnel.DefaultStreams
 	UserStreams    int // how many the sessions of one user may have together; 0 means DefaultUserStreams
 

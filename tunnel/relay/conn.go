@@ -20,16 +20,28 @@ type Conn interface {
 	Reset() error
 }
 
-// TCP offers a TCP connection as a [Conn].
-func TCP(c *net.TCPConn) Conn { return tcpConn{c} }
+// TCP offers a TCP connection as a [Conn]. If the process dies before Close, the
+// peer sees a reset: the kernel closes what is left open, and has a linger time of
+// zero for it.
+func TCP(c *net.TCPConn) Conn {
+	// It fails if the socket is closed already, which all else says, too.
+	_ = c.SetLinger(0)
+	return tcpConn{c}
+}
 
 type tcpConn struct{ *net.TCPConn }
 
+// Close lets the kernel send what has been written.
+func (c tcpConn) Close() error {
+	_ = c.SetLinger(-1) // as in TCP
+	return c.TCPConn.Close()
+}
+
 // Reset makes the kernel send RST: a close with a linger time of zero.
 func (c tcpConn) Reset() error {
-	// The error says that the socket is closed already, and so does Close.
+	// Close may have been called already, and the socket still be in use.
 	_ = c.SetLinger(0)
-	return c.Close()
+	return c.TCPConn.Close()
 }
 
 // watched is a conn that is told what was read from its socket past its Read.

@@ -428,13 +428,12 @@ func TestKilledServerLosesItsStreamsAndNoOthers(t *testing.T) {
 	if took := time.Since(back); took > 2*time.Second {
 		t.Errorf("the first visit after the restart took %v", took)
 	}
-	// The target's end is the kernel's work: a process that is killed cannot reset.
 	if err := young.wait(10 * time.Second); err != nil {
 		t.Fatal(err)
 	}
 	for i, s := range young.streams {
-		if app, _ := s.resets(); !app {
-			t.Errorf("the app of stream %d sees no reset, but %v", i, s.down.got.err)
+		if app, target := s.resets(); !app || !target {
+			t.Errorf("stream %d: app sees a reset: %v (%v), target: %v (%v)", i, app, s.down.got.err, target, s.up.got.err)
 		}
 	}
 
