@@ -160,12 +160,16 @@ func (g *guest) connect(ctx context.Context, r Request) (relay.Conn, Reply, erro
 }
 
 // answer encodes a reply in the app's dialect.
-type answer func(c Code, bound netip.AddrPort) []byte
+type answer func(Reply) []byte
 
 // carry carries out a request of SOCKS 4 or 5 and relays until both directions
 // have ended.
 func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
-	if r.Command != Connect {
+	switch r.Command {
+	case Connect:
+	case Bind:
+		return a.bind(ctx, g, r, answer)
+	default:
 		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not served", r.Command)}, answer)
 	}
 	a.conn.SetDeadline(time.Time{})
@@ -177,21 +181,47 @@ func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) err
 	if err != nil {
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	}
-	a.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
-	if _, err := a.conn.Write(answer(Succeeded, reply.Bound)); err != nil {
+	return a.join(ctx, target, answer(Succeeded, reply.Bound))
+}
+
+// join gives an app its last answer, and relays between it and whom it wants to
+// talk to.
+func (a *app) join(ctx context.Context, target relay.Conn, answer []byte) error {
+	if err := a.tell(answer); err != nil {
 		target.Reset()
-		return fmt.Errorf("answer: %w", err)
+		return err
 	}
-	a.conn.SetWriteDeadline(time.Time{})
 	conn := relay.WithPrefix(a.conn, readAhead(a.in))
 	a.in = nil // its buffer is not needed while the connection lasts
 	return relay.Copy(ctx, conn, target).Err
 }
 
-// connect asks the relay, and gives up with errGone if the app does. It reads
+// tell sends an answer that is good.
+func (a *app) tell(answer []byte) error {
+	a.conn.SetWriteDeadline(time.Now().Add(answerTimeout))
+	if _, err := a.conn.Write(answer); err != nil {
+		return fmt.Errorf("answer: %w", err)
+	}
+	return a.conn.SetWriteDeadline(time.Time{})
+}
+
+// connect asks the relay, and gives up with errGone if the app does.
+func (a *app) connect(ctx context.Context, g *guest, r Request) (target relay.Conn, reply Reply, err error) {
+	gone := a.attend(ctx, func(ctx context.Context) { target, reply, err = g.connect(ctx, r) })
+	if gone == nil {
+		return target, reply, err
+	}
+	if err == nil {
+		target.Reset()
+	}
+	return nil, Reply{}, gone
+}
+
+// attend calls ask with a context that ends when the app goes. The error is errGone
+// if it has. It reads
 // ahead meanwhile, for there is no other way to notice. An end that follows data is no
 // farewell: the app has said all that it wants to say and waits for a reply.
-func (a *app) connect(ctx context.Context, g *guest, r Request) (relay.Conn, Reply, error) {
+func (a *app) attend(ctx context.Context, ask func(context.Context)) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
 	var watch sync.WaitGroup
@@ -208,17 +238,14 @@ func (a *app) connect(ctx context.Context, g *guest, r Request) (relay.Conn, Rep
 			return
 		}
 	})
-	target, reply, err := g.connect(ctx, r)
+	ask(ctx)
 	a.conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
 	watch.Wait()
 	a.conn.SetReadDeadline(time.Time{})
 	if gone := context.Cause(ctx); errors.Is(gone, errGone) {
-		if err == nil {
-			target.Reset()
-		}
-		return nil, Reply{}, gone
+		return gone
 	}
-	return target, reply, err
+	return nil
 }
 
 // readAhead takes what was read and not used.
@@ -230,7 +257,7 @@ func readAhead(in *bufio.Reader) []byte {
 // refuse tells the app why it gets nothing, if there is a code for it.
 func (a *app) refuse(err error, answer answer) error {
 	if e, ok := errors.AsType[*Error](err); ok {
-		a.dismiss(answer(e.Code, netip.AddrPort{}))
+		a.dismiss(answer(Reply{Code: e.Code}))
 	}
 	return err
 }

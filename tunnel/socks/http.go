@@ -11,7 +11,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/netip"
 	"strconv"
 	"time"
 )
@@ -240,7 +239,8 @@ func (p *proxy) leave(w http.ResponseWriter) error {
 }
 
 // answerConnect gives the whole response to CONNECT.
-func answerConnect(c Code, _ netip.AddrPort) []byte {
+func answerConnect(r Reply) []byte {
+	c := r.Code
 	if c == Succeeded {
 		return []byte("HTTP/1.1 200 Connection established\r\n\r\n")
 	}

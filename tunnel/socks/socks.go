@@ -24,8 +24,10 @@ type Relay interface {
 	// closes it. On failure the error's [CodeOf] is what the app is told.
 	Connect(ctx context.Context, r Request) (relay.Conn, Reply, error)
 
-	// Bind opens a port at the exit for connections from r.Dst. The reply, which is
-	// the first of two, has its address. As with Connect, ctx bounds the opening
+	// Bind opens a port at the exit for connections from the host of r.Dst, or from
+	// anybody if that is the unspecified address or none. Only then its port counts:
+	// it is the one to open, if that can be had. The reply, which is
+	// the first of two, has the port's address. As with Connect, ctx bounds the opening
 	// only, and on failure the error's code is what the app is told.
 	Bind(ctx context.Context, r Request) (Binding, Reply, error)
 
@@ -38,8 +40,11 @@ type Relay interface {
 // Binding is a port at the exit that waits for connections. Its methods are safe
 // for concurrent use.
 type Binding interface {
-	// Accept waits for the next connection from a peer that the request allows.
-	// The reply, which is the second of two, has the peer's address.
+	// Accept waits for the next connection from a peer that the request allows; the
+	// first one is the only one unless the reply grants a backlog. When ctx ends it
+	// gives up, and can be called again.
+	// The reply, which is the second of two, has the peer's address. The error's code is
+	// TimedOut if the port was open for as long as it may be, and no peer has come.
 	Accept(ctx context.Context) (relay.Conn, Reply, error)
 
 	// Close closes the port. Connections that Accept has given go on.
@@ -114,13 +119,22 @@ type Request struct {
 	Dialect Dialect
 	User    string         // who the app has proved to be at the door; empty where the door asks nobody
 	Source  netip.AddrPort // where the app's own connection comes from
-	Backlog int            // BIND: how many connections are accepted in all; 0 means one
+	Backlog int            // BIND: how many connections may wait to be accepted; 0: there is one only, and then the port closes
+
+	// Initial is what the app has said to the target already, at most [MaxInitialData6]
+	// bytes. They go there first of all, as soon as there is a connection.
+	Initial []byte
+
+	// Stack is what the app asks of the protocols on the way to the target. It is a
+	// wish: see [Reply].
+	Stack []StackOption6
 }
 
 // Reply is the answer to a [Request].
 type Reply struct {
 	Code  Code
 	Bound netip.AddrPort // the address at the exit; zero where it is not known
+	Stack []StackOption6 // what was really done of [Request.Stack]; what is missing was not
 }
 
 // Command is a SOCKS command, by its number in SOCKS 5 and 6.

@@ -32,6 +32,9 @@ func (a *app) socks4(ctx context.Context) error {
 	if g == nil {
 		return a.refuse(errPassword4, answer4)
 	}
+	if r.Command == Bind {
+		return a.carry(ctx, g, r, answerBind4)
+	}
 	return a.carry(ctx, g, r, answer4)
 }
 
@@ -92,8 +95,19 @@ func noEOF(err error) error {
 
 // answer4 gives the 8 bytes of a reply. Those after the code mean nothing after
 // CONNECT.
-func answer4(c Code, _ netip.AddrPort) []byte {
-	return []byte{0, c.socks4(), 0, 0, 0, 0, 0, 0}
+func answer4(r Reply) []byte {
+	return []byte{0, r.Code.socks4(), 0, 0, 0, 0, 0, 0}
+}
+
+// answerBind4 gives the 8 bytes of a reply to BIND. An address that is not of
+// IPv4 is left out.
+func answerBind4(c Code, bound netip.AddrPort) []byte {
+	b := answer4(c, bound)
+	binary.BigEndian.PutUint16(b[2:], bound.Port())
+	if ip := bound.Addr().Unmap(); ip.Is4() {
+		copy(b[4:], ip.AsSlice())
+	}
+	return b
 }
 
 // socks4 is the code in SOCKS 4, which knows no more than yes and no.

@@ -197,15 +197,15 @@ func readAddr5(in *bufio.Reader, kind byte) (Addr, error) {
 
 // answer5 gives a reply with an address in bytes, never a name: some apps read
 // a fixed number of bytes before they look at any.
-func answer5(c Code, bound netip.AddrPort) []byte {
-	ip, port, kind := bound.Addr().Unmap(), bound.Port(), byte(typeIPv4in5)
+func answer5(r Reply) []byte {
+	ip, port, kind := r.Bound.Addr().Unmap(), r.Bound.Port(), byte(typeIPv4in5)
 	switch {
 	case !ip.IsValid():
 		ip, port = netip.IPv4Unspecified(), 0
 	case ip.Is6():
 		kind = typeIPv6in5
 	}
-	b := append(make([]byte, 0, 22), version5, c.socks5(), 0, kind)
+	b := append(make([]byte, 0, 22), version5, r.Code.socks5(), 0, kind)
 	b = append(b, ip.AsSlice()...)
 	return binary.BigEndian.AppendUint16(b, port)
 }

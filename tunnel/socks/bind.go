@@ -1,0 +1,58 @@
+package socks
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/relay"
+)
+
+var errSix = errors.New("the exit's port has an IPv6 address, which SOCKS 4 cannot tell")
+
+// bind carries out a BIND of SOCKS 4 or 5: it answers once there is a port at the
+// exit, and again when a peer has come, who is relayed to from then on. How long
+// there is a port to wait at is for the exit to say.
+func (a *app) bind(ctx context.Context, g *guest, r Request, answer answer) error {
+	a.conn.SetDeadline(time.Time{})
+	a.door.Log.Debug("app asks for a port", "app", a.source, "dialect", r.Dialect, "peer", r.Dst)
+	var peer relay.Conn
+	var reply Reply
+	var err error
+	gone := a.attend(ctx, func(ctx context.Context) { peer, reply, err = a.await(ctx, g, r, answer) })
+	switch {
+	case gone != nil && err == nil:
+		peer.Reset()
+		return gone
+	case gone != nil:
+		return gone
+	case err != nil:
+		return a.refuse(&Error{CodeOf(err), err}, answer)
+	}
+	return a.join(ctx, peer, answer(Succeeded, reply.Bound))
+}
+
+// await gives the first answer, and the peer who comes after that. If there is an
+// error, the app has not heard of it.
+func (a *app) await(ctx context.Context, g *guest, r Request, answer answer) (relay.Conn, Reply, error) {
+	binding, reply, err := g.bind(ctx, r)
+	if err != nil {
+		return nil, Reply{}, err
+	}
+	defer binding.Close()
+	if four := r.Dialect == SOCKS4 || r.Dialect == SOCKS4a; four && reply.Bound.Addr().Unmap().Is6() {
+		return nil, Reply{}, &Error{AddressNotSupported, errSix}
+	}
+	if err := a.tell(answer(Succeeded, reply.Bound)); err != nil {
+		return nil, Reply{}, fmt.Errorf("%w: %w", errGone, err)
+	}
+	return binding.Accept(ctx)
+}
+
+func (g *guest) bind(ctx context.Context, r Request) (Binding, Reply, error) {
+	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+	defer cancel()
+	r.User, r.Source = g.user, g.source
+	return g.relay.Bind(ctx, r)
+}
