@@ -181,7 +181,7 @@ func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) err
 	if err != nil {
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	}
-	return a.join(ctx, target, answer(Succeeded, reply.Bound))
+	return a.join(ctx, target, answer(reply))
 }
 
 // join gives an app its last answer, and relays between it and whom it wants to
@@ -217,10 +217,10 @@ func (a *app) connect(ctx context.Context, g *guest, r Request) (target relay.Co
 	return nil, Reply{}, gone
 }
 
-// attend calls ask with a context that ends when the app goes. The error is errGone
-// if it has. It reads
-// ahead meanwhile, for there is no other way to notice. An end that follows data is no
-// farewell: the app has said all that it wants to say and waits for a reply.
+// attend calls ask with a context that ends when the app goes, and fails with
+// errGone if it has. It reads ahead meanwhile, for there is no other way to notice.
+// An end that follows data is no farewell: the app has said all that it wants to say
+// and waits for a reply.
 func (a *app) attend(ctx context.Context, ask func(context.Context)) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)

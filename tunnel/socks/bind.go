@@ -30,7 +30,7 @@ func (a *app) bind(ctx context.Context, g *guest, r Request, answer answer) erro
 	case err != nil:
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	}
-	return a.join(ctx, peer, answer(Succeeded, reply.Bound))
+	return a.join(ctx, peer, answer(reply))
 }
 
 // await gives the first answer, and the peer who comes after that. If there is an
@@ -44,7 +44,7 @@ func (a *app) await(ctx context.Context, g *guest, r Request, answer answer) (re
 	if four := r.Dialect == SOCKS4 || r.Dialect == SOCKS4a; four && reply.Bound.Addr().Unmap().Is6() {
 		return nil, Reply{}, &Error{AddressNotSupported, errSix}
 	}
-	if err := a.tell(answer(Succeeded, reply.Bound)); err != nil {
+	if err := a.tell(answer(reply)); err != nil {
 		return nil, Reply{}, fmt.Errorf("%w: %w", errGone, err)
 	}
 	return binding.Accept(ctx)

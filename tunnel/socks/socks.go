@@ -119,7 +119,6 @@ type Request struct {
 	Dialect Dialect
 	User    string         // who the app has proved to be at the door; empty where the door asks nobody
 	Source  netip.AddrPort // where the app's own connection comes from
-	Backlog int            // BIND: how many connections may wait to be accepted; 0: there is one only, and then the port closes
 
 	// Initial is what the app has said to the target already, at most [MaxInitialData6]
 	// bytes. They go there first of all, as soon as there is a connection.
@@ -130,11 +129,27 @@ type Request struct {
 	Stack []StackOption6
 }
 
+// Backlog is how many connections a BIND lets wait to be accepted. 0: there is one
+// only, and then the port closes.
+func (r Request) Backlog() int { return backlog(r.Stack) }
+
 // Reply is the answer to a [Request].
 type Reply struct {
 	Code  Code
 	Bound netip.AddrPort // the address at the exit; zero where it is not known
 	Stack []StackOption6 // what was really done of [Request.Stack]; what is missing was not
+}
+
+// Backlog is what was granted of the request's.
+func (r Reply) Backlog() int { return backlog(r.Stack) }
+
+func backlog(options []StackOption6) int {
+	for _, o := range options {
+		if o.Kind == StackBacklog6 {
+			return int(o.Value)
+		}
+	}
+	return 0
 }
 
 // Command is a SOCKS command, by its number in SOCKS 5 and 6.

@@ -101,10 +101,10 @@ func answer4(r Reply) []byte {
 
 // answerBind4 gives the 8 bytes of a reply to BIND. An address that is not of
 // IPv4 is left out.
-func answerBind4(c Code, bound netip.AddrPort) []byte {
-	b := answer4(c, bound)
-	binary.BigEndian.PutUint16(b[2:], bound.Port())
-	if ip := bound.Addr().Unmap(); ip.Is4() {
+func answerBind4(r Reply) []byte {
+	b := answer4(r)
+	binary.BigEndian.PutUint16(b[2:], r.Bound.Port())
+	if ip := r.Bound.Addr().Unmap(); ip.Is4() {
 		copy(b[4:], ip.AsSlice())
 	}
 	return b
