@@ -6,6 +6,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -28,8 +29,9 @@ var (
 
 // Device is one of a user's devices, known by its public key.
 type Device struct {
-	Key       ed25519.PublicKey
-	WireGuard [32]byte // X25519 public key; zeros: none
+	Key       ed25519.PublicKey // a guest's is its WireGuard key instead
+	WireGuard [32]byte          // X25519 public key; zeros: none
+	Address   netip.Addr        // a guest's inside WireGuard, IPv4; invalid: it is no guest
 	User      string
 	Name      string // for people; a user's devices may share one
 	Created   time.Time
@@ -40,24 +42,28 @@ type Device struct {
 // ID gives the device's short name.
 func (d Device) ID() keys.ID { return keys.IDOf(d.Key) }
 
-const deviceColumns = "d.key, d.wireguard, d.user, d.name, d.created, d.seen, d.revoked"
+const deviceColumns = "d.key, d.wireguard, d.address, d.user, d.name, d.created, d.seen, d.revoked"
 
 // deviceRow is a row of deviceColumns.
 type deviceRow struct {
 	device         Device
 	key, wireguard []byte
+	address        sql.Null[uint32]
 	created, seen  int64
 }
 
 func (r *deviceRow) fields() []any {
 	d := &r.device
-	return []any{&r.key, &r.wireguard, &d.User, &d.Name, &r.created, &r.seen, &d.Revoked}
+	return []any{&r.key, &r.wireguard, &r.address, &d.User, &d.Name, &r.created, &r.seen, &d.Revoked}
 }
 
 func (r *deviceRow) get() Device {
 	d := r.device
 	d.Key, d.Created, d.LastSeen = r.key, instant(r.created), instant(r.seen)
 	copy(d.WireGuard[:], r.wireguard)
+	if r.address.Valid {
+		d.Address = numbered(r.address.V)
+	}
 	return d
 }
 

@@ -43,16 +43,10 @@ func (s *Store) invite(ctx context.Context, tx *sql.Tx, user string, token keys.
 	if err := s.purge(ctx, tx); err != nil {
 		return err
 	}
-	var disabled bool
-	err := tx.QueryRowContext(ctx, "SELECT disabled FROM users WHERE name = ?", user).Scan(&disabled)
-	switch {
-	case errors.Is(err, sql.ErrNoRows):
-		return ErrUserUnknown
-	case err != nil:
+	if err := enabled(ctx, tx, user); err != nil {
 		return err
-	case disabled:
-		return ErrUserDisabled
-	case !expires.After(s.now()):
+	}
+	if !expires.After(s.now()) {
 		return errors.New("it would have expired already: give a later time")
 	}
 	if err := s.room(ctx, tx, "invites"); err != nil {

@@ -178,6 +178,21 @@ func (s *Store) RemoveUser(ctx context.Context, name string) error {
 	return nil
 }
 
+// enabled tells whether there is a user, and whether he may come.
+func enabled(ctx context.Context, tx *sql.Tx, user string) error {
+	var disabled bool
+	err := tx.QueryRowContext(ctx, "SELECT disabled FROM users WHERE name = ?", user).Scan(&disabled)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return ErrUserUnknown
+	case err != nil:
+		return err
+	case disabled:
+		return ErrUserDisabled
+	}
+	return nil
+}
+
 // affected counts the rows that a statement has changed.
 func affected(r sql.Result, err error) (int64, error) {
 	if err != nil {

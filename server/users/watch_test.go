@@ -65,6 +65,10 @@ func TestWatchNoticesEveryKindOfChange(t *testing.T) {
 	}{
 		{"a new user", func() error { return other.AddUser(ctx, "anna", "staff") }},
 		{"a new device", func() error { joined(t, other, "anna", "laptop"); return nil }},
+		{"a new guest", func() error { added(t, other, "anna", "phone"); return nil }},
+		{"a guest that has another address", func() error {
+			return statement(other, "UPDATE devices SET address = address + 1 WHERE address IS NOT NULL")(ctx)
+		}},
 		{"a revoked device", func() error { return other.RevokeDevice(ctx, "anna/laptop") }},
 		{"a disabled user", func() error { return other.SetUserDisabled(ctx, "anna", true) }},
 		{"a grace", func() error { return other.SetUserGrace(ctx, "anna", new(time.Minute)) }},
