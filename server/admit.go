@@ -31,8 +31,8 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		}
 		return nil, nil
 	}
-	if a.WireGuard != [32]byte{} && a.WireGuard != device.WireGuard {
-		return nil, nil // it came through another device's door
+	if device.Guest() || a.WireGuard != [32]byte{} && a.WireGuard != device.WireGuard {
+		return nil, nil // it is one that has no sessions, or came through another device's door
 	}
 	c := &coming{Hello: *opening.Hello, arrival: a}
 	refusal := standing(device, user)

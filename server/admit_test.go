@@ -325,3 +325,27 @@ func TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine(t *testing.T) {
 		}
 	}
 }
+
+// A guest's key is one of WireGuard. Somebody may have had one enrolled that is a
+// device's key in truth.
+func TestGuestGetsNoSession(t *testing.T) {
+	h := newHouse(t, nil)
+	key := h.newKey()
+	guest, err := h.store.AddGuest(t.Context(), "anna", "phone", [32]byte(key.Public()), netip.MustParsePrefix("10.83.0.0/16"))
+	h.must(err)
+	if answer, serve := h.hello(key); answer != nil || serve != nil {
+		t.Errorf("its HELLO is answered: %x", answer)
+	}
+	arrival := tunnel.Arrival{Opening: tunnel.Hello{Epoch: 1}.Sign(key, here), Place: here, WireGuard: guest.WireGuard}
+	if answer, serve := h.Admit(t.Context(), arrival); answer != nil || serve != nil {
+		t.Errorf("inside WireGuard its HELLO is answered: %x", answer)
+	}
+	v, err := h.Visit(t.Context(), Visitor{Device: guest.Key})
+	if err != nil {
+		t.Fatalf("it may not visit: %v", err)
+	}
+	defer v.Close()
+	if v.User() != "anna" {
+		t.Errorf("it visits as %q", v.User())
+	}
+}
