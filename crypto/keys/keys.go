@@ -2,9 +2,9 @@
 // by which a device knows its server, and the invites by which a server gets
 // to know a device.
 //
-// No private key ever leaves the machine that made it. Everything here that is
-// secret prints as a placeholder, whatever the verb, so that a careless log
-// line gives nothing away.
+// No private key ever leaves the machine that made it, but for those of
+// [NewWireGuardKey]. Everything here that is secret prints as a placeholder,
+// whatever the verb, so that a careless log line gives nothing away.
 package keys
 
 import (

@@ -3,6 +3,7 @@ package keys
 import (
 	"crypto/ecdh"
 	"crypto/hkdf"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
@@ -18,11 +19,26 @@ func newWireGuardKey(key *ecdh.PrivateKey) WireGuardKey {
 	return WireGuardKey{private: [32]byte(key.Bytes()), public: [32]byte(key.PublicKey().Bytes())}
 }
 
+// NewWireGuardKey makes a key for somebody who has no adit to make his own. It is
+// the one private key here that is handed out, and whoever makes it forgets it.
+func NewWireGuardKey() (WireGuardKey, error) {
+	var scalar [32]byte
+	_, _ = rand.Read(scalar[:]) // it never fails
+	// WireGuard's tools write scalars down as RFC 7748 section 5 decodes them.
+	scalar[0] &= 248
+	scalar[31] = scalar[31]&127 | 64
+	key, err := ecdh.X25519().NewPrivateKey(scalar[:])
+	if err != nil {
+		return WireGuardKey{}, fmt.Errorf("make wireguard key: %w", err)
+	}
+	return newWireGuardKey(key), nil
+}
+
 // Public gives the public half.
 func (k WireGuardKey) Public() [32]byte { return k.public }
 
-// Reveal gives the private half, for the code that does the handshake and for
-// nobody else.
+// Reveal gives the private half, for the code that does the handshake, or that
+// hands the key to whom it was made for, and for nobody else.
 func (k WireGuardKey) Reveal() [32]byte { return k.private }
 
 // IsZero tells whether k is no key at all.

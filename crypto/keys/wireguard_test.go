@@ -37,13 +37,32 @@ func TestServerHasOneWireGuardKeyForEver(t *testing.T) {
 	}
 }
 
+func TestKeyThatIsHandedOutIsAsWireGuardsToolsMakeIt(t *testing.T) {
+	seen := make(map[[32]byte]bool)
+	for range 100 {
+		key, err := NewWireGuardKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		private := key.Reveal()
+		if private[0]&7 != 0 || private[31]&0xc0 != 0x40 || seen[private] {
+			t.Fatalf("its first byte is %#x and its last %#x, or there was such a key", private[0], private[31])
+		}
+		seen[private] = true
+	}
+}
+
 func TestWireGuardKeysHaveTwoHalves(t *testing.T) {
 	d := newDevice(t)
 	server, err := newServerKey(t).WireGuard()
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, key := range []WireGuardKey{d.WireGuard(), server} {
+	handed, err := NewWireGuardKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, key := range []WireGuardKey{d.WireGuard(), server, handed} {
 		private := key.Reveal()
 		half, err := ecdh.X25519().NewPrivateKey(private[:])
 		if err != nil {
