@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"os"
 	"strconv"
@@ -47,10 +48,11 @@ type tlsConfig struct {
 	Key  string `toml:"key"`
 }
 
-// wireGuardConfig says where the server takes carriers over WireGuard.
+// wireGuardConfig says where the server takes carriers over WireGuard, and guests.
 type wireGuardConfig struct {
-	Listen string `toml:"listen"` // empty: nowhere
-	MTU    int    `toml:"mtu"`
+	Listen  string `toml:"listen"` // empty: nowhere
+	MTU     int    `toml:"mtu"`
+	Network string `toml:"network"` // of guests, IPv4
 }
 
 func (c wireGuardConfig) validate(report func(key, what, todo string)) {
@@ -60,6 +62,31 @@ func (c wireGuardConfig) validate(report func(key, what, todo string)) {
 	if c.MTU < 1280 || c.MTU > 9000 {
 		report("wireguard.mtu", strconv.Itoa(c.MTU)+" is out of range", "write a number from 1280 to 9000")
 	}
+	if what := badNetwork(c.Network); what != "" {
+		report("wireguard.network", strconv.Quote(c.Network)+" "+what, `write a part of 10.0.0.0/8 or another private network: "`+defaultNetwork+`"`)
+	}
+}
+
+// defaultNetwork is one that few people have at home or at work.
+const defaultNetwork = "10.83.0.0/16"
+
+// badNetwork says why guests cannot have their addresses in a network, or "".
+func badNetwork(text string) string {
+	network, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil || !network.Addr().Is4():
+		return "is no IPv4 network"
+	case network != network.Masked():
+		return "is no network, but an address in " + network.Masked().String()
+	case network.Bits() > 30:
+		return "has no room for a guest"
+	}
+	for _, private := range []string{"10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10"} {
+		if p := netip.MustParsePrefix(private); p.Contains(network.Addr()) && p.Bits() <= network.Bits() {
+			return ""
+		}
+	}
+	return "is not private"
 }
 
 type limitsConfig struct {
@@ -76,7 +103,7 @@ func defaultServerConfig() serverConfig {
 		Allow:     []string{},
 		Drain:     duration{30 * time.Second},
 		Grace:     duration{server.DefaultGrace},
-		WireGuard: wireGuardConfig{MTU: 1420},
+		WireGuard: wireGuardConfig{MTU: 1420, Network: defaultNetwork},
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -115,6 +116,10 @@ func complaints(err error) []string {
 	return lines
 }
 
+func badNetworkLine(line int, network, what string) string {
+	return fmt.Sprintf(`c:%d:1: wireguard.network: %q %s | write a part of 10.0.0.0/8 or another private network: "10.83.0.0/16"`, line, network, what)
+}
+
 func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 	tests := []struct {
 		name string
@@ -150,6 +155,12 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 		{"too little replay memory", "[limits]\nreplay_memory_mib = 15", []string{`c:2:1: limits.replay_memory_mib: 15 is out of range | write a number from 16 to 65536`}},
 		{"too much replay memory", "[limits]\nreplay_memory_mib = 65537", []string{`c:2:1: limits.replay_memory_mib: 65537 is out of range | write a number from 16 to 65536`}},
 		{"two sites", "[site]\ndir = \"/\"\nproxy = \"http://[::1]/\"", []string{`c:1:2: site: dir and proxy exclude each other | keep one of them`}},
+		{"network of guests that is none", "[wireguard]\nnetwork = \"10.83\"", []string{badNetworkLine(2, "10.83", "is no IPv4 network")}},
+		{"network of guests in IPv6", "wireguard.network = \"fd00::/64\"", []string{badNetworkLine(1, "fd00::/64", "is no IPv4 network")}},
+		{"network of guests with an address", "wireguard.network = \"10.83.0.1/16\"", []string{badNetworkLine(1, "10.83.0.1/16", "is no network, but an address in 10.83.0.0/16")}},
+		{"network of guests that is too small", "wireguard.network = \"10.83.0.0/31\"", []string{badNetworkLine(1, "10.83.0.0/31", "has no room for a guest")}},
+		{"network of guests that is public", "wireguard.network = \"192.0.2.0/24\"", []string{badNetworkLine(1, "192.0.2.0/24", "is not private")}},
+		{"network of guests that is partly public", "wireguard.network = \"192.168.0.0/15\"", []string{badNetworkLine(1, "192.168.0.0/15", "is not private")}},
 		{"unknown level", "log.level = \"loud\"", []string{`c:1:1: log.level: unknown level "loud" | known are: debug, info, warn, error`}},
 	}
 	for _, test := range tests {

@@ -13,7 +13,7 @@ import (
 )
 
 func newDevice(e env) *cobra.Command {
-	return group("device", "List and revoke the devices that have joined", "",
+	return group("device", "List and revoke the devices that may come", "",
 		newDeviceList(e), newDeviceRevoke())
 }
 
@@ -23,6 +23,7 @@ func newDeviceList(e env) *cobra.Command {
 	c := &cobra.Command{
 		Use:   "list",
 		Short: "List devices",
+		Long:  "List devices. Those that run no adit have an address inside WireGuard.",
 		Args:  exactly(),
 		RunE: func(c *cobra.Command, _ []string) error {
 			return withStore(c.Context(), &d, func(ctx context.Context, s *users.Store) error {
@@ -31,13 +32,17 @@ func newDeviceList(e env) *cobra.Command {
 					return userHint(err, user)
 				}
 				w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "DEVICE\tUSER\tNAME\tSTATE\tJOINED\tLAST SEEN")
+				fmt.Fprintln(w, "DEVICE\tUSER\tNAME\tSTATE\tJOINED\tLAST SEEN\tGUEST AT")
 				for _, d := range all {
 					state := "enrolled"
 					if d.Revoked {
 						state = "revoked"
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", d.ID(), d.User, d.Name, state, day(d.Created), ago(d.LastSeen))
+					guest := "-"
+					if d.Guest() {
+						guest = d.Address.String()
+					}
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", d.ID(), d.User, d.Name, state, day(d.Created), ago(d.LastSeen), guest)
 				}
 				return w.Flush()
 			})

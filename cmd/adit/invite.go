@@ -16,23 +16,36 @@ import (
 
 const inviteHelp = `Make an invite: a link that enrols one device of a user, once. On a terminal it
 comes with a QR code; on a pipe it comes alone. Whoever has the link can enrol,
-so send it as you would send a password.`
+so send it as you would send a password.
+
+With --wireguard it lets in a device that runs no adit: it prints a configuration
+for wg-quick or, as a QR code, for the WireGuard app of a phone. The key in it is
+made for this one print and kept nowhere. An app that makes its own key shows
+the public half, and --public-key takes that.`
 
 func newInvite(e env) *cobra.Command {
 	d := dirFlag{kind: serverKind}
-	order := inviteOrder{}
+	var (
+		order inviteOrder
+		guest guestOrder
+		plain bool // WireGuard
+	)
 	c := &cobra.Command{
 		Use:     "invite NAME",
 		Short:   "Make a link that enrols one device of a user",
 		Long:    inviteHelp,
-		Example: "  adit invite alice\n  adit invite alice --ttl 1h | ssh laptop adit join -",
+		Example: "  adit invite alice\n  adit invite alice --ttl 1h | ssh laptop adit join -\n  adit invite alice --wireguard --name phone",
 		Args:    exactly("NAME"),
+		PreRunE: func(c *cobra.Command, _ []string) error { return checkInviteFlags(c, plain) },
 		RunE: func(c *cobra.Command, args []string) error {
 			dir, err := d.open()
 			if err != nil {
 				return err
 			}
-			order.user = args[0]
+			order.user, guest.user = args[0], args[0]
+			if plain {
+				return inviteGuest(c.Context(), e, dir, guest)
+			}
 			uri, err := makeInvite(c.Context(), dir, order)
 			if err != nil {
 				return err
@@ -43,7 +56,24 @@ func newInvite(e env) *cobra.Command {
 	d.add(c)
 	c.Flags().DurationVar(&order.ttl, "ttl", 24*time.Hour, "how long the invite is good for")
 	c.Flags().StringSliceVar(&order.groups, "group", nil, "put the user into a `group` when the device joins; may be repeated")
+	c.Flags().BoolVar(&plain, "wireguard", false, "let in a device that has WireGuard and runs no adit")
+	c.Flags().StringVar(&guest.name, "name", "phone", "what to call that device")
+	c.Flags().StringVar(&guest.publicKey, "public-key", "", "the `key` that it has made, in base64")
 	return c
+}
+
+// checkInviteFlags refuses flags that would do nothing.
+func checkInviteFlags(c *cobra.Command, plain bool) error {
+	idle, because := []string{"name", "public-key"}, "goes with --wireguard alone"
+	if plain {
+		idle, because = []string{"ttl", "group"}, "does not go with --wireguard, which enrols the device at once"
+	}
+	for _, name := range idle {
+		if c.Flags().Changed(name) {
+			return hint(usageError{fmt.Errorf("--%s %s", name, because)}, "see %s --help", c.CommandPath())
+		}
+	}
+	return nil
 }
 
 type inviteOrder struct {

@@ -135,7 +135,7 @@ func (p *serverProcess) enrolled(ctx context.Context) (peers [][32]byte) {
 		p.log.Error("list devices", "error", err)
 	}
 	for _, d := range devices {
-		if !d.Revoked && d.WireGuard != [32]byte{} {
+		if !d.Revoked && !d.Guest() && d.WireGuard != [32]byte{} {
 			peers = append(peers, d.WireGuard)
 		}
 	}

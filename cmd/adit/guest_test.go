@@ -1,0 +1,101 @@
+package main
+
+import (
+	"bytes"
+	"encoding/base64"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/adit-net/adit/server/users"
+)
+
+// newGuestDir makes a server's directory with a user, alice.
+func newGuestDir(t *testing.T) string {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "server")
+	cfg := defaultServerConfig()
+	cfg.Name, cfg.WireGuard.Listen = "vpn.example.org", ":51820"
+	if _, err := initServer(t.Context(), dir, cfg); err != nil {
+		t.Fatal(err)
+	}
+	store, err := users.Open(t.Context(), filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	if err := store.AddUser(t.Context(), "alice"); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+func TestPrivateKeyOfAGuestIsPrintedOnceAndKeptNowhere(t *testing.T) {
+	dir := newGuestDir(t)
+	in, err := enrolGuest(t.Context(), dir, guestOrder{user: "alice", name: "phone"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	private := in.private.Reveal()
+	text := base64.StdEncoding.EncodeToString(private[:])
+	if n := strings.Count(in.config(), text); n != 1 {
+		t.Errorf("the configuration has it %d times:\n%s", n, in.config())
+	}
+	public := in.private.Public()
+	found := false
+	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if bytes.Contains(b, private[:]) || bytes.Contains(b, []byte(text)) {
+			t.Errorf("%s has it", path)
+		}
+		found = found || bytes.Contains(b, public[:])
+		return err
+	})
+	if err != nil || !found {
+		t.Errorf("the public key is nowhere, or: %v", err)
+	}
+}
+
+func TestConfigurationFitsOnATerminalAsAQRCode(t *testing.T) {
+	in, err := enrolGuest(t.Context(), newGuestDir(t), guestOrder{user: "alice", name: "phone"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in.endpoint = strings.Repeat("long.", 10) + "example.org:51820"
+	code, err := qrText(in.config(), 80)
+	if err != nil || code == "" {
+		t.Errorf("it does not, or: %v", err)
+	}
+}
+
+func TestAddressesOfGuestsAreInTheNetworkOfTheirServer(t *testing.T) {
+	network, err := newGuestNetwork(wireGuardConfig{Network: "10.83.0.0/16"}, [32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := newGuestNetwork(wireGuardConfig{Network: "10.83.0.0/16"}, [32]byte{2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if network.ip6 == other.ip6 || !network.ip6.Addr().IsPrivate() || network.ip6.Bits() != 64 || network.ip6 != network.ip6.Masked() {
+		t.Errorf("the IPv6 networks of two servers are %s and %s", network.ip6, other.ip6)
+	}
+	seen := network.server()
+	for _, text := range []string{"10.83.0.2", "10.83.0.3", "10.83.1.2", "10.83.255.254"} {
+		for _, a := range network.of(users.Device{Address: netip.MustParseAddr(text)}) {
+			if slices.Contains(seen, a) || !network.ip4.Contains(a) && !network.ip6.Contains(a) {
+				t.Errorf("a guest has %s, others %v", a, seen)
+			}
+			seen = append(seen, a)
+		}
+	}
+	if seen[0] != netip.MustParseAddr("10.83.0.1") || seen[1] != network.ip6.Addr().Next() || seen[2] != netip.MustParseAddr("10.83.0.2") {
+		t.Errorf("addresses are %v", seen)
+	}
+}
