@@ -19,7 +19,7 @@ const DefaultConnectTimeout = 15 * time.Second
 // [socks.Relay]; its fields do not change while it is in use. The zero Exit
 // reaches public addresses.
 type Exit struct {
-	socks.Unserved // but for CONNECT
+	socks.Unserved // but for CONNECT and BIND
 
 	Allow Allow
 
@@ -31,7 +31,12 @@ type Exit struct {
 
 	Resolver Resolver      // nil means net.DefaultResolver
 	Timeout  time.Duration // for look-up and connection together; 0 means DefaultConnectTimeout
+
+	Binds Binds // for peers who come in
 }
+
+// keepAlive finds out within two minutes that a target or peer is gone.
+var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
 // Connect connects to a target by the first of its addresses that answers.
 func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
@@ -61,9 +66,7 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 // judged again that the socket is about to connect to.
 func (e *Exit) dial(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
 	d := net.Dialer{
-		// A target that is gone is found out within two minutes. TCP_NODELAY is
-		// Go's default.
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4},
+		KeepAliveConfig: keepAlive, // TCP_NODELAY is Go's default
 		Control: func(_, address string, _ syscall.RawConn) error {
 			dialled, err := netip.ParseAddrPort(address)
 			if err != nil {
