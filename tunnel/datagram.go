@@ -7,50 +7,39 @@ import (
 	"github.com/adit-net/adit/tunnel/resume"
 )
 
-// MaxDatagramFlow is the highest number that a flow of datagrams may have.
-const MaxDatagramFlow = 1<<30 - 1
+// Datagram is a datagram to be sent: a head and a body, one behind the other. It
+// begins with the number of its flow, see [AppendFlow].
+type Datagram = resume.Datagram
 
-// ErrDatagramSize says that a datagram is too long.
+// ErrDatagramSize says that a datagram is empty or too long.
 var ErrDatagramSize = resume.ErrDatagramSize
 
-// SendDatagram sends a copy of b to the peer, for one flow. It never waits, and
-// may be lost: when the session has no carrier, when the carrier breaks, and when it takes them too
-// slowly; then the oldest go first. Flow numbers below 64 cost one byte, below 16,384 two, all
-// others four.
-func (s *Session) SendDatagram(flow uint32, b []byte) error {
+// SendDatagrams sends datagrams to the peer, and keeps nothing of batch. It never waits,
+// and any may be lost: when the session has no carrier, when the carrier breaks, and when it
+// takes them too slowly; then the oldest go first.
+func (s *Session) SendDatagrams(batch []Datagram) error {
 	if s.resumes == nil {
 		return errFixedPipe
 	}
-	if flow > MaxDatagramFlow {
-		return violation("datagram flow %d", flow)
-	}
-	var head [4]byte
-	return s.resumes.SendDatagram(appendFlow(head[:0], flow), b)
+	return s.resumes.SendDatagrams(batch)
 }
 
-// ReceiveDatagram waits for a datagram of the peer's, and gives its flow number,
-// which the peer has chosen. If nobody waits, datagrams queue, and the oldest are dropped. Only one
-// goroutine may call it at a time.
-func (s *Session) ReceiveDatagram(ctx context.Context) (flow uint32, b []byte, err error) {
+// ReceiveDatagrams waits for datagrams of the peer's and gives some, at most as many
+// as into has room for. They last until the next call. If nobody waits, datagrams queue, and the
+// oldest are dropped. Only one goroutine may call it at a time.
+func (s *Session) ReceiveDatagrams(ctx context.Context, into [][]byte) (int, error) {
 	if s.resumes == nil {
-		return 0, nil, errFixedPipe
+		return 0, errFixedPipe
 	}
-	b, err = s.resumes.ReceiveDatagram(ctx)
-	if err != nil {
-		return 0, nil, err
-	}
-	flow, n := takeFlow(b)
-	if n == 0 {
-		err := violation("datagram without a flow number")
-		s.fail(err)
-		return 0, nil, err
-	}
-	return flow, b[n:], nil
+	return s.resumes.ReceiveDatagrams(ctx, into)
 }
 
-// appendFlow appends a flow number as a variable-length integer (RFC 9000
+// MaxDatagramFlow is the highest number that a flow of datagrams may have.
+const MaxDatagramFlow = 1<<30 - 1
+
+// AppendFlow appends a flow number, of at most [MaxDatagramFlow], as a variable-length integer (RFC 9000
 // section 16) of at most four bytes.
-func appendFlow(b []byte, flow uint32) []byte {
+func AppendFlow(b []byte, flow uint32) []byte {
 	switch {
 	case flow < 1<<6:
 		return append(b, byte(flow))
@@ -60,9 +49,9 @@ func appendFlow(b []byte, flow uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, flow|2<<30)
 }
 
-// takeFlow reads what appendFlow has written, and says how many bytes it is; 0
+// TakeFlow reads what AppendFlow has written, and says how many bytes it is; 0
 // if b does not begin with such a number.
-func takeFlow(b []byte) (flow uint32, n int) {
+func TakeFlow(b []byte) (flow uint32, n int) {
 	switch {
 	case len(b) >= 1 && b[0]>>6 == 0:
 		return uint32(b[0]), 1

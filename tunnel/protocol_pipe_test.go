@@ -167,10 +167,12 @@ func (e *end) play(v vector) {
 		synctest.Wait()
 		e.same(v, e.got.Next(e.got.Len()))
 	case v.does == "datagram":
-		e.SendDatagram(appendFlow(nil, uint32(v.n)), v.bytes)
+		e.SendDatagrams([]Datagram{{Head: AppendFlow(nil, uint32(v.n)), Body: v.bytes}})
 	case v.does == "takes":
-		b, err := e.ReceiveDatagram(e.t.Context())
-		flow, n := takeFlow(b)
+		var one [1][]byte
+		_, err := e.ReceiveDatagrams(e.t.Context(), one[:])
+		b := one[0]
+		flow, n := TakeFlow(b)
 		if err != nil || int(flow) != v.n {
 			e.t.Fatalf("a datagram of flow %d, %v", flow, err)
 		}

@@ -223,6 +223,7 @@ func (p *Pipe) lose(c *Carrier, why error) {
 	c.timer.Stop()
 	c.conn.SetDeadline(past) // ends what waits for it
 	p.outbound.drop()
+	p.inbound.abandon()
 	p.moved.Broadcast()
 	if p.err != nil {
 		p.release()

@@ -22,7 +22,7 @@ const (
 	dataHead   = headSize + 2*valueSize // what goes before data's payload
 
 	maxData     = 41<<10 - dataHead // payload of a data frame: a batch of the session's
-	maxDatagram = 65_535 + 64       // payload of a datagram frame: one of UDP with what goes before it
+	maxDatagram = 65_527 + 269      // payload of a datagram frame: the most that UDP has, with what goes before it
 )
 
 // Reasons in a close frame.

@@ -2,6 +2,7 @@ package resume_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"testing"
@@ -44,7 +45,7 @@ func (o *oracle) carrier(b []byte) {
 			}
 			b = rest[come:]
 		case kind == 5:
-			if length == 0 || length > 65_599 {
+			if length == 0 || length > 65_796 {
 				o.ended = true
 				return
 			}
@@ -76,7 +77,7 @@ func FuzzPipeReadsAnything(f *testing.F) {
 	f.Add(valueFrame(closing, 0), valueFrame(closing, 1), uint8(0))
 	f.Add(append(hello, 1, 0, 0, 200), append(dataFrame(2, 1000, []byte("llo, all of you")), world...), uint8(0))
 	f.Add(dataFrame(0, 0, random(600, 1)), dataFrame(500, 0, random(600, 2)), uint8(255))
-	f.Add(datagramFrame(random(600, 1)), []byte{5, 1, 0, 64, 1}, uint8(0))
+	f.Add(datagramFrame(random(600, 1)), []byte{5, 1, 1, 5, 1}, uint8(0))
 	f.Fuzz(func(t *testing.T, first, second []byte, chunk uint8) {
 		synctest.Test(t, func(t *testing.T) {
 			r := newRaw(t, resume.Config{Grace: time.Minute})
@@ -100,14 +101,19 @@ func FuzzPipeReadsAnything(f *testing.F) {
 			if b := got(); !bytes.Equal(b, want.got) {
 				t.Fatalf("%d bytes were delivered, not the %d that came", len(b), len(want.got))
 			}
+			for range want.datagrams {
+				if _, err := receiveDatagram(t.Context(), r.a); err != nil {
+					t.Fatal(err)
+				}
+			}
+			nobody, cancel := context.WithCancel(t.Context())
+			cancel()
+			if b, err := receiveDatagram(nobody, r.a); err == nil {
+				t.Fatalf("datagram %x", b)
+			}
 			state, _ := r.a.State()
 			if state.Err != nil != want.ended || state.Held > 2048 {
 				t.Fatalf("ended %v, but %+v", want.ended, state)
-			}
-			for range want.datagrams {
-				if _, err := r.a.ReceiveDatagram(t.Context()); err != nil {
-					t.Fatal(err)
-				}
 			}
 			r.a.Close()
 			if err := <-done; err == nil || errors.Is(err, resume.ErrGrace) {

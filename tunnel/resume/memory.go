@@ -5,15 +5,16 @@ import (
 	"sync"
 )
 
-// DefaultMemory is what the replay buffers of all pipes of a server may hold
-// together, in bytes, if nothing is said.
+// DefaultMemory is what all pipes of a server may hold together, in bytes, to send it
+// again and of datagrams, if nothing is said.
 const DefaultMemory = 256 << 20
 
-// Memory bounds what the replay buffers of many pipes hold together. When one
+// Memory bounds what the replay buffers and datagrams of many pipes hold together. When one
 // needs more than is left, pipes that hold something and have no carrier are given up, the
 // longest without one first, until there is enough. If there are none, every pipe makes do with
-// what it has, and its writers wait for acknowledgements. One piece each pipe may hold in any case,
-// so that none stands still for good. Its methods are safe for concurrent use.
+// what it has: its writers wait for acknowledgements, and it drops datagrams. One piece each pipe may
+// hold in any case, and a few datagrams, so that none stands still for good. Its methods are safe for
+// concurrent use.
 type Memory struct {
 	limit int
 

@@ -137,7 +137,7 @@ func (s *schedule) datagrams() {
 			for i := 8; i < len(b); i++ {
 				b[i] = b[7] + byte(i)
 			}
-			e.SendDatagram(b[:3], b[3:])
+			sendDatagram(e.Pipe, b[:3], b[3:])
 		}
 	}
 }
@@ -146,7 +146,7 @@ func (s *schedule) datagrams() {
 // earlier one.
 func (e *end) listen() {
 	for last := uint64(0); ; {
-		b, err := e.ReceiveDatagram(context.Background())
+		b, err := receiveDatagram(context.Background(), e.Pipe)
 		if err != nil {
 			return
 		}

@@ -77,7 +77,7 @@ type Breach struct{ What string }
 func (e Breach) Error() string { return "the peer broke the protocol: " + e.What }
 
 // Pipe is one end of a pipe. Read may be called from one goroutine at a time, and
-// so may ReceiveDatagram, and so may Write and WriteBuffer together; the other methods are
+// so may ReceiveDatagrams, and so may Write and WriteBuffer together; the other methods are
 // safe for concurrent use.
 type Pipe struct {
 	cfg     Config
@@ -132,6 +132,7 @@ func New(cfg Config) *Pipe {
 		since:   time.Now(),
 	}
 	p.moved.L = &p.mu
+	p.outbound.memory, p.inbound.memory = cfg.Memory, cfg.Memory
 	return p
 }
 
@@ -152,7 +153,7 @@ type State struct {
 	Epoch     uint64        // of the last carrier
 	Resumes   int           // how often a carrier took over from another
 	Replayed  int64         // bytes that were sent again, in all
-	Held      int           // bytes of memory that the replay buffer holds
+	Held      int           // bytes of memory that the replay buffer and datagrams hold
 	RoundTrip time.Duration // the last one measured; 0 if none
 	Err       error         // why the pipe is over; nil while it is not
 }
@@ -169,7 +170,7 @@ func (p *Pipe) State() (State, <-chan struct{}) {
 		Epoch:     p.epoch,
 		Resumes:   p.resumes,
 		Replayed:  p.replayed,
-		Held:      p.out.held,
+		Held:      p.out.held + p.outbound.held + p.inbound.held,
 		RoundTrip: p.trip,
 		Err:       p.err,
 	}
@@ -254,6 +255,7 @@ func (p *Pipe) finish(err error, reason uint64) {
 func (p *Pipe) release() {
 	p.give(p.out.clear())
 	p.outbound.drop()
+	p.inbound.settle()
 }
 
 func (p *Pipe) give(n int) {

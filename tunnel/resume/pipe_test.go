@@ -31,12 +31,19 @@ type pair struct {
 func newPair(t testing.TB, cfg resume.Config) *pair {
 	p := &pair{t: t, a: resume.New(cfg), b: resume.New(cfg)}
 	t.Cleanup(p.close)
-	never, cancel := context.WithCancel(context.Background())
-	cancel()
-	for _, end := range []*resume.Pipe{p.a, p.b} {
-		end.ReceiveDatagram(never) // from now on datagrams are kept
-	}
 	return p
+}
+
+// sendDatagram sends one.
+func sendDatagram(p *resume.Pipe, head, body []byte) error {
+	return p.SendDatagrams([]resume.Datagram{{Head: head, Body: body}})
+}
+
+// receiveDatagram takes one, which lasts until the next call.
+func receiveDatagram(ctx context.Context, p *resume.Pipe) ([]byte, error) {
+	var one [1][]byte
+	_, err := p.ReceiveDatagrams(ctx, one[:])
+	return one[0], err
 }
 
 func (p *pair) close() {
@@ -90,12 +97,12 @@ func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) (*resume.Ca
 func (p *pair) meet() {
 	p.t.Helper()
 	for _, end := range []*resume.Pipe{p.a, p.b} {
-		if err := end.SendDatagram(nil, []byte("hello")); err != nil {
+		if err := sendDatagram(end, nil, []byte("hello")); err != nil {
 			p.t.Fatal(err)
 		}
 	}
 	for _, end := range []*resume.Pipe{p.a, p.b} {
-		if _, err := end.ReceiveDatagram(p.t.Context()); err != nil {
+		if _, err := receiveDatagram(p.t.Context(), end); err != nil {
 			p.t.Fatal(err)
 		}
 	}

@@ -159,7 +159,7 @@ func (in *input) frame(p *Pipe, c *Carrier) error {
 	case typeData:
 		return in.data(p, c, length)
 	case typeDatagram:
-		return in.announce(length)
+		return in.announce(p, c, length)
 	}
 	if length != 0 {
 		return Breach{fmt.Sprintf("frame of type %d with %d bytes", kind, length)}
@@ -192,12 +192,19 @@ func (in *input) data(p *Pipe, c *Carrier, length int) error {
 	return nil
 }
 
-func (in *input) announce(length int) error {
+// announce begins a datagram.
+func (in *input) announce(p *Pipe, c *Carrier, length int) error {
 	if length == 0 || length > maxDatagram {
 		return Breach{fmt.Sprintf("datagram of %d bytes", length)}
 	}
 	in.Discard(headSize)
-	in.datagram, in.left = make([]byte, length), length
+	if length <= in.Buffered() {
+		b, _ := in.Peek(length) // cannot fail: it is there
+		p.arrive(c, b)
+		in.Discard(length)
+		return nil
+	}
+	in.datagram, in.left = p.roomFor(c, length), length
 	return nil
 }
 
@@ -208,14 +215,9 @@ func (in *input) more(p *Pipe, c *Carrier) error {
 	if in.partial = in.left > 0; in.partial {
 		return cut(err)
 	}
-	b := in.datagram
+	p.arrive(c, in.datagram)
+	p.complete()
 	in.datagram = nil
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.carrier == c {
-		c.hear(time.Now())
-		p.arrive(b)
-	}
 	return cut(err)
 }
 

@@ -101,6 +101,7 @@ func (p *Pipe) flush(c *Carrier, all bool) {
 		_, err := c.conn.Write(batch)
 		p.mu.Lock()
 		p.out.finish()
+		p.outbound.retake()
 		if err != nil {
 			p.lose(c, err)
 		}
@@ -111,20 +112,20 @@ func (p *Pipe) flush(c *Carrier, all bool) {
 
 // due tells whether there is anything but data to send.
 func (p *Pipe) due(c *Carrier) bool {
-	return c.pingDue || c.pongDue || c.ackDue || len(p.outbound.queue) > 0 || p.err != nil
+	return c.pingDue || c.pongDue || c.ackDue || !p.outbound.empty() || p.err != nil
 }
 
 // gather gives the next bytes for c; nil if there are none. Data and datagrams
 // take turns. The caller holds mu.
 func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
-	data, datagrams := c.next < p.out.past(), len(p.outbound.queue) > 0
+	data, datagrams := c.next < p.out.past(), !p.outbound.empty()
 	if b := p.urgent(c, data, now); len(b) > 0 {
 		return b
 	}
 	if datagrams && !(data && c.turn) {
 		c.turn = true
 		c.remind() // nobody acknowledges datagrams
-		return p.outbound.batch(nil)
+		return p.outbound.give().buf
 	}
 	c.turn = false
 	if !data {

@@ -49,7 +49,7 @@ func TestDeadPathIsNoticed(t *testing.T) {
 	}
 	datagrams := func(p *resume.Pipe) {
 		for range 1000 {
-			p.SendDatagram(nil, make([]byte, 1000))
+			sendDatagram(p, nil, make([]byte, 1000))
 			time.Sleep(10 * time.Millisecond)
 		}
 	}
