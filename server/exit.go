@@ -15,12 +15,10 @@ import (
 // DefaultConnectTimeout is how long a CONNECT may take if [Exit] does not say.
 const DefaultConnectTimeout = 15 * time.Second
 
-// Exit opens the connections to targets. Nothing else in adit does. It is a
-// [socks.Relay]; its fields do not change while it is in use. The zero Exit
-// reaches public addresses.
+// Exit opens the connections to targets, and the ports that datagrams go through.
+// Nothing else in adit does. It is a [socks.Relay]; its fields do not change while
+// it is in use. The zero Exit reaches public addresses.
 type Exit struct {
-	socks.Unserved // but for CONNECT and BIND
-
 	Allow Allow
 
 	// Own are listeners that are never targets, whatever Allow says, so that
@@ -33,6 +31,12 @@ type Exit struct {
 	Timeout  time.Duration // for look-up and connection together; 0 means DefaultConnectTimeout
 
 	Binds Binds // for peers who come in
+
+	Filtering       Filtering     // whose datagrams an association takes
+	Associations    int           // how many may be open at once; 0 means DefaultAssociations
+	AssociationIdle time.Duration // ends one that nothing passes for so long, or a bit longer; 0 means never
+
+	datagrams datagrams
 }
 
 // keepAlive finds out within two minutes that a target or peer is gone.
@@ -92,7 +96,10 @@ func (e *Exit) dial(ctx context.Context, target netip.AddrPort) (relay.Conn, err
 }
 
 // judge tells why there may be no connection to an address; nil if there may.
-func (e *Exit) judge(target netip.AddrPort) error {
+func (e *Exit) judge(target netip.AddrPort) error { return e.judgeBy(target, hostAddrs) }
+
+// judgeBy is judge with a way to list this host's addresses.
+func (e *Exit) judgeBy(target netip.AddrPort, local func() ([]netip.Addr, error)) error {
 	deny := func(what string) error {
 		return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the target is %s, which is not allowed", what)}
 	}
@@ -100,7 +107,7 @@ func (e *Exit) judge(target netip.AddrPort) error {
 		if k := kindOf(a); !e.Allow.permits(k) {
 			return deny(fmt.Sprintf("a %s address", k))
 		}
-		own, err := owned(e.Own, netip.AddrPortFrom(a, target.Port()), hostAddrs)
+		own, err := owned(e.Own, netip.AddrPortFrom(a, target.Port()), local)
 		if err != nil {
 			return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("list this host's addresses: %w", err)}
 		}

@@ -143,23 +143,23 @@ func TestConnectTellsWhyItFailed(t *testing.T) {
 
 	for _, test := range []struct {
 		name     string
-		exit     Exit
+		exit     *Exit
 		host     string
 		port     uint16
 		resolver answers
 		want     socks.Code
 		asked    int
 	}{
-		{"refused", Exit{Allow: Allow{Loopback: true}}, "127.0.0.1", closed, answers{}, socks.ConnectionRefused, 0},
-		{"all refused", Exit{Allow: Allow{Loopback: true}}, "x.example", closed, answers{addrs: addrs("::1", "127.0.0.1")}, socks.ConnectionRefused, 1},
-		{"loopback", Exit{}, "127.0.0.1", closed, answers{}, socks.NotAllowed, 0},
-		{"odd spelling", Exit{Allow: Allow{Loopback: true}}, "0x7f.1", closed, answers{addrs: addrs("127.0.0.1")}, socks.NotAllowed, 0},
-		{"all denied", Exit{}, "x.example", closed, answers{addrs: addrs("::1", "10.0.0.1")}, socks.NotAllowed, 1},
-		{"own listener", Exit{Allow: Allow{Loopback: true}, Own: own}, "127.0.0.1", closed, answers{}, socks.NotAllowed, 0},
-		{"port 0", Exit{Allow: Allow{Loopback: true}}, "127.0.0.1", 0, answers{}, socks.AddressNotSupported, 0},
-		{"no answer", Exit{}, "x.example", 80, answers{}, socks.HostUnreachable, 1},
-		{"no such name", Exit{}, "x.example", 80, answers{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, socks.HostUnreachable, 1},
-		{"slow resolver", Exit{}, "x.example", 80, answers{err: &net.DNSError{Err: "timeout", IsTimeout: true}}, socks.TimedOut, 1},
+		{"refused", &Exit{Allow: Allow{Loopback: true}}, "127.0.0.1", closed, answers{}, socks.ConnectionRefused, 0},
+		{"all refused", &Exit{Allow: Allow{Loopback: true}}, "x.example", closed, answers{addrs: addrs("::1", "127.0.0.1")}, socks.ConnectionRefused, 1},
+		{"loopback", &Exit{}, "127.0.0.1", closed, answers{}, socks.NotAllowed, 0},
+		{"odd spelling", &Exit{Allow: Allow{Loopback: true}}, "0x7f.1", closed, answers{addrs: addrs("127.0.0.1")}, socks.NotAllowed, 0},
+		{"all denied", &Exit{}, "x.example", closed, answers{addrs: addrs("::1", "10.0.0.1")}, socks.NotAllowed, 1},
+		{"own listener", &Exit{Allow: Allow{Loopback: true}, Own: own}, "127.0.0.1", closed, answers{}, socks.NotAllowed, 0},
+		{"port 0", &Exit{Allow: Allow{Loopback: true}}, "127.0.0.1", 0, answers{}, socks.AddressNotSupported, 0},
+		{"no answer", &Exit{}, "x.example", 80, answers{}, socks.HostUnreachable, 1},
+		{"no such name", &Exit{}, "x.example", 80, answers{err: &net.DNSError{Err: "no such host", IsNotFound: true}}, socks.HostUnreachable, 1},
+		{"slow resolver", &Exit{}, "x.example", 80, answers{err: &net.DNSError{Err: "timeout", IsTimeout: true}}, socks.TimedOut, 1},
 	} {
 		test.exit.Resolver = &test.resolver
 		conn, reply, err := test.exit.Connect(t.Context(), connectTo(t, test.host, test.port))

@@ -1,0 +1,339 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// DefaultAssociations is how many associations may be open at once if [Exit] does
+// not say.
+const DefaultAssociations = 10_000
+
+const (
+	// maxDatagram is the longest payload, which is what fits an IPv4 packet.
+	maxDatagram = 65_507
+
+	// verdictLife is how long a datagram goes by what was said of the one before.
+	// Within that time this host may have got another address.
+	verdictLife = 2 * time.Second
+
+	waitAgain = 10 * time.Millisecond // after an error that passes
+
+	maxVerdicts = 128  // that an association remembers
+	maxPeers    = 4096 // that it has sent to, if that counts
+
+	// peerLife is how long after a datagram to a peer its own are taken
+	// (RFC 4787 section 4.3 recommends five minutes or more).
+	peerLife = 5 * time.Minute
+)
+
+// datagrams is what all associations of an exit share.
+type datagrams struct {
+	open    atomic.Int64 // associations
+	lookups atomic.Int64 // under way
+
+	denied, full, unknown atomic.Uint64 // see [Drops]
+
+	mu     sync.Mutex
+	host   []netip.Addr // this host's addresses
+	hostAt time.Time    // when they were looked up
+}
+
+// Drops counts the datagrams that went no further.
+type Drops struct {
+	Denied  uint64 // not allowed, whether they were going or coming
+	Full    uint64 // no room for them in a socket or behind a look-up
+	Unknown uint64 // nobody knows an address or a way to where they were going
+}
+
+// Drops tells what has been dropped since the Exit was first used.
+func (e *Exit) Drops() Drops {
+	d := &e.datagrams
+	return Drops{Denied: d.denied.Load(), Full: d.full.Load(), Unknown: d.unknown.Load()}
+}
+
+var errAssociations = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("the exit has too many associations open")}
+
+// Associate opens a UDP port, one and the same for IPv4 and IPv6 where the host
+// has both. The address in the reply is unspecified, as it depends on whom a
+// datagram goes to, but the port is right. Every datagram is judged by itself,
+// going and coming. An association must be closed, even when it is done. Its Close
+// must not be called by its Inbox.
+func (e *Exit) Associate(ctx context.Context, _ socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
+	limit := int64(e.Associations)
+	if limit == 0 {
+		limit = DefaultAssociations
+	}
+	if e.datagrams.open.Add(1) > limit {
+		e.datagrams.open.Add(-1)
+		return nil, socks.Reply{Code: socks.CodeOf(errAssociations)}, errAssociations
+	}
+	socket, err := openUDP(ctx)
+	if err != nil {
+		e.datagrams.open.Add(-1)
+		err = fmt.Errorf("open UDP port: %w", err)
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
+	a := &association{
+		exit: e, in: in, socket: socket,
+		verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts},
+		peers:    recent[netip.AddrPort, time.Time]{limit: maxPeers},
+		names:    recent[string, *name]{limit: maxNames},
+		done:     make(chan struct{}),
+	}
+	// ctx is for the opening alone.
+	a.ctx, a.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	go a.receive()
+	if e.AssociationIdle > 0 {
+		a.watch()
+	}
+	return a, socks.Reply{Code: socks.Succeeded, Bound: socket.bound()}, nil
+}
+
+// association is a UDP port at the exit.
+type association struct {
+	exit   *Exit
+	in     socks.Inbox // called by receive alone
+	socket *udpSocket
+	done   chan struct{} // closed when receive has ended
+
+	ctx     context.Context // of look-ups
+	cancel  context.CancelFunc
+	lookups sync.WaitGroup
+	active  atomic.Bool // a datagram went or came since the idle timer's last look
+
+	mu       sync.Mutex
+	ended    bool
+	idle     *time.Timer                       // nil without a limit
+	verdicts recent[netip.AddrPort, verdict]   // of peers
+	peers    recent[netip.AddrPort, time.Time] // when they were last sent to; port 0 if ports do not count
+	names    recent[string, *name]             // in lower case
+	asking   int                               // look-ups under way
+	waiting  int                               // datagrams behind these
+}
+
+// verdict is what was said of an address.
+type verdict struct {
+	allowed bool
+	at      time.Time
+}
+
+// Send sends what is allowed.
+func (a *association) Send(batch []socks.Datagram) {
+	a.active.Store(true)
+	packets := packetLists.Get().(*[]packet)
+	defer packetLists.Put(packets)
+	for len(batch) > 0 {
+		n := min(len(batch), maxBatch)
+		*packets = a.judgeAll((*packets)[:0], batch[:n])
+		full, unknown := a.socket.send(*packets)
+		a.exit.datagrams.full.Add(uint64(full))
+		a.exit.datagrams.unknown.Add(uint64(unknown))
+		batch = batch[n:]
+		clear(*packets) // the pool keeps no payloads
+	}
+}
+
+// judgeAll appends the datagrams that may be sent now.
+func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packet {
+	now := time.Now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return packets
+	}
+	for _, d := range batch {
+		if d.Addr.Port == 0 || len(d.Payload) > maxDatagram {
+			a.exit.datagrams.denied.Add(1)
+			continue
+		}
+		to := netip.AddrPortFrom(d.Addr.IP.Unmap(), d.Addr.Port)
+		if !d.Addr.IP.IsValid() {
+			var known bool
+			if to, known = a.resolved(d, now); !known {
+				continue
+			}
+		}
+		if !a.allows(to, now) {
+			a.exit.datagrams.denied.Add(1)
+			continue
+		}
+		if a.exit.Filtering != EndpointIndependent {
+			a.peers.put(a.exit.Filtering.key(to), now)
+		}
+		packets = append(packets, packet{to, d.Payload})
+	}
+	return packets
+}
+
+// allows tells whether datagrams may go to a peer, and come from it. a.mu is held.
+func (a *association) allows(peer netip.AddrPort, now time.Time) bool {
+	v, ok := a.verdicts.get(peer)
+	if !ok || now.Sub(v.at) > verdictLife {
+		v = verdict{a.exit.judgeBy(peer, a.exit.recentHostAddrs) == nil, now}
+		a.verdicts.put(peer, v)
+	}
+	return v.allowed
+}
+
+// expects tells whether a datagram may come from a peer. a.mu is held.
+func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
+	if f := a.exit.Filtering; f != EndpointIndependent {
+		sent, ok := a.peers.get(f.key(peer))
+		if !ok || now.Sub(sent) > peerLife {
+			return false
+		}
+	}
+	return a.allows(peer, now)
+}
+
+// receive gives the Inbox what comes, until the socket is closed.
+func (a *association) receive() {
+	defer func() {
+		a.exit.datagrams.open.Add(-1)
+		close(a.done)
+	}()
+	for {
+		// Buffers are there only while there is something to read: most
+		// associations wait most of the time.
+		if err := a.socket.wait(a.lost); err != nil {
+			if errors.Is(err, net.ErrClosed) {
+				return
+			}
+			// What an ICMP message or a full queue has left behind passes.
+			select {
+			case <-a.ctx.Done():
+				return
+			case <-time.After(waitAgain):
+			}
+		}
+		a.socket.read(a.deliver)
+	}
+}
+
+// deliver gives the Inbox what is expected of batch, which it changes.
+func (a *association) deliver(batch []socks.Datagram) {
+	a.active.Store(true)
+	now := time.Now()
+	n := 0
+	a.mu.Lock()
+	for _, d := range batch {
+		from := netip.AddrPortFrom(d.Addr.IP, d.Addr.Port)
+		if len(d.Payload) <= maxDatagram && a.expects(from, now) {
+			batch[n] = d
+			n++
+		}
+	}
+	ended := a.ended
+	a.mu.Unlock()
+	a.exit.datagrams.denied.Add(uint64(len(batch) - n))
+	if n > 0 && !ended {
+		a.in.Deliver(batch[:n])
+	}
+}
+
+// lost tells the Inbox of a loss, unless its destination is none that there can
+// have been.
+func (a *association) lost(l socks.Loss) {
+	a.mu.Lock()
+	tell := !a.ended && a.allows(l.To, time.Now())
+	a.mu.Unlock()
+	if tell {
+		a.in.Lost(l)
+	}
+}
+
+// watch ends the association when for Exit.AssociationIdle nothing has gone or come.
+func (a *association) watch() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return
+	}
+	a.idle = time.AfterFunc(a.exit.AssociationIdle, func() {
+		if a.active.Swap(false) {
+			a.watch()
+			return
+		}
+		a.end()
+	})
+}
+
+// end makes everything that the association has come to its end.
+func (a *association) end() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ended {
+		return
+	}
+	a.ended = true
+	if a.idle != nil {
+		a.idle.Stop()
+	}
+	a.cancel()
+	a.socket.close()
+}
+
+func (a *association) Done() <-chan struct{} { return a.done }
+
+func (a *association) Close() error {
+	a.end()
+	a.lookups.Wait()
+	<-a.done
+	return nil
+}
+
+// recentHostAddrs gives the addresses of this host as they were not long ago.
+// Asking the system takes as long as a hundred datagrams.
+func (e *Exit) recentHostAddrs() ([]netip.Addr, error) {
+	d := &e.datagrams
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.host == nil || time.Since(d.hostAt) > verdictLife {
+		host, err := hostAddrs()
+		if err != nil {
+			return nil, err
+		}
+		d.host, d.hostAt = host, time.Now()
+	}
+	return d.host, nil
+}
+
+// packet is a datagram that may be sent.
+type packet struct {
+	to      netip.AddrPort
+	payload []byte
+}
+
+// maxBatch is how many datagrams are sent by one system call.
+const maxBatch = 64
+
+var packetLists = sync.Pool{New: func() any {
+	list := make([]packet, 0, maxBatch)
+	return &list
+}}
+
+// listenUDP opens a port on all addresses of this host.
+func listenUDP(ctx context.Context) (*net.UDPConn, error) {
+	var l net.ListenConfig
+	pc, err := l.ListenPacket(ctx, "udp", ":0")
+	if err != nil {
+		return nil, err
+	}
+	conn := pc.(*net.UDPConn)
+	// Room for a burst: ten milliseconds at 400 Mbit/s. The system may give less,
+	// and takes memory only for what waits there.
+	_ = conn.SetReadBuffer(socketBuffer)
+	_ = conn.SetWriteBuffer(socketBuffer)
+	return conn, nil
+}
+
+const socketBuffer = 512 << 10

@@ -1,0 +1,158 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+const (
+	// A name is looked up again after nameLife, as resolvers do not tell how long
+	// they would keep the answer, and after noNameLife if there was none.
+	nameLife   = time.Minute
+	noNameLife = 5 * time.Second
+
+	maxNames       = 256  // that an association remembers
+	maxAsking      = 4    // of an association's look-ups at once
+	maxExitLookups = 1024 // of all associations' together
+	maxWaiting     = 16   // datagrams that wait for an association's look-ups
+)
+
+// name is what an association knows of a host name.
+type name struct {
+	addrs  []netip.Addr // the best first
+	until  time.Time    // when to ask again
+	asking bool
+	queue  []socks.Datagram // sent while it had no address
+}
+
+// resolved gives the address that a datagram for a name goes to. If it is not known
+// yet, the datagram waits for it or is dropped. a.mu is held.
+func (a *association) resolved(d socks.Datagram, now time.Time) (to netip.AddrPort, known bool) {
+	host := strings.ToLower(d.Addr.Name)
+	n, ok := a.names.get(host)
+	if !ok {
+		n = &name{}
+		a.names.put(host, n)
+	}
+	if !n.asking && now.After(n.until) {
+		a.ask(n, host)
+	}
+	if len(n.addrs) == 0 {
+		a.queue(n, d, now)
+		return netip.AddrPort{}, false
+	}
+	for _, addr := range n.addrs {
+		if to = netip.AddrPortFrom(addr, d.Addr.Port); a.allows(to, now) {
+			break
+		}
+	}
+	return to, true // if none of them is allowed, the last one is not
+}
+
+// queue keeps a copy of a datagram until its name is known. a.mu is held.
+func (a *association) queue(n *name, d socks.Datagram, now time.Time) {
+	switch {
+	case n.asking && a.waiting < maxWaiting:
+		a.waiting++
+		d.Payload = slices.Clone(d.Payload)
+		n.queue = append(n.queue, d)
+	case !n.asking && now.Before(n.until):
+		a.exit.datagrams.unknown.Add(1)
+	default:
+		a.exit.datagrams.full.Add(1)
+	}
+}
+
+// ask starts to look a name up, if there are not too many look-ups already.
+// a.mu is held.
+func (a *association) ask(n *name, host string) {
+	if a.asking == maxAsking {
+		return
+	}
+	if a.exit.datagrams.lookups.Add(1) > maxExitLookups {
+		a.exit.datagrams.lookups.Add(-1)
+		return
+	}
+	n.asking = true
+	a.asking++
+	a.lookups.Go(func() {
+		addrs, err := a.exit.lookUp(a.ctx, host)
+		a.exit.datagrams.lookups.Add(-1)
+		a.Send(a.answered(n, addrs, err))
+	})
+}
+
+// answered notes what has become of a look-up, and gives the datagrams that waited
+// for it.
+func (a *association) answered(n *name, addrs []netip.Addr, err error) []socks.Datagram {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asking--
+	n.asking = false
+	dns, _ := errors.AsType[*net.DNSError](err)
+	switch {
+	case err == nil:
+		n.addrs, n.until = inOrderOf(n.addrs, addrs), time.Now().Add(nameLife)
+	case dns != nil && dns.IsNotFound, errors.Is(err, errNoAddress):
+		n.addrs, n.until = nil, time.Now().Add(noNameLife)
+	default:
+		// That the resolver is away says nothing of what was known before.
+		n.until = time.Now().Add(noNameLife)
+	}
+	batch := n.queue
+	n.queue = nil
+	a.waiting -= len(batch)
+	return batch
+}
+
+// inOrderOf sorts addresses as they were before. Answers come in any order, but a
+// peer should stay the same while it can.
+func inOrderOf(before, addrs []netip.Addr) []netip.Addr {
+	rank := func(a netip.Addr) int {
+		if i := slices.Index(before, a); i >= 0 {
+			return i
+		}
+		return len(before)
+	}
+	slices.SortStableFunc(addrs, func(a, b netip.Addr) int { return cmp.Compare(rank(a), rank(b)) })
+	return addrs
+}
+
+// lookUp gives the addresses of a name: those to which this host has a way, or one
+// if it has none to any. Nobody has judged them.
+func (e *Exit) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.Timeout, DefaultConnectTimeout))
+	defer cancel()
+	found, err := e.resolve(ctx, socks.Addr{Name: host})
+	if err != nil {
+		return nil, err
+	}
+	var addrs []netip.Addr
+	for _, a := range found {
+		if a = a.Unmap(); hasWay(a) && !slices.Contains(addrs, a) {
+			addrs = append(addrs, a)
+		}
+	}
+	if len(addrs) == 0 {
+		addrs = append(addrs, found[0].Unmap())
+	}
+	return addrs, nil
+}
+
+// hasWay tells whether this host knows a way to an address. Nothing is sent.
+func hasWay(a netip.Addr) bool {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
+	if err != nil {
+		return false
+	}
+	conn.Close()
+	return true
+}
