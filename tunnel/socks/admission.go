@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 )
 
@@ -26,6 +27,31 @@ type Admission struct {
 	// Anyone lets in every local user. It holds for loopback and Unix sockets
 	// only.
 	Anyone bool
+
+	// Methods gives the ways in which an app may say who it is, best first, by where
+	// it comes from. It can only take away from what the other fields let in. nil
+	// stands for all, those that prove least first. Where the answer depends on
+	// the user, it is for Authenticate to give.
+	Methods func(source netip.AddrPort) []Method
+}
+
+// Method is a way for an app to say who it is, by its number in SOCKS 5 and 6. The
+// other dialects' ways have the same numbers.
+type Method byte
+
+// The methods that a door knows.
+const (
+	MethodNone     Method = 0 // it says nothing
+	MethodPassword Method = 2 // RFC 1929, and the Basic scheme of HTTP
+
+	noMethod Method = 0xff // in place of one, in answers
+)
+
+func (a Admission) methods(source netip.AddrPort) []Method {
+	if a.Methods == nil {
+		return []Method{MethodNone, MethodPassword}
+	}
+	return a.Methods(source)
 }
 
 // Password gives an [Admission.Authenticate] for one user, in constant

@@ -2,6 +2,7 @@ package socks
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -43,12 +45,13 @@ var (
 
 // app is one app's connection from accept to the end of its handshake.
 type app struct {
-	conn   relay.Conn
-	in     *bufio.Reader // of conn
-	source netip.AddrPort
-	door   *serving
-	entry  entry
-	reason error // why entry is refused
+	conn    relay.Conn
+	in      *bufio.Reader // of conn
+	source  netip.AddrPort
+	door    *serving
+	entry   entry
+	methods []Method // that may be used, best first
+	reason  error    // why entry is refused
 }
 
 func newApp(s *serving, c net.Conn) (*app, error) {
@@ -94,6 +97,7 @@ func (a *app) serve(ctx context.Context) error {
 	if a.entry, a.reason = a.door.Admission.judge(a.conn); a.entry == refused {
 		a.conn.SetDeadline(time.Now().Add(min(refusedTimeout, a.door.HandshakeTimeout)))
 	}
+	a.methods = a.door.Admission.methods(a.source)
 	err := a.speak(ctx)
 	if a.entry == refused {
 		return fmt.Errorf("%w: %w", errNotWelcome, a.reason)
@@ -113,6 +117,8 @@ func (a *app) speak(ctx context.Context) error {
 		return a.socks4(ctx)
 	case c == 5:
 		return a.socks5(ctx)
+	case c == 6:
+		return a.socks6(ctx)
 	case 'A' <= c && c <= 'Z':
 		return a.http(ctx)
 	}
@@ -120,16 +126,41 @@ func (a *app) speak(ctx context.Context) error {
 }
 
 // guest is an app that has been let in. It is the only way to the relay, and
-// only enter and login make one.
+// only enter, login and resume make one.
 type guest struct {
 	relay  Relay
 	user   string
 	source netip.AddrPort
 }
 
+// ready tells whether an app may come in by a method, if it does what that asks for.
+func (a *app) ready(m Method) bool {
+	if a.entry == refused || !slices.Contains(a.methods, m) {
+		return false
+	}
+	switch m {
+	case MethodNone:
+		return a.entry == open
+	case MethodPassword:
+		// Some apps insist on giving a password although nobody asks for one.
+		return a.entry == needsPassword || a.ready(MethodNone)
+	}
+	return false
+}
+
+// choose picks the best of the methods that an app offers, or noMethod.
+func (a *app) choose(offered []byte) Method {
+	for _, m := range a.methods {
+		if a.ready(m) && bytes.IndexByte(offered, byte(m)) >= 0 {
+			return m
+		}
+	}
+	return noMethod
+}
+
 // enter gives nil unless the app may come in without a password.
 func (a *app) enter() *guest {
-	if a.entry != open {
+	if !a.ready(MethodNone) {
 		return nil
 	}
 	return &guest{relay: a.door.Relay, source: a.source}
@@ -141,12 +172,21 @@ func (a *app) login(ctx context.Context, user, password string) *guest {
 	if a.entry != needsPassword {
 		return a.enter()
 	}
-	if password == "" || len(user) > 255 || len(password) > 255 {
+	if !a.ready(MethodPassword) || password == "" || len(user) > 255 || len(password) > 255 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
 	defer cancel()
 	if !a.door.Admission.Authenticate(ctx, user, password) {
+		return nil
+	}
+	return &guest{relay: a.door.Relay, user: user, source: a.source}
+}
+
+// resume gives nil unless the app may come in by a session of SOCKS 6.
+func (a *app) resume(t *sessions6, id []byte) *guest {
+	user, ok := t.user(id, a.source.Addr())
+	if !ok || a.entry == refused {
 		return nil
 	}
 	return &guest{relay: a.door.Relay, user: user, source: a.source}
@@ -162,7 +202,7 @@ func (g *guest) connect(ctx context.Context, r Request) (relay.Conn, Reply, erro
 // answer encodes a reply in the app's dialect.
 type answer func(Reply) []byte
 
-// carry carries out a request of SOCKS 4 or 5 and relays until both directions
+// carry carries out a request of any SOCKS and relays until both directions
 // have ended.
 func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
 	switch r.Command {

@@ -19,8 +19,8 @@ const (
 	DefaultMaxConns         = 10_000
 )
 
-// Door is where apps come in: one listener for SOCKS 4, 4a and 5, HTTP CONNECT
-// and plain HTTP proxying, told apart by an app's first byte. Whoever speaks
+// Door is where apps come in: one listener for SOCKS 4, 4a, 5 and 6, HTTP
+// CONNECT and plain HTTP proxying, told apart by an app's first byte. Whoever speaks
 // something else, or to whom [Admission] does not apply, gets nothing relayed.
 //
 // A Door may serve several listeners at once. It must not be changed while it
@@ -78,6 +78,8 @@ type serving struct {
 	free chan struct{} // holds an item for each connection
 	apps sync.WaitGroup
 	warn pace
+
+	sessions sessions6
 }
 
 // accept waits out what the machine is short of.
@@ -125,7 +127,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 		return
 	}
 	err = a.serve(ctx)
-	if errors.Is(err, errNotWelcome) && s.warn.allows() {
+	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.allows() {
 		s.Log.Warn("refused an app", "app", a.source, "err", err)
 		return
 	}

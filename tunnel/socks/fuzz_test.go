@@ -11,7 +11,7 @@ import (
 )
 
 func seedDoor(f *testing.F) {
-	for _, v := range vectors(f, "socks4.txt", "socks5.txt") {
+	for _, v := range vectors(f, "socks4.txt", "socks5.txt", "socks6door.txt") {
 		f.Add(v.sends, uint16(len(v.sends)/2))
 	}
 	for _, s := range append(httpScripts(),

@@ -100,7 +100,7 @@ func (o outcome) describe() string {
 }
 
 func TestDoorSpeaksSOCKSAsTheVectorsSay(t *testing.T) {
-	for _, v := range vectors(t, "socks4.txt", "socks5.txt") {
+	for _, v := range vectors(t, "socks4.txt", "socks5.txt", "socks6door.txt") {
 		t.Run(v.name, func(t *testing.T) {
 			o := run(t, v.door(), newScript(v.sends))
 			if o.describe() != v.want {
@@ -133,7 +133,7 @@ func httpScripts() [][]byte {
 }
 
 func TestDoorReadsAlikeHoweverTheBytesAreSplit(t *testing.T) {
-	vs := vectors(t, "socks4.txt", "socks5.txt")
+	vs := vectors(t, "socks4.txt", "socks5.txt", "socks6door.txt")
 	for _, s := range httpScripts() {
 		vs = append(vs, vector{name: string(s[:16]), sends: s}, vector{name: "password " + string(s[:16]), sends: s, password: true})
 	}
@@ -222,7 +222,7 @@ func TestSOCKS4UserIDsHaveALimit(t *testing.T) {
 }
 
 func TestForeignProtocolsGetNoAnswer(t *testing.T) {
-	for _, first := range []byte{0, 1, 3, 6, 0x16, 'a', 'z', '@', '[', 0x80, 0xff} {
+	for _, first := range []byte{0, 1, 3, 7, 0x16, 'a', 'z', '@', '[', 0x80, 0xff} {
 		o := run(t, &Door{Relay: &recorder{}}, newScript(bytes.Repeat([]byte{first}, 100)))
 		if o.answers != "" || o.asked != nil {
 			t.Errorf("first byte %#02x: %+v", first, o)
@@ -235,6 +235,7 @@ func TestOtherUsersHearNoInTheirDialect(t *testing.T) {
 		"\x04\x01\x00\x50\xc0\x00\x02\x0a\x00":                    "\x00\x5b\x00\x00\x00\x00\x00\x00",
 		"\x05\x01\x00\x05\x01\x00\x01\xc0\x00\x02\x0a\x00\x50":    "\x05\xff",
 		"\x05\x02\x00\x02\x01\x01u\x01p":                          "\x05\xff",
+		"\x06\x01\x00\x00\x00\x50\x00\x01\xc0\x00\x02\x0a":        "\x06\x01\x00\x00",
 		"CONNECT example.com:443 HTTP/1.1\r\n\r\n":                "HTTP/1.1 403",
 		"GET http://example.com/ HTTP/1.1\r\nHost: e.com\r\n\r\n": "HTTP/1.1 403",
 	} {

@@ -165,6 +165,7 @@ func (r *recorder) Connect(_ context.Context, q Request) (relay.Conn, Reply, err
 		return nil, Reply{}, HostUnreachable // a sink does not speak HTTP
 	}
 	s := newSink(r.app)
+	s.got.Write(q.Initial)
 	r.sinks = append(r.sinks, s)
 	return s, Reply{Bound: netip.MustParseAddrPort("203.0.113.1:40000")}, nil
 }

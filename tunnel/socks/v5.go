@@ -2,7 +2,6 @@ package socks
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -11,14 +10,10 @@ import (
 	"net/netip"
 )
 
-// Version numbers, methods and address types of SOCKS 5.
+// Version numbers and address types of SOCKS 5.
 const (
 	version5 = 5
 	login5   = 1 // the version of RFC 1929
-
-	noLogin5  = 0x00
-	password5 = 0x02
-	noMethod5 = 0xff
 
 	typeIPv4in5 = 1
 	typeNameIn5 = 3
@@ -26,8 +21,8 @@ const (
 )
 
 var (
-	errMethods5 = errors.New("the app offers no SOCKS 5 method that is good here")
-	errLogin    = errors.New("wrong user or password")
+	errMethods = errors.New("the app offers no way to say who it is that is good here")
+	errLogin   = &Error{NotAllowed, errors.New("wrong user or password")}
 )
 
 // socks5 serves an app that speaks SOCKS 5.
@@ -50,30 +45,22 @@ func (a *app) negotiate5(ctx context.Context) (*guest, error) {
 	if err != nil {
 		return nil, err
 	}
-	method := chooseMethod5(a.entry, offered)
-	if method == noMethod5 {
-		a.dismiss([]byte{version5, noMethod5})
-		return nil, errMethods5
+	method := a.choose(offered)
+	if method == noMethod {
+		a.dismiss([]byte{version5, byte(noMethod)})
+		return nil, fmt.Errorf("%w: methods %d", errMethods, offered)
 	}
-	if _, err := a.conn.Write([]byte{version5, method}); err != nil {
+	if _, err := a.conn.Write([]byte{version5, byte(method)}); err != nil {
 		return nil, fmt.Errorf("answer with a SOCKS 5 method: %w", err)
 	}
-	if method == noLogin5 {
+	if method == MethodNone {
 		return a.enter(), nil
 	}
-	user, password, err := readLogin5(a.in)
-	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
-		return nil, err
-	}
-	var g *guest
-	if err == nil {
-		g = a.login(ctx, user, password)
-	}
-	if g == nil {
-		if err == nil {
-			err = errLogin
+	g, err := a.readLogin(ctx)
+	if err != nil {
+		if _, ok := errors.AsType[*Error](err); ok {
+			a.dismiss([]byte{login5, 1})
 		}
-		a.dismiss([]byte{login5, 1})
 		return nil, err
 	}
 	if _, err := a.conn.Write([]byte{login5, 0}); err != nil {
@@ -82,16 +69,18 @@ func (a *app) negotiate5(ctx context.Context) (*guest, error) {
 	return g, nil
 }
 
-// chooseMethod5 picks one of the methods that an app offers.
-func chooseMethod5(e entry, offered []byte) byte {
-	switch {
-	case e == open && bytes.IndexByte(offered, noLogin5) >= 0:
-		return noLogin5
-	case e != refused && bytes.IndexByte(offered, password5) >= 0:
-		// Some apps insist on giving a password although nobody asks for one.
-		return password5
+// readLogin lets an app in by the user and password that it sends. Its error is an
+// [*Error] if the app is to be told.
+func (a *app) readLogin(ctx context.Context) (*guest, error) {
+	user, password, err := readLogin5(a.in)
+	if err != nil {
+		return nil, err
 	}
-	return noMethod5
+	g := a.login(ctx, user, password)
+	if g == nil {
+		return nil, errLogin
+	}
+	return g, nil
 }
 
 // readMethods5 reads the methods that an app offers.

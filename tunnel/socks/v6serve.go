@@ -1,0 +1,194 @@
+package socks
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+var (
+	errLogin6   = &Error{NotAllowed, errMethods}
+	errSession6 = &Error{NotAllowed, errors.New("the app names a SOCKS 6 session that there is not")}
+	errToken6   = &Error{NotAllowed, errors.New("the app spends a SOCKS 6 token that is not its to spend")}
+)
+
+// socks6 serves an app that speaks SOCKS 6.
+func (a *app) socks6(ctx context.Context) error {
+	q, err := ReadRequest6(a.in)
+	if err != nil {
+		return err
+	}
+	initial, err := a.readInitial6(q.Options.Offer)
+	if err != nil {
+		return err
+	}
+	g, err := a.admit6(ctx, q.Options)
+	if err != nil {
+		return err
+	}
+	near, far := a.ownLeg6(q.Options.Stack), targetLeg6(q.Options.Stack)
+	answer := func(r Reply) []byte { return answer6(r, near) }
+	if q.Command == Noop {
+		a.dismiss(answer(Reply{}))
+		return nil
+	}
+	r := Request{Command: q.Command, Dst: q.Dst, Dialect: SOCKS6, Initial: initial, Stack: far}
+	return a.carry(ctx, g, r, answer)
+}
+
+// readInitial6 reads what an app says to its target before it knows whether it may
+// come in. Whoever may not in any case need not say it.
+func (a *app) readInitial6(offer *MethodOffer6) ([]byte, error) {
+	if offer == nil || offer.InitialData == 0 || a.entry == refused {
+		return nil, nil
+	}
+	b := make([]byte, offer.InitialData)
+	if _, err := io.ReadFull(a.in, b); err != nil {
+		return nil, fmt.Errorf("read SOCKS 6 initial data: %w", noEOF(err))
+	}
+	return b, nil
+}
+
+// admit6 finds out who an app is, and answers. It has ended the connection if there
+// is an error.
+func (a *app) admit6(ctx context.Context, o Options6) (*guest, error) {
+	var p AuthReply6
+	g, err := a.identify6(ctx, o, &p.Options)
+	p.OK = err == nil
+	if _, ok := errors.AsType[*Error](err); err != nil && !ok {
+		return nil, err // there is nobody to tell
+	}
+	b, encoding := p.AppendBinary(nil)
+	if encoding != nil {
+		return nil, encoding
+	}
+	if err != nil {
+		a.dismiss(b)
+		return nil, err
+	}
+	if _, err := a.conn.Write(b); err != nil {
+		return nil, fmt.Errorf("answer a SOCKS 6 login: %w", err)
+	}
+	return g, nil
+}
+
+// identify6 finds out who an app is, by the session that it names or anew, and puts
+// what the app is to know of it into say. Its error is an [*Error] if the app is to
+// be told.
+func (a *app) identify6(ctx context.Context, o Options6, say *Options6) (*guest, error) {
+	sessions := &a.door.sessions
+	if len(o.SessionID) > 0 && !o.SessionTeardown {
+		g := a.resume(sessions, o.SessionID)
+		if g == nil {
+			say.SessionInvalid = true
+			return nil, errSession6
+		}
+		say.SessionOK = true
+		if !sessions.tokens(o.SessionID, o, say) {
+			*say = Options6{TokenRejected: true}
+			return nil, errToken6
+		}
+		return g, nil
+	}
+	g, err := a.authenticate6(ctx, o, say)
+	if err != nil {
+		return nil, err
+	}
+	if o.SessionTeardown {
+		sessions.end(o.SessionID, g)
+	}
+	if o.SessionRequest {
+		say.SessionID = sessions.begin(g)
+		sessions.tokens(say.SessionID, Options6{WindowRequest: o.WindowRequest}, say)
+	}
+	return g, nil
+}
+
+// authenticate6 finds out who an app is by what it says of itself in the request, or
+// else by asking.
+func (a *app) authenticate6(ctx context.Context, o Options6, say *Options6) (*guest, error) {
+	for _, data := range o.Auth {
+		if Method(data.Method) == MethodPassword && a.ready(MethodPassword) {
+			return a.login6(ctx, data.Data, say)
+		}
+	}
+	if g := a.enter(); g != nil {
+		return g, nil
+	}
+	if o.Offer == nil {
+		return nil, errLogin6
+	}
+	switch method := a.choose(o.Offer.Methods); method {
+	case MethodPassword:
+		return a.ask6(ctx, method)
+	default:
+		say.Selected = new(byte(noMethod))
+		return nil, errLogin6
+	}
+}
+
+// login6 takes a user and a password from a request's option.
+func (a *app) login6(ctx context.Context, data []byte, say *Options6) (*guest, error) {
+	in := bufio.NewReader(bytes.NewReader(data))
+	user, password, err := readLogin5(in)
+	if rest := readAhead(in); err != nil || len(rest) > 3 || len(bytes.Trim(rest, "\x00")) > 0 {
+		err = &Error{NotAllowed, errors.New("SOCKS 6 login option is malformed")}
+	}
+	var g *guest
+	if err == nil {
+		if g = a.login(ctx, user, password); g == nil {
+			err = errLogin
+		}
+	}
+	status := byte(0)
+	if g == nil {
+		status = 1
+	}
+	say.Auth = []AuthData6{{Method: byte(MethodPassword), Data: []byte{login5, status}}}
+	return g, err
+}
+
+// ask6 asks for a user and a password, and answers what it gets as in SOCKS 5. The
+// second authentication reply is still to come.
+func (a *app) ask6(ctx context.Context, method Method) (*guest, error) {
+	b, err := AuthReply6{Options: Options6{Selected: new(byte(method))}}.AppendBinary(nil)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := a.conn.Write(b); err != nil {
+		return nil, fmt.Errorf("ask for a SOCKS 6 login: %w", err)
+	}
+	g, err := a.readLogin(ctx)
+	status := byte(0)
+	if _, ok := errors.AsType[*Error](err); ok {
+		status = 1
+	} else if err != nil {
+		return nil, err
+	}
+	if _, err := a.conn.Write([]byte{login5, status}); err != nil {
+		return nil, fmt.Errorf("answer a SOCKS 6 login: %w", err)
+	}
+	return g, err
+}
+
+// answer6 gives an operation reply, with what was done on the app's own leg.
+func answer6(r Reply, near []StackOption6) []byte {
+	p := OperationReply6{Code: min(r.Code, TimedOut+1)}
+	if p.Code > TimedOut {
+		p.Code = GeneralFailure
+	}
+	if bound := r.Bound.Addr(); bound.IsValid() {
+		p.Bound = Addr{IP: bound.Unmap().WithZone(""), Port: r.Bound.Port()}
+	}
+	if r.Code == Succeeded {
+		p.Options.Stack = append(targetLeg6(r.Stack), near...)
+	}
+	b, err := p.AppendBinary(nil)
+	if err != nil { // the relay says what cannot be said
+		b, _ = OperationReply6{Code: p.Code, Bound: p.Bound}.AppendBinary(nil)
+	}
+	return b
+}
