@@ -166,8 +166,9 @@ const (
 // Dialect is the protocol in which an app made its request.
 type Dialect byte
 
-// What a door understands. The zero Dialect belongs to requests that no app made at a
-// door, such as those of a Go program that embeds the client.
+// What a door understands. The first and the last belong to requests that no app made
+// at a door: those of a Go program that embeds the client, and of a device whose packets
+// come by WireGuard.
 const (
 	Direct Dialect = iota
 	SOCKS4
@@ -176,6 +177,7 @@ const (
 	SOCKS6
 	HTTPConnect
 	HTTPForward
+	WireGuard
 )
 
 func (d Dialect) String() string {
@@ -194,6 +196,8 @@ func (d Dialect) String() string {
 		return "HTTP CONNECT"
 	case HTTPForward:
 		return "HTTP"
+	case WireGuard:
+		return "WireGuard"
 	}
 	return fmt.Sprintf("dialect %d", byte(d))
 }
