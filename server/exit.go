@@ -54,24 +54,30 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	conn, err := race(ctx, targets, e.dial)
+	w := wishesOf(r, len(targets))
+	attempt := race
+	if !w.happyEyeballs() {
+		attempt = inTurn
+	}
+	conn, err := attempt(ctx, targets, func(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
+		return e.dial(ctx, target, w)
+	})
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	reply := socks.Reply{Code: socks.Succeeded}
-	if a, ok := conn.LocalAddr().(*net.TCPAddr); ok {
-		bound := a.AddrPort()
-		reply.Bound = netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port())
+	if err := w.say(ctx, conn); err != nil {
+		conn.Reset()
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	return conn, reply, nil
+	return conn, socks.Reply{Bound: addrPort(conn.LocalAddr()), Stack: w.report(conn)}, nil
 }
 
 // dial connects to one address that has been judged, and has the very address
 // judged again that the socket is about to connect to.
-func (e *Exit) dial(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
+func (e *Exit) dial(ctx context.Context, target netip.AddrPort, w wishes) (relay.Conn, error) {
 	d := net.Dialer{
 		KeepAliveConfig: keepAlive, // TCP_NODELAY is Go's default
-		Control: func(_, address string, _ syscall.RawConn) error {
+		Control: func(_, address string, raw syscall.RawConn) error {
 			dialled, err := netip.ParseAddrPort(address)
 			if err != nil {
 				return err
@@ -79,9 +85,11 @@ func (e *Exit) dial(ctx context.Context, target netip.AddrPort) (relay.Conn, err
 			if dialled != target {
 				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", dialled, target)}
 			}
+			w.apply(raw, target.Addr().Is4())
 			return e.judge(dialled)
 		},
 	}
+	d.SetMultipathTCP(w.multipath())
 	network := "tcp6"
 	if target.Addr().Is4() {
 		network = "tcp4"

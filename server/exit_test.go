@@ -229,7 +229,7 @@ func TestRebindingReachesNothingThatIsDenied(t *testing.T) {
 
 func TestDialJudgesTheVeryAddressAgain(t *testing.T) {
 	port, from := echo(t, "127.0.0.1:0")
-	conn, err := (&Exit{}).dial(t.Context(), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port))
+	conn, err := (&Exit{}).dial(t.Context(), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), wishes{})
 	if err == nil {
 		conn.Close()
 	}
