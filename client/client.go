@@ -67,7 +67,7 @@ type Config struct {
 // it every open connection, outlives its carriers. Methods are safe for concurrent
 // use.
 type Client struct {
-	socks.Unserved // but for CONNECT
+	socks.Unserved // but for CONNECT and BIND
 
 	cfg   Config
 	ways  *ways

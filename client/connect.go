@@ -20,22 +20,40 @@ const maxTries = 3
 // Connect asks the server to connect to r.Dst. A name is resolved by the
 // server. It makes Client a [socks.Relay].
 func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
-	request, err := socks.Request6{Command: socks.Connect, Dst: r.Dst}.AppendBinary(nil)
+	g, err := c.request(ctx, socks.Request6{Command: socks.Connect, Dst: r.Dst})
 	if err != nil {
-		return failed(&socks.Error{Code: socks.GeneralFailure, Err: err})
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
+	}
+	return g.stream, g.reply, nil
+}
+
+// granted is a request that the server has granted.
+type granted struct {
+	lane   *lane
+	stream *tunnel.Stream
+	reply  socks.Reply
+	id     []byte // of a port that several may connect to
+}
+
+// request makes a request in a stream of its own.
+func (c *Client) request(ctx context.Context, q socks.Request6) (granted, error) {
+	request, err := q.AppendBinary(nil)
+	if err != nil {
+		return granted{}, &socks.Error{Code: socks.GeneralFailure, Err: err}
 	}
 	for try := 1; ; try++ {
 		lane, stream, err := c.open(ctx)
 		if err != nil {
-			return failed(err)
+			return granted{}, err
 		}
-		reply, err := ask(ctx, stream, request)
+		g, err := askInTime(ctx, stream, request)
 		if err == nil {
-			return stream, reply, nil
+			g.lane = lane
+			return g, nil
 		}
 		stream.Reset()
 		if try == maxTries || !unanswered(lane, err) {
-			return failed(err)
+			return granted{}, err
 		}
 	}
 }
@@ -54,10 +72,6 @@ func unanswered(l *lane, err error) bool {
 	default:
 		return false
 	}
-}
-
-func failed(err error) (relay.Conn, socks.Reply, error) {
-	return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
 }
 
 // open opens a stream in the session there is, or in the next one.
@@ -88,45 +102,53 @@ var errPatience = errors.New("no stream could be opened in time")
 // a target long before.
 const answerLimit = time.Minute
 
-// ask sends a request and reads the server's two replies. When ctx ends it
-// resets the stream.
-func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (socks.Reply, error) {
+func askInTime(ctx context.Context, stream *tunnel.Stream, request []byte) (granted, error) {
 	ctx, cancel := context.WithTimeout(ctx, answerLimit)
 	defer cancel()
-	stop := context.AfterFunc(ctx, func() { stream.Reset() })
-	reply, err := exchange(stream, request)
-	if !stop() {
-		return socks.Reply{}, context.Cause(ctx)
-	}
-	return reply, err
+	return ask(ctx, stream, request)
 }
 
-func exchange(stream *tunnel.Stream, request []byte) (socks.Reply, error) {
+// ask sends a request and reads the server's two replies. When ctx ends it
+// resets the stream.
+func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (granted, error) {
+	stop := context.AfterFunc(ctx, func() { stream.Reset() })
+	g, err := exchange(stream, request)
+	if !stop() {
+		return granted{}, context.Cause(ctx)
+	}
+	return g, err
+}
+
+func exchange(stream *tunnel.Stream, request []byte) (granted, error) {
 	if _, err := stream.Write(request); err != nil {
-		return broken(err)
+		return granted{}, broken(err)
 	}
 	auth, err := socks.ReadAuthReply6(stream)
 	if err != nil {
-		return broken(err)
+		return granted{}, broken(err)
 	}
 	if !auth.OK {
-		return socks.Reply{}, socks.NotAllowed
+		return granted{}, socks.NotAllowed
 	}
+	reply, err := readReply(stream)
+	return granted{stream: stream, reply: reply, id: auth.Options.SessionID}, err
+}
+
+// readReply reads an operation reply, and makes an error of a failure.
+func readReply(stream *tunnel.Stream) (socks.Reply, error) {
 	op, err := socks.ReadOperationReply6(stream)
 	if err != nil {
-		return broken(err)
+		return socks.Reply{}, broken(err)
 	}
 	if op.Code != socks.Succeeded {
 		return socks.Reply{}, op.Code
 	}
-	return socks.Reply{Code: op.Code, Bound: netip.AddrPortFrom(op.Bound.IP, op.Bound.Port)}, nil
+	return socks.Reply{Bound: netip.AddrPortFrom(op.Bound.IP, op.Bound.Port), Stack: op.Options.Stack}, nil
 }
 
 // broken is how an exchange ends that gave no answer. A stream that was reset
 // must not look like a target that refused.
-func broken(err error) (socks.Reply, error) {
-	return socks.Reply{}, &socks.Error{Code: socks.GeneralFailure, Err: err}
-}
+func broken(err error) error { return &socks.Error{Code: socks.GeneralFailure, Err: err} }
 
 // DialContext connects to an address through the server, which resolves it if
 // it is a name. network is "tcp"; "tcp4" and "tcp6" are refused, because the

@@ -47,11 +47,6 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	return watched, reply, nil
 }
 
-// Bind opens a port for connections.
-func (c *caller) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.Reply, error) {
-	return c.server.cfg.Relay.Bind(ctx, r)
-}
-
 // Associate opens a port for datagrams.
 func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
 	return c.server.cfg.Relay.Associate(ctx, r, in)

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding"
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
@@ -32,6 +33,8 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	switch r.Command {
 	case socks.Connect:
 		l.connect(ctx, stream, r)
+	case socks.Bind:
+		l.bind(ctx, stream, r, request.Options)
 	default:
 		l.refuse(stream, socks.CommandNotSupported)
 	}
@@ -87,17 +90,29 @@ func (l *lane) carry(ctx context.Context, stream *tunnel.Stream, target relay.Co
 // answer sends the authentication reply, which is always good because the
 // session is authenticated, and the operation reply in one piece.
 func answer(stream *tunnel.Stream, r socks.Reply) error {
-	b, err := socks.AuthReply6{OK: true}.AppendBinary(nil)
-	if err != nil {
-		return err
+	return send(stream, socks.AuthReply6{OK: true}, operation(r))
+}
+
+func operation(r socks.Reply) socks.OperationReply6 {
+	return socks.OperationReply6{
+		Code:    r.Code,
+		Bound:   socks.Addr{IP: r.Bound.Addr(), Port: r.Bound.Port()},
+		Options: socks.Options6{Stack: r.Stack},
 	}
-	op := socks.OperationReply6{Code: r.Code, Bound: socks.Addr{IP: r.Bound.Addr(), Port: r.Bound.Port()}}
-	if b, err = op.AppendBinary(b); err != nil {
-		return err
+}
+
+// send sends messages in one piece.
+func send(stream *tunnel.Stream, messages ...encoding.BinaryAppender) error {
+	var b []byte
+	for _, m := range messages {
+		var err error
+		if b, err = m.AppendBinary(b); err != nil {
+			return err
+		}
 	}
 	// The target may have taken longer than the request was allowed to.
 	stream.SetDeadline(time.Now().Add(requestLimit))
-	_, err = stream.Write(b)
+	_, err := stream.Write(b)
 	return err
 }
 

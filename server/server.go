@@ -24,6 +24,7 @@ import (
 const (
 	DefaultSessions     = 10_000
 	DefaultUserStreams  = 10_000
+	DefaultUserBinds    = 64
 	DefaultGrace        = 10 * time.Minute
 	DefaultReplayMemory = 256 << 20
 )
@@ -41,6 +42,7 @@ type Config struct {
 	Sessions       int // how many there may be at once, attached or not; 0 means DefaultSessions
 	SessionStreams int // how many streams each lane of one may have open; 0 means tunnel.DefaultStreams
 	UserStreams    int // how many the sessions of one user may have together; 0 means DefaultUserStreams
+	UserBinds      int // how many of them may be ports that wait for a peer; 0 means DefaultUserBinds
 
 	// Grace is how long a session outlives its last carrier, unless its user has a
 	// grace of its own. 0 means DefaultGrace; negative: it ends with its carrier.
@@ -77,6 +79,7 @@ type Server struct {
 	sessions map[[16]byte]*session
 	devices  map[string]int // sessions by device key
 	streams  map[string]int // by user
+	binds    map[string]int // of those, ports that wait for a peer
 	visits   map[*Visit]struct{}
 	grace    time.Duration // as Config.Grace has it
 	closed   bool          // no session is admitted any more
@@ -92,6 +95,9 @@ func New(cfg Config) *Server {
 	}
 	if cfg.UserStreams == 0 {
 		cfg.UserStreams = DefaultUserStreams
+	}
+	if cfg.UserBinds == 0 {
+		cfg.UserBinds = DefaultUserBinds
 	}
 	if cfg.Grace == 0 {
 		cfg.Grace = DefaultGrace
@@ -109,6 +115,7 @@ func New(cfg Config) *Server {
 		sessions: make(map[[16]byte]*session),
 		devices:  make(map[string]int),
 		streams:  make(map[string]int),
+		binds:    make(map[string]int),
 		visits:   make(map[*Visit]struct{}),
 		grace:    cfg.Grace,
 	}
@@ -228,21 +235,30 @@ func (s *Server) close() {
 }
 
 // takeStream counts a stream of a user's, if it may have one more.
-func (s *Server) takeStream(user string) bool {
+func (s *Server) takeStream(user string) bool { return s.count(s.streams, user, s.cfg.UserStreams) }
+
+func (s *Server) dropStream(user string) { s.discount(s.streams, user) }
+
+// takeBind counts a port of a user's that waits for a peer, if it may have one more.
+func (s *Server) takeBind(user string) bool { return s.count(s.binds, user, s.cfg.UserBinds) }
+
+func (s *Server) dropBind(user string) { s.discount(s.binds, user) }
+
+func (s *Server) count(of map[string]int, user string, limit int) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams[user] >= s.cfg.UserStreams {
+	if of[user] >= limit {
 		return false
 	}
-	s.streams[user]++
+	of[user]++
 	return true
 }
 
-func (s *Server) dropStream(user string) {
+func (s *Server) discount(of map[string]int, user string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.streams[user]--; s.streams[user] == 0 {
-		delete(s.streams, user)
+	if of[user]--; of[user] == 0 {
+		delete(of, user)
 	}
 }
 

@@ -22,6 +22,7 @@ type session struct {
 	user   users.User
 	log    *slog.Logger
 	since  time.Time
+	ports  ports
 
 	// Under the server's mu.
 	lanes [tunnel.MaxLanes]*lane // by number; nil: there is none
