@@ -321,7 +321,8 @@ var packetLists = sync.Pool{New: func() any {
 	return &list
 }}
 
-// listenUDP opens a port on all addresses of this host.
+// listenUDP opens a port on all addresses of this host. Only the system knows
+// which addresses are a network's broadcast addresses, and refuses to send there.
 func listenUDP(ctx context.Context) (*net.UDPConn, error) {
 	var l net.ListenConfig
 	pc, err := l.ListenPacket(ctx, "udp", ":0")
@@ -329,6 +330,10 @@ func listenUDP(ctx context.Context) (*net.UDPConn, error) {
 		return nil, err
 	}
 	conn := pc.(*net.UDPConn)
+	if err := forbidBroadcast(conn); err != nil {
+		conn.Close()
+		return nil, err
+	}
 	// Room for a burst: ten milliseconds at 400 Mbit/s. The system may give less,
 	// and takes memory only for what waits there.
 	_ = conn.SetReadBuffer(socketBuffer)

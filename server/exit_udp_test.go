@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -11,123 +10,10 @@ import (
 	"slices"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/socks"
 )
-
-// mailbox is an Inbox that keeps a copy of everything.
-type mailbox struct {
-	mail   chan socks.Datagram
-	losses chan socks.Loss
-}
-
-func newMailbox() *mailbox {
-	return &mailbox{make(chan socks.Datagram, 100_000), make(chan socks.Loss, 1000)}
-}
-
-func (m *mailbox) Deliver(batch []socks.Datagram) {
-	for _, d := range batch {
-		d.Payload = bytes.Clone(d.Payload)
-		m.mail <- d
-	}
-}
-
-func (m *mailbox) Lost(l socks.Loss) { m.losses <- l }
-
-// next gives the next datagram that came.
-func (m *mailbox) next(t testing.TB) socks.Datagram {
-	t.Helper()
-	select {
-	case d := <-m.mail:
-		return d
-	case <-time.After(10 * time.Second):
-		t.Fatal("no datagram comes")
-		panic("unreachable")
-	}
-}
-
-func (m *mailbox) loss(t testing.TB) socks.Loss {
-	t.Helper()
-	select {
-	case l := <-m.losses:
-		return l
-	case <-time.After(10 * time.Second):
-		t.Fatal("nobody tells of a loss")
-		panic("unreachable")
-	}
-}
-
-// associate opens an association that is closed at the end of the test.
-func associate(t testing.TB, e *Exit) (socks.Association, *mailbox, uint16) {
-	t.Helper()
-	m := newMailbox()
-	a, reply, err := e.Associate(t.Context(), socks.Request{Command: socks.Associate}, m)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { a.Close() })
-	if reply.Code != socks.Succeeded || reply.Bound.Port() == 0 {
-		t.Fatalf("reply is %+v", reply)
-	}
-	return a, m, reply.Bound.Port()
-}
-
-// listenPeer opens a peer's socket.
-func listenPeer(t testing.TB, address string) (*net.UDPConn, socks.Addr) {
-	t.Helper()
-	pc, err := net.ListenPacket("udp", address)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { pc.Close() })
-	at := pc.LocalAddr().(*net.UDPAddr).AddrPort()
-	_ = pc.(*net.UDPConn).SetReadBuffer(4 << 20)
-	return pc.(*net.UDPConn), socks.Addr{IP: at.Addr(), Port: at.Port()}
-}
-
-// udpEcho is a peer that sends everything back.
-func udpEcho(t testing.TB, address string) socks.Addr {
-	t.Helper()
-	conn, at := listenPeer(t, address)
-	var serving sync.WaitGroup
-	serving.Go(func() {
-		b := make([]byte, 64<<10)
-		for {
-			n, from, err := conn.ReadFromUDPAddrPort(b)
-			if errors.Is(err, net.ErrClosed) {
-				return
-			}
-			_, _ = conn.WriteToUDPAddrPort(b[:n], from)
-		}
-	})
-	t.Cleanup(func() {
-		conn.Close()
-		serving.Wait()
-	})
-	return at
-}
-
-// heard reads what a peer gets next, and whom from.
-func heard(t testing.TB, peer *net.UDPConn) (string, netip.AddrPort) {
-	t.Helper()
-	b := make([]byte, 64<<10)
-	if err := peer.SetReadDeadline(time.Now().Add(10 * time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	n, from, err := peer.ReadFromUDPAddrPort(b)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(b[:n]), from
-}
-
-func to(addr socks.Addr, payload string) []socks.Datagram {
-	return []socks.Datagram{{Addr: addr, Payload: []byte(payload)}}
-}
-
-var toLoopback = Allow{Loopback: true}
 
 func TestAssociationReachesPeersOfBothFamiliesFromOnePort(t *testing.T) {
 	a, in, port := associate(t, &Exit{Allow: toLoopback})
@@ -283,16 +169,6 @@ func TestEveryDatagramIsJudged(t *testing.T) {
 	}
 }
 
-// waitFor waits for what there is no event for.
-func waitFor(t testing.TB, done func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); !done(); time.Sleep(time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatal("it does not happen")
-		}
-	}
-}
-
 // byName is a resolver that knows some names.
 type byName map[string][]netip.Addr
 
@@ -301,50 +177,6 @@ func (r byName) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, er
 		return slices.Clone(a), nil
 	}
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
-}
-
-func TestFilteringDecidesWhoseDatagramsComeIn(t *testing.T) {
-	for _, test := range []struct {
-		filtering Filtering
-		want      []string
-	}{
-		{EndpointIndependent, []string{"stranger", "other port", "peer"}},
-		{AddressDependent, []string{"other port", "peer"}},
-		{AddressAndPortDependent, []string{"peer"}},
-	} {
-		t.Run(test.filtering.String(), func(t *testing.T) {
-			a, in, port := associate(t, &Exit{Allow: toLoopback, Filtering: test.filtering})
-			peer, at := listenPeer(t, "127.0.0.1:0")
-			otherPort, _ := listenPeer(t, "127.0.0.1:0")
-			stranger, _ := listenPeer(t, "127.0.0.3:0")
-			a.Send(to(at, "hello"))
-			heard(t, peer)
-			for _, sender := range []struct {
-				conn *net.UDPConn
-				name string
-			}{{stranger, "stranger"}, {otherPort, "other port"}, {peer, "peer"}} {
-				if _, err := sender.conn.WriteToUDPAddrPort([]byte(sender.name), netip.AddrPortFrom(at.IP, port)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			for _, want := range test.want {
-				if d := in.next(t); string(d.Payload) != want {
-					t.Errorf("%q came, want %q", d.Payload, want)
-				}
-			}
-		})
-	}
-}
-
-func TestFilteringHasWordsThatCanBeRead(t *testing.T) {
-	for _, f := range []Filtering{EndpointIndependent, AddressDependent, AddressAndPortDependent} {
-		if got, err := ParseFiltering(f.String()); err != nil || got != f {
-			t.Errorf("%s is read as %s, %v", f, got, err)
-		}
-	}
-	if _, err := ParseFiltering("filtering 7"); err == nil || Filtering(7).String() != "filtering 7" {
-		t.Error("there is a seventh filtering")
-	}
 }
 
 func TestAssociationServesManyPeers(t *testing.T) {
@@ -459,42 +291,4 @@ func TestSendNeverWaits(t *testing.T) {
 	if took := time.Since(began); took > 30*time.Second {
 		t.Errorf("it takes %v", took)
 	}
-}
-
-func TestRecentForgetsWhatWasUsedLongestAgo(t *testing.T) {
-	r := recent[int, string]{limit: 100}
-	for i := range 10_000 {
-		r.put(i, fmt.Sprint(i))
-		if got, ok := r.get(0); !ok || got != "0" {
-			t.Fatalf("after %d others, 0 is %q", i, got)
-		}
-		if n := len(r.new) + len(r.old); n > 100 {
-			t.Fatalf("%d entries", n)
-		}
-	}
-	if _, ok := r.get(9960); !ok {
-		t.Error("one of the last 50 is not there")
-	}
-	if _, ok := r.get(9800); ok {
-		t.Error("one before the last 100 is there")
-	}
-}
-
-func TestVerdictsAreForgottenWithinSeconds(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		e := &Exit{Allow: toLoopback}
-		a := &association{exit: e, verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts}}
-		peer := netip.MustParseAddrPort("127.0.0.1:53")
-		if !a.allows(peer, time.Now()) {
-			t.Fatal("not allowed")
-		}
-		e.Own = []netip.AddrPort{peer} // as if this host had got the address
-		if !a.allows(peer, time.Now()) {
-			t.Error("the verdict was not kept")
-		}
-		time.Sleep(verdictLife + 1)
-		if a.allows(peer, time.Now()) {
-			t.Error("the verdict was kept for too long")
-		}
-	})
 }

@@ -1,0 +1,26 @@
+//go:build unix
+
+package server
+
+import (
+	"net"
+	"os"
+
+	"golang.org/x/sys/unix"
+)
+
+// forbidBroadcast takes back what package net allows every UDP socket.
+func forbidBroadcast(conn *net.UDPConn) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failure error
+	err = raw.Control(func(fd uintptr) {
+		failure = unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_BROADCAST, 0)
+	})
+	if err != nil {
+		return err
+	}
+	return os.NewSyscallError("setsockopt", failure)
+}
