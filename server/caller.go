@@ -20,6 +20,7 @@ type caller struct {
 
 	mu    sync.Mutex
 	flows map[*flow]struct{}
+	past  Usage // of the flows that have ended
 	gone  error // why there are no more
 }
 
@@ -75,8 +76,33 @@ func (c *caller) begin(ctx context.Context, r socks.Request) (*flow, error) {
 func (c *caller) leave(f *flow) {
 	c.mu.Lock()
 	delete(c.flows, f)
+	c.past.add(f)
 	c.mu.Unlock()
 	c.server.dropStream(c.user)
+}
+
+// Usage is what flows have used, as they count it.
+type Usage struct {
+	Flows    int // open now
+	Opened   uint64
+	Up, Down int64 // bytes from and to the apps
+}
+
+func (u *Usage) add(f *flow) {
+	u.Opened++
+	u.Up += f.up.Load()
+	u.Down += f.down.Load()
+}
+
+func (c *caller) usage() Usage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	u := c.past
+	u.Flows = len(c.flows)
+	for f := range c.flows {
+		u.add(f)
+	}
+	return u
 }
 
 // end breaks all flows, and lets no more begin.

@@ -57,6 +57,9 @@ func (v *Visit) Done() <-chan struct{} { return v.done }
 // User is the visitor's name.
 func (v *Visit) User() string { return v.user }
 
+// Usage tells what the visitor's flows have used so far.
+func (v *Visit) Usage() Usage { return v.usage() }
+
 // Close ends the visit, and breaks the flows that are left of it.
 func (v *Visit) Close() { v.over(errLeft) }
 
