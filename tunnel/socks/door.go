@@ -49,14 +49,7 @@ func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
 	if err := d.Admission.Check(ln.Addr()); err != nil {
 		return fmt.Errorf("serve apps at %s: %w", ln.Addr(), err)
 	}
-	s := &serving{
-		Door: *d,
-		free: make(chan struct{}, cmp.Or(d.MaxConns, DefaultMaxConns)),
-	}
-	s.HandshakeTimeout = cmp.Or(d.HandshakeTimeout, DefaultHandshakeTimeout)
-	if s.Log == nil {
-		s.Log = slog.New(slog.DiscardHandler)
-	}
+	s := d.serving()
 	defer s.apps.Wait()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	for {
@@ -80,6 +73,18 @@ type serving struct {
 	warn pace
 
 	sessions sessions6
+}
+
+func (d *Door) serving() *serving {
+	s := &serving{
+		Door: *d,
+		free: make(chan struct{}, cmp.Or(d.MaxConns, DefaultMaxConns)),
+	}
+	s.HandshakeTimeout = cmp.Or(d.HandshakeTimeout, DefaultHandshakeTimeout)
+	if s.Log == nil {
+		s.Log = slog.New(slog.DiscardHandler)
+	}
+	return s
 }
 
 // accept waits out what the machine is short of.
