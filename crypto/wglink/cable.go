@@ -46,8 +46,10 @@ type cable struct {
 	events chan tun.Event
 	sent   *counter // of packets that WireGuard has sent
 
-	attached sync.RWMutex
-	stack    stack.NetworkDispatcher // nil before and after; guarded by attached
+	attached sync.RWMutex            // guards what follows
+	stack    stack.NetworkDispatcher // nil before and after
+	guests   stack.NetworkDispatcher // of another stack; nil if there is none
+	filter   func(packet []byte) verdict
 
 	mu      sync.Mutex // guards what follows
 	filled  sync.Cond  // queue is not empty any more, or the cable is closed
@@ -192,15 +194,59 @@ func (c *cable) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, os.ErrClosed
 	}
 	for rest := bufs; len(rest) > 0; {
+		first := rest[0][offset:]
 		p, version, n := join(rest, offset)
 		rest = rest[n:]
 		if p == nil {
 			continue
 		}
-		c.stack.DeliverNetworkPacket(version, p)
+		if to := c.whose(first); to != nil {
+			to.DeliverNetworkPacket(version, p)
+		}
 		p.DecRef()
 	}
 	return len(bufs), nil
+}
+
+// verdict is what a filter says about a packet.
+type verdict int
+
+const (
+	dropped  verdict = iota
+	toStack          // it is a device's
+	toGuests         // it is a guest's
+)
+
+// whose gives the stack that a packet is for; nil if it is for none. All that are
+// joined to it have the same addresses. The caller holds attached.
+func (c *cable) whose(packet []byte) stack.NetworkDispatcher {
+	if c.guests == nil {
+		return c.stack
+	}
+	switch c.filter(packet) {
+	case toStack:
+		return c.stack
+	case toGuests:
+		return c.guests
+	}
+	return nil
+}
+
+// offer queues packets as WritePackets does, but never waits. They are dropped,
+// all of them, where as much waits beyond cableBytes as below: others who send
+// must wait, and would leave no room.
+func (c *cable) offer(packets ...*stack.PacketBuffer) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed || c.bytes >= 2*cableBytes {
+		return false
+	}
+	for _, p := range packets {
+		c.queue = append(c.queue, p.IncRef())
+		c.bytes += p.Size() + packetCost
+	}
+	c.filled.Signal()
+	return true
 }
 
 // Close ends Read and WritePackets. What waits is lost. It is called by the

@@ -45,6 +45,9 @@ type tcpConn struct {
 	// It is set before anybody else uses the connection.
 	onClose func()
 
+	// buffers decides how long the connection's buffers are; nil: the stack does.
+	buffers buffers
+
 	reading, writing      sync.Mutex
 	readable, writable    chan struct{}
 	readEntry, writeEntry waiter.Entry
@@ -52,6 +55,12 @@ type tcpConn struct {
 
 	closing sync.Once
 	closed  chan struct{}
+}
+
+// buffers decides how long a connection's buffers are.
+type buffers interface {
+	received(n int) // was read
+	grow() bool     // tells whether there is more room to write now
 }
 
 // newConn makes a net.Conn of an endpoint that is connected.
@@ -132,7 +141,11 @@ func (c *tcpConn) Read(p []byte) (int, error) {
 		result, err := c.endpoint.Read(&w, tcpip.ReadOptions{})
 		switch err.(type) {
 		case nil:
-			c.endpoint.ModerateRecvBuf(result.Count)
+			if c.buffers != nil {
+				c.buffers.received(result.Count)
+			} else {
+				c.endpoint.ModerateRecvBuf(result.Count)
+			}
 			return result.Count, nil
 		case *tcpip.ErrWouldBlock:
 			if err := c.wait(c.readable, &c.readBy); err != nil {
@@ -164,6 +177,9 @@ func (c *tcpConn) Write(p []byte) (n int, err error) {
 		switch err.(type) {
 		case nil:
 		case *tcpip.ErrWouldBlock:
+			if c.buffers != nil && c.buffers.grow() {
+				continue
+			}
 			if err := c.wait(c.writable, &c.writeBy); err != nil {
 				return n, c.fail("write", err)
 			}

@@ -38,14 +38,14 @@ type engine struct {
 
 // newEngine makes an engine that is up and knows no peer. It owns the UDP
 // socket, also when it fails. The fields of s are set.
-func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, log *slog.Logger) (*engine, error) {
+func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, logger *device.Logger) (*engine, error) {
 	c := newCable(mtu, s.sent)
 	ip, err := newStack(c, address)
 	if err != nil {
 		s.discard()
 		return nil, err
 	}
-	e := &engine{socket: s, cable: c, stack: ip, device: device.NewDevice(deviceEnd{c}, s, deviceLogger(log))}
+	e := &engine{socket: s, cable: c, stack: ip, device: device.NewDevice(deviceEnd{c}, s, logger)}
 	private := key.Reveal()
 	if err := e.device.IpcSet("private_key=" + hex.EncodeToString(private[:])); err != nil {
 		e.close()
@@ -78,9 +78,13 @@ func (e *engine) drain() {
 	}
 }
 
-// setPeer adds a peer with its one inner address. endpoint may be empty.
-func (e *engine) setPeer(key [32]byte, address netip.Addr, endpoint string) error {
-	config := fmt.Sprintf("public_key=%x\nreplace_allowed_ips=true\nallowed_ip=%s/128\n", key, address)
+// setPeer adds a peer with its inner addresses. WireGuard drops what a peer sends
+// from any other. endpoint may be empty.
+func (e *engine) setPeer(key [32]byte, addresses []netip.Addr, endpoint string) error {
+	config := fmt.Sprintf("public_key=%x\nreplace_allowed_ips=true\n", key)
+	for _, a := range addresses {
+		config += fmt.Sprintf("allowed_ip=%s/%d\n", a, a.BitLen())
+	}
 	if endpoint != "" {
 		config += "endpoint=" + endpoint + "\n"
 	}

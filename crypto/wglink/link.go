@@ -26,7 +26,7 @@ type link struct {
 // WireGuard keeps the old keys.
 func (l *link) seek(places []netip.AddrPort) (before string, err error) {
 	l.socket.aim.Store(&remotes{all: places})
-	if err := l.setPeer(l.server, serverAddress(l.server), serverEndpoint); err != nil {
+	if err := l.setPeer(l.server, []netip.Addr{serverAddress(l.server)}, serverEndpoint); err != nil {
 		return "", fmt.Errorf("set up wireguard: %w", err)
 	}
 	before = l.lastAnswer()

@@ -57,6 +57,12 @@ func setUp(s *stack.Stack, c *cable, local netip.Addr) error {
 	}
 	s.AddRoute(tcpip.Route{Destination: header.IPv6EmptySubnet, NIC: nic})
 
+	return tuneTCP(s, firstBuffer, maxBuffer)
+}
+
+// tuneTCP sets how TCP behaves, with buffers of that many bytes at first and at
+// most.
+func tuneTCP(s *stack.Stack, first, most int) error {
 	// SACK recovers as RFC 6675 says, without RACK (RFC 8985). In this version of
 	// the library RACK does not get over the end of slow start when a queue on
 	// the way overflows: over 100 and 200 Mbit/s with 50 ms round trip it fell to
@@ -69,8 +75,8 @@ func setUp(s *stack.Stack, c *cable, local netip.Addr) error {
 	wait := tcpip.TCPTimeWaitTimeoutOption(timeWait)
 	for _, option := range []tcpip.SettableTransportProtocolOption{
 		&sack, &recovery, &cubic, &moderate, &wait,
-		&tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: firstBuffer, Max: maxBuffer},
-		&tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: firstBuffer, Max: maxBuffer},
+		&tcpip.TCPReceiveBufferSizeRangeOption{Min: minBuffer, Default: first, Max: most},
+		&tcpip.TCPSendBufferSizeRangeOption{Min: minBuffer, Default: first, Max: most},
 	} {
 		if err := s.SetTransportProtocolOption(tcp.ProtocolNumber, option); err != nil {
 			return fmt.Errorf("option %T: %w", option, stackError(err))

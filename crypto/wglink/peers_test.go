@@ -26,13 +26,13 @@ import (
 func (e *exit) newPeer(t *testing.T, key keys.WireGuardKey, address netip.Addr) *engine {
 	t.Helper()
 	s := newSocket(listen(t))
-	p, err := newEngine(s, key, address, defaultMTU, slog.New(slog.DiscardHandler))
+	p, err := newEngine(s, key, address, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.close) // closing again does nothing
 	s.aim.Store(&remotes{all: []netip.AddrPort{netip.MustParseAddrPort(e.endpoint)}})
-	if err := p.setPeer(e.key.Public(), serverAddress(e.key.Public()), serverEndpoint); err != nil {
+	if err := p.setPeer(e.key.Public(), []netip.Addr{serverAddress(e.key.Public())}, serverEndpoint); err != nil {
 		t.Fatal(err)
 	}
 	return p

@@ -48,6 +48,11 @@ func serverAddress(server [32]byte) netip.Addr {
 	return netip.AddrFrom16(a)
 }
 
+// carrierNet is the net of the server's inner address and its devices'.
+func carrierNet(server [32]byte) netip.Prefix {
+	return netip.PrefixFrom(serverAddress(server), 64).Masked()
+}
+
 // deviceAddress is the inner address of a server's peer. Both ends derive it,
 // so nobody has to be told.
 func deviceAddress(server, device [32]byte) netip.Addr {

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.zx2c4.com/wireguard/tai64n"
@@ -26,15 +28,23 @@ const (
 // to one of 2^32 servers that have as many peers.
 var ErrAddress = errors.New("another peer has the same inner address")
 
-// peer is a device that may come.
+// ErrKey says that a key is to be a device's and a guest's.
+var ErrKey = errors.New("the key is both a device's and a guest's")
+
+// peer is a device or a guest that may come.
 type peer struct {
-	key     [32]byte
-	address netip.Addr
+	key       [32]byte
+	addresses []netip.Addr // inner ones; a device has one
+	guest     bool
+
+	from  atomic.Pointer[netip.AddrPort] // where its latest handshake came from; nil before that
+	flows atomic.Int64                   // what a guest has open
+
+	// The roster's mu guards what follows.
 
 	shared [32]byte         // what X25519 gives for its key and the server's; zero until needed
 	last   tai64n.Timestamp // of its latest handshake
 	heard  time.Time        // when that was
-	from   netip.AddrPort   // and where from
 	active bool             // WireGuard knows it
 	gone   bool             // it has been removed
 
@@ -51,41 +61,69 @@ type roster struct {
 	peers     map[[32]byte]*peer
 	addresses map[netip.Addr]*peer
 	engine    *engine // nil while nobody serves
+	hall      *hall   // nil while nobody serves guests
 }
 
 func newRoster(server [32]byte) *roster {
 	return &roster{server: server, peers: map[[32]byte]*peer{}, addresses: map[netip.Addr]*peer{}}
 }
 
-// open lets WireGuard know peers from now on.
-func (r *roster) open(e *engine) {
+// open lets WireGuard know peers from now on. h may be nil.
+func (r *roster) open(e *engine, h *hall) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine = e
+	r.engine, r.hall = e, h
+	for _, p := range r.peers {
+		r.welcome(p)
+	}
+}
+
+// welcome lets the hall know a guest. The caller holds mu.
+func (r *roster) welcome(p *peer) {
+	if p.guest && r.hall != nil {
+		r.hall.welcome(p)
+	}
 }
 
 // close forgets the engine, which takes its peers with it.
 func (r *roster) close() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.engine = nil
+	r.engine, r.hall = nil, nil
 	for _, p := range r.peers {
 		p.active = false
 	}
 }
 
+// add lets a device in.
 func (r *roster) add(key [32]byte) error {
+	return r.enrol(&peer{key: key, addresses: []netip.Addr{deviceAddress(r.server, key)}})
+}
+
+// addGuest lets a guest in, whose addresses are checked.
+func (r *roster) addGuest(g Guest) error {
+	return r.enrol(&peer{key: g.Key, addresses: slices.Clone(g.Addresses), guest: true})
+}
+
+func (r *roster) enrol(p *peer) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.peers[key] != nil {
+	if known := r.peers[p.key]; known != nil {
+		if known.guest != p.guest {
+			return ErrKey
+		}
 		return nil
 	}
-	address := deviceAddress(r.server, key)
-	if r.addresses[address] != nil || address == serverAddress(r.server) {
-		return ErrAddress
+	for _, a := range p.addresses {
+		if r.addresses[a] != nil || a == serverAddress(r.server) {
+			return ErrAddress
+		}
 	}
-	p := &peer{key: key, address: address}
-	r.peers[key], r.addresses[address] = p, p
+	r.peers[p.key] = p
+	for _, a := range p.addresses {
+		r.addresses[a] = p
+	}
+	r.welcome(p)
 	return nil
 }
 
@@ -98,26 +136,35 @@ func (r *roster) remove(key [32]byte) {
 		return
 	}
 	delete(r.peers, key)
-	delete(r.addresses, p.address)
+	for _, a := range p.addresses {
+		delete(r.addresses, a)
+	}
 	p.gone = true
 	r.rest(p)
-	conns := p.carriers
+	conns, h := p.carriers, r.hall
 	p.carriers = nil
 	r.mu.Unlock()
 	for c := range conns {
 		c.abort()
 	}
+	if p.guest && h != nil {
+		h.evict(p)
+	}
 }
 
-// keys gives the keys of all peers.
-func (r *roster) keys() [][32]byte {
+// retain removes the devices, or the guests, that are not wanted.
+func (r *roster) retain(guests bool, wanted func(p *peer) bool) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	keys := make([][32]byte, 0, len(r.peers))
-	for key := range r.peers {
-		keys = append(keys, key)
+	var out [][32]byte
+	for key, p := range r.peers {
+		if p.guest == guests && !wanted(p) {
+			out = append(out, key)
+		}
 	}
-	return keys
+	r.mu.Unlock()
+	for _, key := range out {
+		r.remove(key)
+	}
 }
 
 // greet takes notice of a peer's handshake, and lets WireGuard know the peer.
@@ -138,12 +185,13 @@ func (r *roster) greet(key [32]byte, from netip.AddrPort, stamp func(shared *[32
 		return errReplayed
 	}
 	if !p.active {
-		if err := r.engine.setPeer(key, p.address, ""); err != nil {
+		if err := r.engine.setPeer(key, p.addresses, ""); err != nil {
 			return fmt.Errorf("add peer: %w", err)
 		}
 		p.active = true
 	}
-	p.last, p.heard, p.from = at, time.Now(), from
+	p.last, p.heard = at, time.Now()
+	p.from.Store(&from)
 	return nil
 }
 
@@ -152,7 +200,7 @@ func (r *roster) enter(from netip.Addr) (*peer, bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	p := r.addresses[from]
-	if p == nil || p.opening >= maxOpening {
+	if p == nil || p.guest || p.opening >= maxOpening {
 		return nil, false
 	}
 	p.opening++
@@ -187,10 +235,11 @@ func (r *roster) letGo(p *peer, c *tcpConn) {
 }
 
 // place tells where a peer's last handshake came from.
-func (r *roster) place(p *peer) netip.AddrPort {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return p.from
+func (p *peer) place() netip.AddrPort {
+	if at := p.from.Load(); at != nil {
+		return *at
+	}
+	return netip.AddrPort{}
 }
 
 // sweep takes peers from WireGuard that have not been heard of for long.
@@ -198,7 +247,7 @@ func (r *roster) sweep(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, p := range r.peers {
-		if p.active && len(p.carriers) == 0 && p.opening == 0 && now.Sub(p.heard) > idle {
+		if p.active && len(p.carriers) == 0 && p.opening == 0 && p.flows.Load() == 0 && now.Sub(p.heard) > idle {
 			r.rest(p)
 		}
 	}

@@ -63,6 +63,7 @@ type Admit func(ctx context.Context, a Arrival) (answer []byte, serve func(ctx c
 type Server struct {
 	cfg    ServerConfig
 	roster *roster
+	drops  drops
 }
 
 // ServerConfig says who a server is. Key is needed.
@@ -71,6 +72,14 @@ type ServerConfig struct {
 
 	// MTU is the largest IP packet inside WireGuard, in bytes. Zero: 1420.
 	MTU int
+
+	// Host carries out what guests do. nil: there are no guests.
+	Host Host
+
+	// Inner has the server's own inner addresses towards guests, one of IPv4 and
+	// one of IPv6, each with the net that it is in, such as 10.66.0.1/16. Nobody
+	// else in these nets can be reached by guests.
+	Inner []netip.Prefix
 
 	Log *slog.Logger // nil: nothing is logged
 }
@@ -84,24 +93,21 @@ func NewServer(cfg ServerConfig) *Server {
 }
 
 // AddPeer lets a device in by its WireGuard key. A peer that does not come costs
-// below 1 KiB. The error is [ErrAddress] if it cannot be told from another.
+// below 1 KiB. The error is [ErrAddress] if it cannot be told from another, and
+// [ErrKey] if it is a guest.
 func (s *Server) AddPeer(key [32]byte) error { return s.roster.add(key) }
 
-// RemovePeer keeps a device out, and ends its carriers at once.
+// RemovePeer keeps a device or a guest out, and ends its carriers or flows at once.
 func (s *Server) RemovePeer(key [32]byte) { s.roster.remove(key) }
 
-// SetPeers adds and removes peers, so that those are left that are named here.
+// SetPeers adds and removes devices, so that those are left that are named here.
 // If some cannot be added, the others are.
 func (s *Server) SetPeers(peers [][32]byte) error {
 	wanted := make(map[[32]byte]bool, len(peers))
 	for _, key := range peers {
 		wanted[key] = true
 	}
-	for _, key := range s.roster.keys() {
-		if !wanted[key] {
-			s.roster.remove(key)
-		}
-	}
+	s.roster.retain(false, func(p *peer) bool { return wanted[p.key] })
 	var errs []error
 	for key := range wanted {
 		errs = append(errs, s.roster.add(key))
@@ -121,6 +127,9 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, admit Admit) erro
 	var helpers sync.WaitGroup
 	helpers.Go(func() { x.gate.run(ctx) })
 	helpers.Go(func() { x.sweep(ctx) })
+	if x.hall != nil {
+		helpers.Go(func() { x.hall.run(ctx) })
+	}
 	<-ctx.Done()
 	helpers.Wait()
 	x.end()
@@ -135,6 +144,7 @@ type exchange struct {
 	admit  Admit
 	roster *roster
 	gate   *gate
+	hall   *hall // nil without guests
 	log    *slog.Logger
 
 	mu       sync.Mutex
@@ -160,12 +170,18 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 	if x.gate, err = newGate(s.cfg.Key, socket, s.roster, x.log); err != nil {
 		return nil, err
 	}
-	if x.engine, err = newEngine(socket, s.cfg.Key, serverAddress(x.key), mtu, x.log); err != nil {
+	if x.engine, err = newEngine(socket, s.cfg.Key, serverAddress(x.key), mtu, s.drops.logger(x.log)); err != nil {
 		return nil, err
+	}
+	if s.cfg.Host != nil {
+		if x.hall, err = newHall(ctx, x.engine, &s.cfg, &s.drops); err != nil {
+			x.engine.close()
+			return nil, err
+		}
 	}
 	forwarder := tcp.NewForwarder(x.stack, firstBuffer, maxHandshakes, x.arrive)
 	x.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
-	s.roster.open(x.engine)
+	s.roster.open(x.engine, x.hall)
 	return x, nil
 }
 
@@ -190,11 +206,17 @@ func (x *exchange) end() {
 		x.abort(func(bool) bool { return true })
 		x.abortHandshakes() // those that began just then
 	})
+	if x.hall != nil {
+		x.hall.end()
+	}
 	x.arriving.Wait()
 	cut.Stop()
 	x.engine.drain()
 	x.roster.close()
 	x.engine.close()
+	if x.hall != nil {
+		x.hall.stack.Destroy()
+	}
 }
 
 // abort ends connections, and lets none begin any more.
@@ -299,11 +321,11 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	_, _ = rand.Read(nonce[:]) // it has no error
 	opening := make([]byte, OpeningSize)
 	if _, err := c.Write(nonce[:]); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
 		return
 	}
 	if _, err := io.ReadFull(c, opening); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
 		return
 	}
 	answer, serve := x.admit(x.ctx, Arrival{
@@ -311,7 +333,7 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 		Server:     serverID(x.key),
 		Channel:    channelID(x.key, p.key, nonce[:]),
 		Device:     p.key,
-		Remote:     x.roster.place(p),
+		Remote:     p.place(),
 		Protection: protection(),
 	})
 	if answer == nil || !x.note(c, true) {
@@ -319,7 +341,7 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	}
 	opened()
 	if err := x.answer(c, answer); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", x.roster.place(p), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
 		return
 	}
 	if serve != nil {

@@ -18,6 +18,7 @@ type exit struct {
 	key      keys.WireGuardKey
 	endpoint string
 	stop     func() // and wait
+	guests   []Guest
 }
 
 func deviceKey(t testing.TB) keys.WireGuardKey {
@@ -41,6 +42,12 @@ func listen(t testing.TB) *net.UDPConn {
 // start runs a server until the test ends.
 func start(t testing.TB, admit Admit) *exit {
 	t.Helper()
+	return startWith(t, admit, ServerConfig{})
+}
+
+// startWith does so with a config that lacks a key.
+func startWith(t testing.TB, admit Admit, cfg ServerConfig) *exit {
+	t.Helper()
 	identity, err := keys.NewServer()
 	if err != nil {
 		t.Fatal(err)
@@ -50,7 +57,8 @@ func start(t testing.TB, admit Admit) *exit {
 		t.Fatal(err)
 	}
 	udp := listen(t)
-	e := &exit{Server: NewServer(ServerConfig{Key: key}), key: key, endpoint: udp.LocalAddr().String()}
+	cfg.Key = key
+	e := &exit{Server: NewServer(cfg), key: key, endpoint: udp.LocalAddr().String()}
 	ctx, cancel := context.WithCancel(context.Background())
 	served := make(chan error, 1)
 	go func() { served <- e.Serve(ctx, udp, admit) }()
