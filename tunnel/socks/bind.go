@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -15,6 +17,9 @@ var errSix = errors.New("the exit's port has an IPv6 address, which SOCKS 4 cann
 // exit, and again when a peer has come, who is relayed to from then on. How long
 // there is a port to wait at is for the exit to say.
 func (a *app) bind(ctx context.Context, g *guest, r Request, answer answer) error {
+	if r.Dialect == SOCKS6 {
+		r = bind6(r)
+	}
 	a.conn.SetDeadline(time.Time{})
 	a.door.Log.Debug("app asks for a port", "app", a.source, "dialect", r.Dialect, "peer", r.Dst)
 	var peer relay.Conn
@@ -48,6 +53,19 @@ func (a *app) await(ctx context.Context, g *guest, r Request, answer answer) (re
 		return nil, Reply{}, fmt.Errorf("%w: %w", errGone, err)
 	}
 	return binding.Accept(ctx)
+}
+
+// bind6 makes a request of SOCKS 6, which names the address to open, one that names
+// who may come: anybody. Of the address only the port can be a wish at an exit that the app does not
+// know. One connection is served, and a backlog is not granted.
+func bind6(r Request) Request {
+	anybody := netip.IPv4Unspecified()
+	if r.Dst.IP.Is6() && !r.Dst.IP.Is4In6() {
+		anybody = netip.IPv6Unspecified()
+	}
+	r.Dst = Addr{IP: anybody, Port: r.Dst.Port}
+	r.Stack = slices.DeleteFunc(slices.Clone(r.Stack), func(o StackOption6) bool { return o.Kind == StackBacklog6 })
+	return r
 }
 
 func (g *guest) bind(ctx context.Context, r Request) (Binding, Reply, error) {

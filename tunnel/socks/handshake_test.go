@@ -87,7 +87,11 @@ func (v *vector) door() *Door {
 func (o outcome) describe() string {
 	var words []string
 	for _, r := range o.asked {
-		w := fmt.Sprintf("%v to %v", r.Dialect, r.Dst)
+		preposition := "to"
+		if r.Command == Bind {
+			preposition = "BIND for"
+		}
+		w := fmt.Sprintf("%v %s %v", r.Dialect, preposition, r.Dst)
 		if r.User != "" {
 			w += " as " + r.User
 		}

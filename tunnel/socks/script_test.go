@@ -170,6 +170,33 @@ func (r *recorder) Connect(_ context.Context, q Request) (relay.Conn, Reply, err
 	return s, Reply{Bound: netip.MustParseAddrPort("203.0.113.1:40000")}, nil
 }
 
+// Bind gives a port to which a peer comes at once, unless nobody ever does: whom the
+// app expects at port 9.
+func (r *recorder) Bind(ctx context.Context, q Request) (Binding, Reply, error) {
+	_, reply, err := r.Connect(ctx, q)
+	if err != nil {
+		return nil, reply, err
+	}
+	return recorded{r, q.Dst}, reply, nil
+}
+
+// recorded is a port of a recorder's.
+type recorded struct {
+	*recorder
+	dst Addr
+}
+
+func (b recorded) Accept(context.Context) (relay.Conn, Reply, error) {
+	if b.dst.Port == 9 {
+		return nil, Reply{}, TimedOut
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.sinks[len(b.sinks)-1], Reply{Bound: netip.MustParseAddrPort("192.0.2.10:20")}, nil
+}
+
+func (b recorded) Close() error { return nil }
+
 func (r *recorder) requests() []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()
