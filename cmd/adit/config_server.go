@@ -27,6 +27,7 @@ type serverConfig struct {
 
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
+	Bind   bindConfig   `toml:"bind"`
 	Limits limitsConfig `toml:"limits"`
 	Log    logConfig    `toml:"log"`
 }
@@ -104,6 +105,7 @@ func defaultServerConfig() serverConfig {
 		Drain:     duration{30 * time.Second},
 		Grace:     duration{server.DefaultGrace},
 		WireGuard: wireGuardConfig{MTU: 1420, Network: defaultNetwork},
+		Bind:      defaultBindConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -141,6 +143,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 		report("tls", "cert and key go together", "name both files, or neither")
 	}
 	c.WireGuard.validate(report)
+	c.Bind.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

@@ -135,6 +135,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Sessions:       p.cfg.Limits.Sessions,
 		SessionStreams: p.cfg.Limits.StreamsPerSession,
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
+		UserBinds:      p.cfg.Bind.PerUser,
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Elsewhere:      p.elsewhere,
@@ -229,18 +230,20 @@ func (p *serverProcess) reload() error {
 		return err
 	}
 	for key, same := range map[string]bool{
-		"listen":     slices.Equal(cfg.Listen, p.cfg.Listen),
-		"mptcp":      cfg.MPTCP == p.cfg.MPTCP,
-		"limits":     cfg.Limits == p.cfg.Limits,
-		"wireguard":  cfg.WireGuard == p.cfg.WireGuard,
-		"site":       cfg.Site.builtIn() == p.cfg.Site.builtIn(),
-		"log.format": cfg.Log.Format == p.cfg.Log.Format,
+		"listen":        slices.Equal(cfg.Listen, p.cfg.Listen),
+		"mptcp":         cfg.MPTCP == p.cfg.MPTCP,
+		"limits":        cfg.Limits == p.cfg.Limits,
+		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
+		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
+		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
+		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
 	} {
 		if !same {
 			p.log.Warn("this change needs a restart", "key", key)
 		}
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
+	cfg.Bind.PerUser = p.cfg.Bind.PerUser
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
@@ -251,6 +254,10 @@ func (p *serverProcess) reload() error {
 // as it was.
 func (p *serverProcess) apply(cfg serverConfig) error {
 	allow, err := server.ParseAllow(cfg.Allow)
+	if err != nil {
+		return err
+	}
+	binds, err := cfg.Bind.binds()
 	if err != nil {
 		return err
 	}
@@ -267,6 +274,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.exit.Store(&server.Exit{
 		Allow: allow,
 		Own:   append(ownPorts(p.listeners), p.own...),
+		Binds: binds,
 	})
 	p.log.set(cfg.Log)
 	if p.server != nil {
