@@ -28,6 +28,7 @@ const (
 type Door struct {
 	Relay     Relay        // carries out the requests; needed
 	Admission Admission    // who may come in; the zero value is the strictest
+	UDP       UDP          // how datagrams are served; the zero value serves them
 	Log       *slog.Logger // nil for none
 
 	// HandshakeTimeout is how long an app may take to say what it wants, from
@@ -71,6 +72,7 @@ type serving struct {
 	free chan struct{} // holds an item for each connection
 	apps sync.WaitGroup
 	warn pace
+	udp  udpDesk
 
 	sessions sessions6
 }

@@ -17,28 +17,38 @@ var errOtherUser = errors.New("the app belongs to another user")
 // checkUser fails unless a process of this process's own user holds the other
 // end of a loopback TCP connection.
 func checkUser(c net.Conn) error {
-	app, err := loopback(c.RemoteAddr())
+	uid, err := tcpOwner(c)
 	if err != nil {
 		return err
+	}
+	if uid != uint32(os.Geteuid()) {
+		return fmt.Errorf("%w (uid %d)", errOtherUser, uid)
+	}
+	return nil
+}
+
+// tcpOwner tells whose process holds the other end of a loopback TCP connection.
+func tcpOwner(c net.Conn) (uid uint32, err error) {
+	app, err := loopback(c.RemoteAddr())
+	if err != nil {
+		return 0, err
 	}
 	door, err := loopback(c.LocalAddr())
 	if err != nil {
-		return err
+		return 0, err
 	}
-	s, err := findSocket(app, door)
+	s, err := findSocket(unix.IPPROTO_TCP, app, door)
 	switch {
 	case err != nil:
-		return fmt.Errorf("find the app's socket: %w", err)
+		return 0, fmt.Errorf("find the app's socket: %w", err)
 	case s.local != app || s.remote != door:
 		// For want of the connection the kernel gives a listener at app.
-		return errors.New("find the app's socket: it is gone")
+		return 0, errors.New("find the app's socket: it is gone")
 	case s.inode == 0:
 		// What a process has closed belongs to root, says the kernel.
-		return errors.New("find the app's socket: the app has closed it")
-	case s.uid != uint32(os.Geteuid()):
-		return fmt.Errorf("%w (uid %d)", errOtherUser, s.uid)
+		return 0, errors.New("find the app's socket: the app has closed it")
 	}
-	return nil
+	return s.uid, nil
 }
 
 func loopback(a net.Addr) (netip.AddrPort, error) {
@@ -62,7 +72,7 @@ func canTellUsers(ip net.IP) error {
 	if local.Addr().Is6() {
 		any = netip.IPv6Unspecified()
 	}
-	s, err := findSocket(local, netip.AddrPortFrom(any, 0))
+	s, err := findSocket(unix.IPPROTO_TCP, local, netip.AddrPortFrom(any, 0))
 	if err != nil {
 		return fmt.Errorf("%w (%w)", errors.ErrUnsupported, err)
 	}
@@ -93,17 +103,17 @@ const (
 	sockidCookie = 40
 )
 
-// findSocket asks the kernel for one TCP socket by both its addresses. This is a
+// findSocket asks the kernel for one socket of a protocol by both its addresses. This is a
 // look-up and no dump: it costs the same however many sockets there are, and
 // finds nothing else by chance. An IPv4 socket is found whether its process
 // sees it as IPv4 or as IPv4 mapped to IPv6.
-func findSocket(local, remote netip.AddrPort) (diagSocket, error) {
+func findSocket(protocol byte, local, remote netip.AddrPort) (diagSocket, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return diagSocket{}, os.NewSyscallError("socket", err)
 	}
 	defer unix.Close(fd)
-	if err := unix.Sendto(fd, diagQuestion(local, remote), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+	if err := unix.Sendto(fd, diagQuestion(protocol, local, remote), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
 		return diagSocket{}, os.NewSyscallError("sendto", err)
 	}
 	// The kernel has answered before sendto returns, so nothing waits here.
@@ -118,7 +128,7 @@ func findSocket(local, remote netip.AddrPort) (diagSocket, error) {
 	return parseDiag(b[:n])
 }
 
-func diagQuestion(local, remote netip.AddrPort) []byte {
+func diagQuestion(protocol byte, local, remote netip.AddrPort) []byte {
 	b := make([]byte, diagRequest)
 	binary.NativeEndian.PutUint32(b, diagRequest)
 	binary.NativeEndian.PutUint16(b[4:], unix.SOCK_DIAG_BY_FAMILY)
@@ -127,7 +137,7 @@ func diagQuestion(local, remote netip.AddrPort) []byte {
 	if local.Addr().Is4() {
 		b[diagHead] = unix.AF_INET
 	}
-	b[diagHead+1] = unix.IPPROTO_TCP
+	b[diagHead+1] = protocol
 	binary.NativeEndian.PutUint32(b[diagHead+4:], 0xffffffff) // in any state
 
 	id := b[diagIDAsked:]

@@ -145,13 +145,13 @@ func TestSocketsAreFoundByBothAddresses(t *testing.T) {
 	ln := listen(t, "127.0.0.1:0")
 	app := dial(t, ln.Addr().String())
 	local, remote := unmapped(app.LocalAddr().(*net.TCPAddr).AddrPort()), unmapped(app.RemoteAddr().(*net.TCPAddr).AddrPort())
-	s, err := findSocket(local, remote)
+	s, err := findSocket(unix.IPPROTO_TCP, local, remote)
 	if err != nil || s.local != local || s.remote != remote || s.uid != uint32(os.Getuid()) || s.inode == 0 {
 		t.Errorf("%v to %v: found %+v (%v)", local, remote, s, err)
 	}
 	// The same ports at other addresses: a look-up by ports alone would find it.
 	elsewhere := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.2"), local.Port())
-	if s, err := findSocket(elsewhere, remote); !errors.Is(err, unix.ENOENT) {
+	if s, err := findSocket(unix.IPPROTO_TCP, elsewhere, remote); !errors.Is(err, unix.ENOENT) {
 		t.Errorf("%v to %v: found %+v (%v)", elsewhere, remote, s, err)
 	}
 }

@@ -35,6 +35,9 @@ func (a *app) socks5(ctx context.Context) error {
 	if err != nil {
 		return a.refuse(err, answer5)
 	}
+	if r.Command == Associate {
+		return a.associate(ctx, g, r, answer5)
+	}
 	return a.carry(ctx, g, r, answer5)
 }
 

@@ -1,0 +1,569 @@
+package socks
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// echoes is a relay whose associations send everything back.
+type echoes struct {
+	Unserved
+	fails   error
+	mute    bool // nothing comes back
+	begun   chan *echo
+	asked   chan Request
+	proceed chan struct{} // nil, or holds up requests
+}
+
+func newEchoes() *echoes {
+	return &echoes{begun: make(chan *echo, 8192), asked: make(chan Request, 8192)}
+}
+
+func (e *echoes) Associate(ctx context.Context, r Request, in Inbox) (Association, Reply, error) {
+	e.asked <- r
+	if e.proceed != nil {
+		select {
+		case <-e.proceed:
+		case <-ctx.Done():
+			return nil, Reply{}, ctx.Err()
+		}
+	}
+	if e.fails != nil {
+		return nil, Reply{}, e.fails
+	}
+	a := &echo{in: in, mute: e.mute, sent: make(chan Datagram, 4096), over: make(chan struct{}), closed: make(chan struct{})}
+	e.begun <- a
+	return a, Reply{Bound: netip.MustParseAddrPort("203.0.113.200:5004")}, nil
+}
+
+// echo is an association that sends everything back.
+type echo struct {
+	in     Inbox
+	mute   bool
+	sent   chan Datagram
+	over   chan struct{} // closed by a test
+	closed chan struct{}
+	once   sync.Once
+
+	mu sync.Mutex
+}
+
+func (e *echo) Send(batch []Datagram) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var back []Datagram
+	for _, d := range batch {
+		d.Payload = slices.Clone(d.Payload)
+		select {
+		case e.sent <- d:
+		default:
+		}
+		if !d.Addr.IP.IsValid() {
+			d.Addr = Addr{IP: netip.MustParseAddr("192.0.2.99"), Port: d.Addr.Port} // as if it were resolved
+		}
+		back = append(back, d)
+	}
+	if !e.mute {
+		e.in.Deliver(back)
+	}
+}
+
+func (e *echo) deliver(batch ...Datagram) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.in.Deliver(batch)
+}
+
+func (e *echo) Done() <-chan struct{} { return e.over }
+func (e *echo) Close() error          { e.once.Do(func() { close(e.closed) }); return nil }
+
+// associated is an app with an association.
+type associated struct {
+	control net.Conn
+	relay   netip.AddrPort // where it is told to send to
+	udp     *net.UDPConn
+	echo    *echo
+}
+
+// associate asks a door for an association, in the words of a request from its
+// address type on.
+func associate(t testing.TB, door string, e *echoes, from string) *associated {
+	t.Helper()
+	a := &associated{control: dial(t, door)}
+	a.begin(t, e, from)
+	return a
+}
+
+func (a *associated) begin(t testing.TB, e *echoes, from string) {
+	t.Helper()
+	send(t, a.control, "\x05\x01\x00\x05\x03\x00"+from)
+	expect(t, a.control, "\x05\x00")
+	a.relay = reply5(t, a.control)
+	own := a.relay.Addr()
+	if c, ok := a.control.LocalAddr().(*net.TCPAddr); ok {
+		own = c.AddrPort().Addr()
+	}
+	a.udp = listenUDP(t, own, 0)
+	a.echo = receive(t, e.begun)
+	receive(t, e.asked)
+}
+
+// reply5 reads a good reply.
+func reply5(t testing.TB, c io.Reader) netip.AddrPort {
+	t.Helper()
+	expect(t, c, "\x05\x00\x00")
+	b := make([]byte, 1, 19)
+	if _, err := io.ReadFull(c, b); err != nil {
+		t.Fatal(err)
+	}
+	size := map[byte]int{typeIPv4in5: 6, typeIPv6in5: 18}[b[0]]
+	if _, err := io.ReadFull(c, b[1:1+size]); err != nil {
+		t.Fatal(err)
+	}
+	a, rest, err := cutAddr5(b[0], b[1:1+size])
+	if err != nil || len(rest) > 0 {
+		t.Fatalf("%x, %v", b, err)
+	}
+	return netip.AddrPortFrom(a.IP, a.Port)
+}
+
+const anySource = "\x01\x00\x00\x00\x00\x00\x00"
+
+func listenUDP(t testing.TB, ip netip.Addr, port uint16) *net.UDPConn {
+	t.Helper()
+	c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(netip.AddrPortFrom(ip, port)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	c.SetReadBuffer(1 << 20)
+	c.SetDeadline(time.Now().Add(patience))
+	return c
+}
+
+// packet5 gives a datagram in a packet.
+func packet5(to, payload string) string {
+	return string(appendUDP5(nil, netip.MustParseAddrPort(to))) + payload
+}
+
+func sendTo(t testing.TB, c *net.UDPConn, to netip.AddrPort, packet string) {
+	t.Helper()
+	if _, err := c.WriteToUDPAddrPort([]byte(packet), to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// expectPacket reads a packet.
+func expectPacket(t testing.TB, c *net.UDPConn, want string) {
+	t.Helper()
+	b := make([]byte, packetSpace)
+	n, _, err := c.ReadFromUDPAddrPort(b)
+	if err != nil || string(b[:n]) != want {
+		t.Fatalf("read %.100q with %d bytes (%v), want %.100q with %d", b[:n], n, err, want, len(want))
+	}
+}
+
+// echoed sends a packet to a peer and waits for it to come back.
+func (a *associated) echoed(t testing.TB, payload string) {
+	t.Helper()
+	sendTo(t, a.udp, a.relay, packet5("192.0.2.53:53", payload))
+	expectPacket(t, a.udp, packet5("192.0.2.53:53", payload))
+}
+
+func TestDatagramsGoBothWays(t *testing.T) {
+	for _, listen := range []string{"127.0.0.1:0", "127.0.0.2:0", "[::1]:0"} {
+		e := newEchoes()
+		ln, err := net.Listen("tcp", listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := &Door{Relay: e}
+		d.Admission.Anyone = runtime.GOOS != "linux"
+		serve(t, d, ln)
+		a := associate(t, ln.Addr().String(), e, anySource)
+		if door := unmapped(ln.Addr().(*net.TCPAddr).AddrPort()); a.relay.Addr() != door.Addr() {
+			t.Errorf("the app is told to send to %v, and has come to %v", a.relay, door)
+		}
+		for _, peer := range []string{"192.0.2.53:53", "[2001:db8::53]:5353", "192.0.2.54:1"} {
+			sendTo(t, a.udp, a.relay, packet5(peer, "hello "+peer))
+			expectPacket(t, a.udp, packet5(peer, "hello "+peer))
+			if d := receive(t, a.echo.sent); d.Addr.String() != peer {
+				t.Errorf("sent to %v, want %s", d.Addr, peer)
+			}
+		}
+		sendTo(t, a.udp, a.relay, "\x00\x00\x00\x03\x0bexample.com\x00\x35query")
+		expectPacket(t, a.udp, packet5("192.0.2.99:53", "query"))
+		if d := receive(t, a.echo.sent); d.Addr != there {
+			t.Errorf("sent to %v, want %v", d.Addr, there)
+		}
+		a.echoed(t, "")
+		a.echoed(t, strings.Repeat("x", maxUDP-10))
+	}
+}
+
+func TestPySocksGetsItsDatagrams(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, "\x03\x010\x00\x00") // the name "0"
+	a.echoed(t, "hello")
+}
+
+func TestRequestsForAssociationsTellWhoAsks(t *testing.T) {
+	e := newEchoes()
+	c := dial(t, openDoor(t, &Door{Relay: e, Admission: Admission{Authenticate: Password("fred", "secret")}}))
+	send(t, c, "\x05\x01\x02\x01\x04fred\x06secret\x05\x03\x00"+anySource)
+	expect(t, c, "\x05\x02\x01\x00")
+	reply5(t, c)
+	r := receive(t, e.asked)
+	if r.Command != Associate || r.Dialect != SOCKS5 || r.User != "fred" || r.Source != c.LocalAddr().(*net.TCPAddr).AddrPort() {
+		t.Errorf("asked for %+v", r)
+	}
+}
+
+func TestFragmentsComeOutWhole(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	sendTo(t, a.udp, a.relay, string(unhex(t, "000001 01 c0000235 0035 4142")))
+	sendTo(t, a.udp, a.relay, string(unhex(t, "000082 01 c0000235 0035 4344")))
+	expectPacket(t, a.udp, packet5("192.0.2.53:53", "ABCD"))
+}
+
+func TestUnfinishedDatagramsAreForgottenInTime(t *testing.T) {
+	e := newEchoes()
+	socket := &udpSocket{}
+	u := &udp5{socket: socket, fragments: reassembly{desk: new(udpDesk)}}
+	from := netip.MustParseAddrPort("127.0.0.1:5004")
+	socket.settle(from)
+	now := time.Unix(1000, 0)
+	u.unpack(nil, now, from, unhex(t, "000001 01 c0000235 0035 4142"))
+	until := u.forget(now)
+	if until != now.Add(fragmentTimeout) || u.fragments.desk.unfinished.Load() != 2 {
+		t.Errorf("%d bytes are kept until %v", u.fragments.desk.unfinished.Load(), until)
+	}
+	if again := u.forget(until); !again.IsZero() || u.fragments.desk.unfinished.Load() != 0 {
+		t.Errorf("%d bytes are kept until %v", u.fragments.desk.unfinished.Load(), again)
+	}
+	_ = e
+}
+
+func TestForeignSendersAreNotRelayed(t *testing.T) {
+	for name, from := range map[string]string{"first": anySource, "named": ""} {
+		t.Run(name, func(t *testing.T) {
+			e := newEchoes()
+			door := openDoor(t, &Door{Relay: e})
+			own := listenUDP(t, netip.MustParseAddr("127.0.0.1"), 0)
+			if from == "" {
+				from = string(appendAddr5(nil, own.LocalAddr().(*net.UDPAddr).AddrPort()))
+			}
+			a := associate(t, door, e, from)
+			a.udp = own
+			elsewhere := listenUDP(t, netip.MustParseAddr("127.0.0.3"), 0)
+			for range 100 {
+				sendTo(t, elsewhere, a.relay, packet5("192.0.2.53:53", "foreign"))
+			}
+			if name == "named" { // who comes first is nobody then, either
+				sendTo(t, listenUDP(t, a.relay.Addr(), 0), a.relay, packet5("192.0.2.53:53", "foreign"))
+			}
+			a.echoed(t, "own")
+			neighbour := listenUDP(t, netip.MustParseAddr("127.0.0.1"), 0)
+			for range 100 {
+				sendTo(t, neighbour, a.relay, packet5("192.0.2.53:53", "foreign"))
+				sendTo(t, elsewhere, a.relay, packet5("192.0.2.53:53", "foreign"))
+			}
+			a.echoed(t, "own again")
+			for _, want := range []string{"own", "own again"} {
+				if d := receive(t, a.echo.sent); string(d.Payload) != want {
+					t.Errorf("relayed %q, want %q", d.Payload, want)
+				}
+			}
+			if n := len(a.echo.sent); n > 0 {
+				t.Errorf("%d more datagrams were relayed", n)
+			}
+		})
+	}
+}
+
+func TestNonsenseDoesNotMakeASenderTheApp(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	stranger := listenUDP(t, a.relay.Addr(), 0)
+	for _, nonsense := range []string{"", "x", "\x00\x00\x00\x02\x00\x00\x00\x00\x00\x00", "\x00\x00\x80\x01\x01\x02\x03\x04\x00\x35"} {
+		sendTo(t, stranger, a.relay, nonsense)
+	}
+	a.echoed(t, "hello")
+}
+
+func TestWhatAnAppCannotKnowOfItselfIsAHint(t *testing.T) {
+	for hint, want := range map[string]string{
+		"192.0.2.1:5004":        "192.0.2.1:5004",
+		"192.0.2.1:0":           "invalid AddrPort",
+		"10.0.0.1:5004":         "invalid AddrPort", // inside a NAT
+		"0.0.0.0:5004":          "invalid AddrPort", // the same
+		"[::ffff:c000:201]:500": "192.0.2.1:500",
+		"example.com:5004":      "invalid AddrPort",
+	} {
+		a, err := ParseAddr(hint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := namedSource(a, netip.MustParseAddr("192.0.2.1")).String(); got != want {
+			t.Errorf("hint %s: %s, want %s", hint, got, want)
+		}
+	}
+	for _, hint := range []string{"0.0.0.0:5004", "[::]:5004", "127.0.0.1:5004"} {
+		a, err := ParseAddr(hint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := namedSource(a, netip.MustParseAddr("127.0.0.1")).String(); got != "127.0.0.1:5004" {
+			t.Errorf("hint %s: %s", hint, got)
+		}
+	}
+}
+
+func TestNothingIsDeliveredBeforeTheAppIsKnown(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	a.echo.deliver(Datagram{here, []byte("early")})
+	a.echoed(t, "hello") // and "early" has not come before
+}
+
+func TestAppsThatNameTheirPortNeedNotSendFirst(t *testing.T) {
+	e := newEchoes()
+	door := openDoor(t, &Door{Relay: e})
+	own := listenUDP(t, netip.MustParseAddr("127.0.0.1"), 0)
+	a := associate(t, door, e, string(appendAddr5(nil, own.LocalAddr().(*net.UDPAddr).AddrPort())))
+	a.echo.deliver(Datagram{here, []byte("early")})
+	expectPacket(t, own, packet5("192.0.2.53:53", "early"))
+}
+
+func TestManyDatagramsAreDeliveredInOrder(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	a.echoed(t, "hello")
+	var batch []Datagram
+	for i := range 3*packetsOut + 1 {
+		batch = append(batch, Datagram{here, []byte{byte(i)}})
+	}
+	batch = slices.Insert(batch, 5, Datagram{here, make([]byte, maxUDP)}, // too long with a header
+		Datagram{here, make([]byte, 1<<17)}, Datagram{there, []byte("a name")})
+	a.echo.deliver(batch...)
+	for i := range 3*packetsOut + 1 {
+		expectPacket(t, a.udp, packet5("192.0.2.53:53", string([]byte{byte(i)})))
+	}
+	large := Datagram{here, make([]byte, 30000)}
+	a.echo.deliver(large, large, large, large, large) // more than there is room for at once
+	for range 5 {
+		expectPacket(t, a.udp, packet5("192.0.2.53:53", string(large.Payload)))
+	}
+}
+
+func TestAssociationsEndWithTheirConnection(t *testing.T) {
+	for name, end := range map[string]func(c *net.TCPConn){
+		"close":      func(c *net.TCPConn) { c.Close() },
+		"half-close": func(c *net.TCPConn) { c.CloseWrite() },
+		"reset":      func(c *net.TCPConn) { c.SetLinger(0); c.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			e := newEchoes()
+			a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+			a.echoed(t, "hello")
+			ended := time.Now()
+			end(a.control.(*net.TCPConn))
+			receive(t, a.echo.closed)
+			if d := time.Since(ended); d > time.Second {
+				t.Errorf("the association has lasted %v longer", d)
+			}
+			if c, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(a.relay)); err != nil {
+				t.Errorf("the port is still in use: %v", err)
+			} else {
+				c.Close()
+			}
+			a.echo.deliver(Datagram{here, []byte("late")}) // does no harm
+		})
+	}
+}
+
+func TestConnectionsEndWithTheirAssociation(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	close(a.echo.over)
+	expectEnd(t, a.control)
+	receive(t, a.echo.closed)
+}
+
+func TestWhatAnAppSaysBesideItsAssociationMeansNothing(t *testing.T) {
+	e := newEchoes()
+	a := &associated{control: dial(t, openDoor(t, &Door{Relay: e}))}
+	a.begin(t, e, anySource+"\x05\x01\x00")
+	send(t, a.control, strings.Repeat("x", dismissBytes/2))
+	a.echoed(t, "hello")
+	for range 8 { // but there is an end to it
+		if _, err := io.WriteString(a.control, strings.Repeat("x", dismissBytes/8)); err != nil {
+			break
+		}
+	}
+	receive(t, a.echo.closed)
+}
+
+// answered gives the code of a door's reply to a request for an association.
+func answered(t testing.TB, c net.Conn) Code {
+	t.Helper()
+	send(t, c, "\x05\x01\x00\x05\x03\x00"+anySource)
+	var b [12]byte
+	if _, err := io.ReadFull(c, b[:]); err != nil {
+		t.Fatal(err)
+	}
+	return Code(b[3])
+}
+
+func TestRefusedAssociationsLeaveNothing(t *testing.T) {
+	e := newEchoes()
+	e.fails = NotAllowed
+	door := openDoor(t, &Door{Relay: e, UDP: UDP{MaxAssociations: 4}})
+	for range 10 { // more than there may be at once
+		c := dial(t, door)
+		if code := answered(t, c); code != NotAllowed {
+			t.Fatalf("refused with %v", code)
+		}
+		expectEnd(t, c)
+	}
+}
+
+func TestDoorsWithoutUDPSayThatTheyDoNotKnowTheCommand(t *testing.T) {
+	if code := answered(t, dial(t, openDoor(t, &Door{Relay: newEchoes(), UDP: UDP{Off: true}}))); code != CommandNotSupported {
+		t.Errorf("refused with %v", code)
+	}
+}
+
+func TestAppsThatGoWhileTheyAskLeaveNothing(t *testing.T) {
+	for name, granted := range map[string]bool{"granted": true, "given up": false} {
+		t.Run(name, func(t *testing.T) {
+			e := newEchoes()
+			e.proceed = make(chan struct{})
+			door := openDoor(t, &Door{Relay: e, UDP: UDP{MaxAssociations: 4}})
+			c := dial(t, door)
+			send(t, c, "\x05\x01\x00\x05\x03\x00"+anySource)
+			receive(t, e.asked)
+			c.Close()
+			if granted {
+				close(e.proceed)
+				receive(t, receive(t, e.begun).closed)
+				return
+			}
+			for code := GeneralFailure; code != Succeeded; { // until the first one has been counted out
+				next := dial(t, door)
+				send(t, next, "\x05\x01\x00\x05\x03\x00"+anySource)
+				select {
+				case <-e.asked:
+					return
+				case <-time.After(10 * time.Millisecond):
+				}
+				next.Close()
+			}
+		})
+	}
+}
+
+func TestAssociationsHaveLimits(t *testing.T) {
+	e := newEchoes()
+	door := openDoor(t, &Door{Relay: e, UDP: UDP{MaxAssociations: 8}})
+	first := associate(t, door, e, anySource)
+	associate(t, door, e, anySource)
+	if code := answered(t, dial(t, door)); code != GeneralFailure {
+		t.Errorf("one more than a host may have: %v", code)
+	}
+	first.control.Close()
+	receive(t, first.echo.closed)
+	associate(t, door, e, anySource)
+}
+
+func TestAListenersAssociationsAreCounted(t *testing.T) {
+	var d udpDesk
+	hosts := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}
+	for _, want := range []bool{true, true, false} {
+		if d.enter(hosts[0], 8) != want {
+			t.Errorf("one more of the same host: %v", !want)
+		}
+	}
+	if !d.enter(hosts[1], 3) || d.enter(hosts[2], 3) {
+		t.Error("the limit of the listener does not hold")
+	}
+	for _, h := range []netip.Addr{hosts[0], hosts[0], hosts[1]} {
+		d.leave(h)
+	}
+	if d.count != 0 || len(d.hosts) != 0 {
+		t.Errorf("%d associations of %v are left", d.count, d.hosts)
+	}
+}
+
+func TestAppsFromElsewhereAreToldTheAdvertisedAddress(t *testing.T) {
+	outside := netip.MustParseAddr("203.0.113.1")
+	s := &serving{Door: Door{UDP: UDP{Advertise: outside}}}
+	s.Admission.Anyone = true
+	for source, told := range map[string]string{"192.0.2.1:5000": "203.0.113.1", "127.0.0.1:5000": "127.0.0.1"} {
+		a := &app{door: s, conn: located{}, source: netip.MustParseAddrPort(source)}
+		socket, err := a.openUDP(Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if socket.told.Addr().String() != told || socket.told.Port() != socket.local.Port() {
+			t.Errorf("an app at %s is told to send to %v, and the port is %v", source, socket.told, socket.local)
+		}
+		socket.close()
+	}
+}
+
+// located is a connection that has come to an address.
+type located struct{ duplex }
+
+func (located) LocalAddr() net.Addr  { return &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: 1080} }
+func (located) RemoteAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000} }
+
+func TestAppsAtUnixSocketsSendOverLoopback(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "door")
+	ln, err := ListenUnix(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEchoes()
+	serve(t, &Door{Relay: e}, ln)
+	c, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	own := listenUDP(t, netip.MustParseAddr("127.0.0.1"), 0)
+	a := &associated{control: c}
+	a.begin(t, e, string(appendAddr5(nil, own.LocalAddr().(*net.UDPAddr).AddrPort())))
+	a.udp = own
+	a.echoed(t, "hello")
+}
+
+func TestAssociationsEndWhenTheDoorCloses(t *testing.T) {
+	e := newEchoes()
+	ctx, cancel := context.WithCancel(t.Context())
+	ln := listen(t, "127.0.0.1:0")
+	served := make(chan error, 1)
+	go func() {
+		served <- (&Door{Relay: e, Admission: Admission{Anyone: true}}).Serve(ctx, ln)
+	}()
+	a := associate(t, ln.Addr().String(), e, anySource)
+	cancel()
+	receive(t, a.echo.closed)
+	if err := receive(t, served); err != nil {
+		t.Error(err)
+	}
+	if _, err := a.control.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
+		t.Errorf("the app's connection ends with %v, want a reset", err)
+	}
+}
