@@ -20,7 +20,8 @@ const maxTries = 3
 // Connect asks the server to connect to r.Dst. A name is resolved by the
 // server. It makes Client a [socks.Relay].
 func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
-	g, err := c.request(ctx, socks.Request6{Command: socks.Connect, Dst: r.Dst})
+	q := socks.Request6{Command: socks.Connect, Dst: r.Dst, Options: socks.Options6{Stack: r.Stack}}
+	g, err := c.requestEarly(ctx, q, r.Initial)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
 	}
@@ -37,7 +38,12 @@ type granted struct {
 
 // request makes a request in a stream of its own.
 func (c *Client) request(ctx context.Context, q socks.Request6) (granted, error) {
-	request, err := q.AppendBinary(nil)
+	return c.requestEarly(ctx, q, nil)
+}
+
+// requestEarly makes a request with the first bytes behind it.
+func (c *Client) requestEarly(ctx context.Context, q socks.Request6, first []byte) (granted, error) {
+	request, err := withFirst(q, first)
 	if err != nil {
 		return granted{}, &socks.Error{Code: socks.GeneralFailure, Err: err}
 	}
@@ -55,7 +61,22 @@ func (c *Client) request(ctx context.Context, q socks.Request6) (granted, error)
 		if try == maxTries || !unanswered(lane, err) {
 			return granted{}, err
 		}
+		if len(first) > 0 && !errors.Is(err, tunnel.ErrRefused) {
+			return granted{}, err // the target may have them, and must not get them twice
+		}
 	}
+}
+
+// withFirst gives the bytes of a request, which says how many follow it.
+func withFirst(q socks.Request6, first []byte) ([]byte, error) {
+	if len(first) > socks.MaxInitialData6 {
+		return nil, fmt.Errorf("there are %d first bytes", len(first))
+	}
+	if len(first) > 0 {
+		q.Options.Offer = &socks.MethodOffer6{InitialData: uint16(len(first))}
+	}
+	b, err := q.AppendBinary(nil)
+	return append(b, first...), err
 }
 
 // unanswered tells whether a request can be made again in another lane, or the
@@ -162,9 +183,25 @@ func (c *Client) DialContext(ctx context.Context, network, address string) (net.
 	if err != nil {
 		return nil, err
 	}
-	conn, _, err := c.Connect(ctx, socks.Request{Command: socks.Connect, Dst: dst})
+	return c.dial(ctx, dst, nil)
+}
+
+// DialEarly is DialContext for who knows what to say first. That goes along with the
+// request, and saves its way there and back: at most [socks.MaxInitialData6] bytes,
+// for a target that does not speak first. An error does not tell whether the target
+// has got them.
+func (c *Client) DialEarly(ctx context.Context, address string, first []byte) (net.Conn, error) {
+	dst, err := socks.ParseAddr(address)
 	if err != nil {
-		return nil, &net.OpError{Op: "dial", Net: network, Addr: dst, Err: err}
+		return nil, err
+	}
+	return c.dial(ctx, dst, first)
+}
+
+func (c *Client) dial(ctx context.Context, dst socks.Addr, first []byte) (net.Conn, error) {
+	conn, _, err := c.Connect(ctx, socks.Request{Command: socks.Connect, Dst: dst, Initial: first})
+	if err != nil {
+		return nil, &net.OpError{Op: "dial", Net: dst.Network(), Addr: dst, Err: err}
 	}
 	return conn, nil
 }

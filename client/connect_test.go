@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -110,6 +112,77 @@ func TestRequestThatIsGivenUpIsResetAtTheServer(t *testing.T) {
 	// answered does not end with its context.
 	if !c.Status().Connected {
 		t.Error("the session is gone")
+	}
+}
+
+func TestFirstBytesGoAlongWithTheRequest(t *testing.T) {
+	wish := socks.StackOption6{Leg: socks.TargetLeg6, Kind: socks.StackTTL6, Value: 64}
+	did := socks.StackOption6{Leg: socks.TargetLeg6, Kind: socks.StackTTL6, Value: 63}
+	h := newHub(t, func(_ context.Context, s *tunnel.Stream) {
+		q, err := socks.ReadRequest6(s)
+		if err != nil {
+			t.Error(err)
+		}
+		initial, err := socks.ReadInitial6(s, q.Options.Offer)
+		if err != nil || len(q.Options.Stack) == 1 && q.Options.Stack[0] != wish {
+			t.Errorf("the server is asked for %+v, %v", q, err)
+		}
+		b, _ := socks.AuthReply6{OK: true}.AppendBinary(nil)
+		b, _ = socks.OperationReply6{Options: socks.Options6{Stack: []socks.StackOption6{did}}}.AppendBinary(b)
+		s.Write(append(b, initial...))
+		io.Copy(s, s)
+	})
+	c := start(t, h, nil)
+	for _, first := range []string{"", "a", strings.Repeat("early", 3276) + "data"} {
+		conn, err := c.DialEarly(t.Context(), "target.example:80", []byte(first))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		conn.SetDeadline(time.Now().Add(patience))
+		if _, err := io.WriteString(conn, "more"); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(first)+4)
+		if _, err := io.ReadFull(conn, got); err != nil || string(got) != first+"more" {
+			t.Errorf("%d bytes: %v", len(got), err)
+		}
+	}
+	if _, err := c.DialEarly(t.Context(), "target.example:80", make([]byte, socks.MaxInitialData6+1)); err == nil {
+		t.Error("more than can go along does")
+	}
+	r := target
+	r.Stack = []socks.StackOption6{wish}
+	conn, reply, err := c.Connect(t.Context(), r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if !slices.Equal(reply.Stack, []socks.StackOption6{did}) {
+		t.Errorf("done, as is said: %v", reply.Stack)
+	}
+}
+
+func TestFirstBytesAreNotSentTwice(t *testing.T) {
+	var h *hub
+	var asked atomic.Int64
+	h = newHub(t, func(_ context.Context, s *tunnel.Stream) {
+		q, err := socks.ReadRequest6(s)
+		if err == nil {
+			_, err = socks.ReadInitial6(s, q.Options.Offer)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		asked.Add(1)
+		(<-h.sessions).lose()
+	})
+	c := start(t, h, nil)
+	if _, err := c.DialEarly(t.Context(), "target.example:80", []byte("once")); err == nil {
+		t.Error("connected")
+	}
+	if n := asked.Load(); n != 1 {
+		t.Errorf("the server was asked %d times", n)
 	}
 }
 

@@ -41,6 +41,7 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 		f.refused(err)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
+	f.up.Add(int64(len(r.Initial))) // the target has them
 	watched, err := f.connected(conn)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err

@@ -29,6 +29,11 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 		Dst:     request.Dst,
 		Dialect: socks.SOCKS6,
 		Source:  l.last().Remote,
+		Stack:   request.Options.Stack,
+	}
+	if r.Initial, err = socks.ReadInitial6(stream, request.Options.Offer); err != nil {
+		stream.Reset() // the client has changed its mind
+		return
 	}
 	switch r.Command {
 	case socks.Connect:

@@ -5,11 +5,13 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // TestLastWordsOfAnAppReachTheTarget does it often: what the app sent before
@@ -83,5 +85,46 @@ func TestEndOfASessionWaitsForNoTarget(t *testing.T) {
 	receive(t, g.served, "the end of the session")
 	if took := time.Since(began); took > lastWords/2 {
 		t.Errorf("the session ends after %v", took)
+	}
+}
+
+func TestFirstBytesComeWithTheRequestAndCount(t *testing.T) {
+	h := newHouse(t, nil)
+	g := h.attach(h.device("anna"))
+	port, got := firstBytes(t, "127.0.0.1:0")
+	stream, err := g.Open(t.Context())
+	h.must(err)
+	stream.SetDeadline(time.Now().Add(patience))
+	b, err := socks.Request6{Command: socks.Connect, Dst: onLoopback(port), Options: socks.Options6{
+		Offer: &socks.MethodOffer6{InitialData: 5},
+		Stack: []socks.StackOption6{wish(socks.StackHappyEyeballs6, socks.StackOn6), wish(socks.StackMultipath6, socks.StackOff6)},
+	}}.AppendBinary(nil)
+	h.must(err)
+	_, err = stream.Write(append(b, "early and late"...))
+	h.must(err)
+	h.must(stream.CloseWrite())
+	if s := receive(t, got, "what the target got"); s != "early and late" {
+		t.Errorf("the target gets %q", s)
+	}
+	_, err = socks.ReadAuthReply6(stream)
+	h.must(err)
+	reply, err := socks.ReadOperationReply6(stream)
+	h.must(err)
+	if want := []socks.StackOption6{wish(socks.StackMultipath6, socks.StackOff6)}; !slices.Equal(reply.Options.Stack, want) {
+		t.Errorf("done: %v, want %v", reply.Options.Stack, want)
+	}
+	expectEOF(t, stream)
+	for deadline := time.Now().Add(patience); len(h.log.find(t, "flow ended")) == 0 && time.Now().Before(deadline); {
+		time.Sleep(time.Millisecond)
+	}
+	if ended := h.log.find(t, "flow ended"); len(ended) != 1 || ended[0]["up"] != float64(len("early and late")) {
+		t.Errorf("the log says %v", ended)
+	}
+}
+
+func expectEOF(t *testing.T, r io.Reader) {
+	t.Helper()
+	if b, err := io.ReadAll(r); len(b) > 0 || err != nil {
+		t.Errorf("read %q, %v; want a clean end", b, err)
 	}
 }

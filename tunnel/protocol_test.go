@@ -73,6 +73,11 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 		"replies: authenticated; connected from 203.0.113.1:40000":                encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Bound: socks.Addr{IP: netip.MustParseAddr("203.0.113.1"), Port: 40000}}),
 		"replies: authenticated; connection refused":                              encode(t, socks.AuthReply6{OK: true}, socks.OperationReply6{Code: socks.ConnectionRefused}),
 	}
+	early := socks.Request6{Command: socks.Connect, Dst: socks.Addr{Name: "example.com", Port: 443}, Options: socks.Options6{
+		Stack: []socks.StackOption6{{Leg: socks.TargetLeg6, Kind: socks.StackFastOpen6, Value: 512}},
+		Offer: &socks.MethodOffer6{InitialData: 5},
+	}}
+	want[`request: CONNECT example.com:443, and "hello"`] = append(encode(t, early), "hello"...)
 	for _, v := range vectors(t) {
 		if v.travels() && v.means != "" {
 			want[v.means] = v.bytes

@@ -1,6 +1,7 @@
 package socks
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -80,6 +81,19 @@ func ReadRequest6(r io.Reader) (Request6, error) {
 		return Request6{}, fmt.Errorf("read SOCKS 6 request: %w", err)
 	}
 	return q, nil
+}
+
+// ReadInitial6 reads the payload that follows a request with an offer, and not a byte
+// more: none without an offer. It takes no more memory than twice what has come.
+func ReadInitial6(r io.Reader, offer *MethodOffer6) ([]byte, error) {
+	if offer == nil || offer.InitialData == 0 {
+		return nil, nil
+	}
+	var b bytes.Buffer
+	if _, err := io.CopyN(&b, r, int64(offer.InitialData)); err != nil {
+		return nil, fmt.Errorf("read SOCKS 6 initial data: %w", noEOF(err))
+	}
+	return b.Bytes(), nil
 }
 
 func (q Request6) check() error {

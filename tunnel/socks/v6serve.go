@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 )
 
 var (
@@ -21,9 +20,11 @@ func (a *app) socks6(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	initial, err := a.readInitial6(q.Options.Offer)
-	if err != nil {
-		return err
+	var initial []byte
+	if a.entry != refused { // who is need not say it
+		if initial, err = ReadInitial6(a.in, q.Options.Offer); err != nil {
+			return err
+		}
 	}
 	g, err := a.admit6(ctx, q.Options)
 	if err != nil {
@@ -37,19 +38,6 @@ func (a *app) socks6(ctx context.Context) error {
 	}
 	r := Request{Command: q.Command, Dst: q.Dst, Dialect: SOCKS6, Initial: initial, Stack: far}
 	return a.carry(ctx, g, r, answer)
-}
-
-// readInitial6 reads what an app says to its target before it knows whether it may
-// come in. Whoever may not in any case need not say it.
-func (a *app) readInitial6(offer *MethodOffer6) ([]byte, error) {
-	if offer == nil || offer.InitialData == 0 || a.entry == refused {
-		return nil, nil
-	}
-	b := make([]byte, offer.InitialData)
-	if _, err := io.ReadFull(a.in, b); err != nil {
-		return nil, fmt.Errorf("read SOCKS 6 initial data: %w", noEOF(err))
-	}
-	return b, nil
 }
 
 // admit6 finds out who an app is, and answers. It has ended the connection if there
