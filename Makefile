@@ -4,10 +4,12 @@
 GO ?= go
 
 # Debian packages that the tests use: the race detector needs a C compiler, the
-# end-to-end tests run these programs in network namespaces.
+# end-to-end tests run these programs in network namespaces, those of Kerberos a
+# KDC and its clients.
 PACKAGES := gcc libc6-dev iproute2 util-linux \
 	curl ncat netcat-openbsd proxychains4 openssh-client openssh-server \
-	git python3 python3-socks chromium
+	git python3 python3-socks chromium \
+	krb5-kdc krb5-admin-server krb5-user python3-gssapi
 
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'
 E2E       := ./cmd/adit/e2e

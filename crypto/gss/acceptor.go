@@ -97,18 +97,18 @@ func NewAcceptor(c Config) (*Acceptor, error) {
 // An error says in one of this package's terms why nobody may come in. It holds
 // no secret. The app learns nothing but that it failed.
 func (a *Acceptor) Accept(token []byte) (c *cfx.Context, reply []byte, err error) {
-	if c, reply, err = a.accept(token); err != nil {
+	if c, reply, err = a.accept(token, time.Now()); err != nil {
 		return nil, nil, fmt.Errorf("accept GSS-API context: %w", err)
 	}
 	return c, reply, nil
 }
 
-func (a *Acceptor) accept(token []byte) (*cfx.Context, []byte, error) {
+func (a *Acceptor) accept(token []byte, now time.Time) (*cfx.Context, []byte, error) {
 	mechanism, message, err := cutToken(token)
 	if err != nil {
 		return nil, nil, err
 	}
-	r, err := a.verify(message, time.Now())
+	r, err := a.verify(message, now)
 	if err != nil {
 		return nil, nil, err
 	}
