@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"io"
+	"maps"
 	"net/netip"
 	"os"
 	"strings"
@@ -78,6 +79,7 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 		Offer: &socks.MethodOffer6{InitialData: 5},
 	}}
 	want[`request: CONNECT example.com:443, and "hello"`] = append(encode(t, early), "hello"...)
+	maps.Copy(want, bindExamples(t))
 	for _, v := range vectors(t) {
 		if v.travels() && v.means != "" {
 			want[v.means] = v.bytes
@@ -93,6 +95,35 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 		if want[name] == nil {
 			t.Errorf("%s: no code is held against this example", name)
 		}
+	}
+}
+
+// bindExamples are those of BIND.
+func bindExamples(t *testing.T) map[string][]byte {
+	var (
+		port    = socks.Addr{IP: netip.MustParseAddr("203.0.113.1"), Port: 40000}
+		peer    = socks.Addr{IP: netip.MustParseAddr("192.0.2.10"), Port: 20}
+		id      = []byte{1, 2, 3, 4, 5, 6, 7, 8}
+		backlog = []socks.StackOption6{{Leg: socks.TargetLeg6, Kind: socks.StackBacklog6, Value: 4}}
+		come    = socks.OperationReply6{Bound: peer}
+	)
+	bind := func(dst socks.Addr, o socks.Options6) []byte {
+		return encode(t, socks.Request6{Command: socks.Bind, Dst: dst, Options: o})
+	}
+	replies := func(auth socks.Options6, op socks.OperationReply6) []byte {
+		return encode(t, socks.AuthReply6{OK: true, Options: auth}, op)
+	}
+	return map[string][]byte{
+		"request: BIND for 192.0.2.10, who is connected at port 21 already": bind(socks.Addr{IP: peer.IP, Port: 21}, socks.Options6{}),
+		"replies: authenticated; peers reach port 40000 at 203.0.113.1":     replies(socks.Options6{}, socks.OperationReply6{Bound: port}),
+		"second reply: 192.0.2.10:20 has come":                              encode(t, come),
+		"second reply: nobody has come in time":                             encode(t, socks.OperationReply6{Code: socks.TimedOut}),
+		"request: BIND for anybody, a backlog of 4":                         bind(socks.Addr{}, socks.Options6{Stack: backlog, SessionRequest: true}),
+		"replies: authenticated, port 0102030405060708; it is 203.0.113.1:40000, with a backlog of 4": replies(
+			socks.Options6{SessionID: id}, socks.OperationReply6{Bound: port, Options: socks.Options6{Stack: backlog}}),
+		"request: the next connection at that port":                         bind(port, socks.Options6{SessionID: id}),
+		"replies: authenticated, the port is known; 192.0.2.10:20 has come": replies(socks.Options6{SessionOK: true}, come),
+		"reply: there is no such port":                                      encode(t, socks.AuthReply6{Options: socks.Options6{SessionInvalid: true}}),
 	}
 }
 
