@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
-	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // Carrier is an encrypted connection to the server, which has proved who it
@@ -67,8 +66,6 @@ type Config struct {
 // it every open connection, outlives its carriers. Methods are safe for concurrent
 // use.
 type Client struct {
-	socks.Unserved // but for CONNECT and BIND
-
 	cfg   Config
 	ways  *ways
 	stirs *stirs

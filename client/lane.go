@@ -12,6 +12,7 @@ import (
 
 	"github.com/adit-net/adit/client/netwatch"
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/udp"
 )
 
 // lane is one of a session's pipes, with the streams in it, and what keeps it
@@ -23,6 +24,8 @@ type lane struct {
 	number  byte
 	log     *slog.Logger
 	saying  chan struct{} // held by the attempt that talks to the server
+
+	associations *udp.Mux
 
 	carriers sync.WaitGroup
 
@@ -74,6 +77,7 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 		Grace:   graceOf(welcome),
 		Log:     l.log,
 	})
+	l.associations = udp.New(l.Session)
 	return l, welcome, l.take(conn, carrier, hello, welcome)
 }
 
@@ -121,6 +125,7 @@ func (l *lane) run(ctx context.Context) error {
 	defer keeping.Wait()
 	keeping.Go(func() { l.keep(ctx) })
 	keeping.Go(l.watchDrain)
+	keeping.Go(func() { _ = l.associations.Serve(ctx) }) // the lane's error says it all
 	return l.Serve(ctx)
 }
 

@@ -49,11 +49,6 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	return watched, reply, nil
 }
 
-// Associate opens a port for datagrams.
-func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
-	return c.server.cfg.Relay.Associate(ctx, r, in)
-}
-
 // begin counts a flow in, if its user may have one more. It ends by refused, or
 // with its conn.
 func (c *caller) begin(ctx context.Context, r socks.Request) (*flow, error) {

@@ -40,6 +40,9 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 		l.connect(ctx, stream, r)
 	case socks.Bind:
 		l.bind(ctx, stream, r, request.Options)
+	case socks.Associate:
+		r.Stack = request.Options.Stack
+		l.associate(ctx, stream, r)
 	default:
 		l.refuse(stream, socks.CommandNotSupported)
 	}

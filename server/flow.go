@@ -20,8 +20,9 @@ type flow struct {
 	began   time.Time
 	debug   bool
 
-	up, down atomic.Int64
-	over     sync.Once
+	up, down       atomic.Int64 // bytes
+	sent, received atomic.Int64 // datagrams, up and down
+	over           sync.Once
 
 	mu     sync.Mutex
 	cutter func(reason error) // set while there is something to cut
@@ -83,6 +84,9 @@ func (f *flow) write(err error, code socks.Code) {
 		slog.Int64("up", f.up.Load()),
 		slog.Int64("down", f.down.Load()),
 		slog.Duration("duration", time.Since(f.began).Round(time.Millisecond)),
+	}
+	if f.request.Command == socks.Associate {
+		attrs = append(attrs, slog.Int64("datagrams_up", f.sent.Load()), slog.Int64("datagrams_down", f.received.Load()))
 	}
 	if f.debug {
 		attrs = append(attrs, slog.String("target", f.request.Dst.String()))

@@ -45,7 +45,7 @@ func TestBadRequestIsResetAndCostsTheSessionInTheEnd(t *testing.T) {
 func TestUnknownCommandsAreNotSupported(t *testing.T) {
 	h := newHouse(t, nil)
 	g := h.attach(h.device("anna"))
-	for _, command := range []socks.Command{socks.Associate, 99} {
+	for _, command := range []socks.Command{98, 99} {
 		stream, code := g.request(command, onLoopback(80))
 		if code != socks.CommandNotSupported {
 			t.Errorf("command %d: %v", command, code)

@@ -20,6 +20,7 @@ import (
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
 	"github.com/adit-net/adit/tunnel/tunneltest"
+	"github.com/adit-net/adit/tunnel/udp"
 )
 
 // patience bounds what a test waits for.
@@ -142,13 +143,14 @@ type guest struct {
 	t      testing.TB
 	link   *tunneltest.Conn
 	served <-chan struct{}
+	mux    *udp.Mux // nil until it has an association
 }
 
 // attach begins a session.
 func (h *house) attach(key *keys.Device) *guest {
 	h.t.Helper()
 	near, served := h.carrier(key)
-	g := &guest{tunnel.New(true, tunnel.Config{}), h.t, near, served}
+	g := &guest{tunnel.New(true, tunnel.Config{}), h.t, near, served, nil}
 	carrier, err := g.Attach(near, 1, 0)
 	h.must(err)
 	h.running.Go(func() { _ = carrier.Serve(context.Background()) })

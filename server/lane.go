@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/udp"
 )
 
 // lane is one of a session's pipes, with the streams in it. Most sessions have
@@ -19,6 +20,8 @@ type lane struct {
 	log    *slog.Logger
 	tun    *tunnel.Session
 	caller *caller // makes the flows that the streams ask for
+
+	associations *udp.Mux
 
 	mu      sync.Mutex
 	arrival tunnel.Arrival // of the last carrier
@@ -42,6 +45,7 @@ func (s *session) newLane(number byte) *lane {
 		Memory:  s.server.memory,
 		Log:     l.log,
 	})
+	l.associations = udp.New(l.tun)
 	return l
 }
 
@@ -133,6 +137,7 @@ func (l *lane) run(ctx context.Context) {
 	var noting sync.WaitGroup
 	defer noting.Wait()
 	noting.Go(func() { l.note(ctx, began) })
+	noting.Go(func() { _ = l.associations.Serve(ctx) }) // tun's error says it all
 
 	err := l.tun.Serve(ctx)
 	if l.server.leave(l) {

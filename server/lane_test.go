@@ -46,7 +46,7 @@ func (x *extent) begin(number byte) *guest {
 		defer close(done)
 		serve(h.ctx, far)
 	})
-	g := &guest{tunnel.New(true, tunnel.Config{Grace: time.Minute}), h.t, near, done}
+	g := &guest{tunnel.New(true, tunnel.Config{Grace: time.Minute}), h.t, near, done, nil}
 	carrier, err := g.Attach(near, 1, 0)
 	h.must(err)
 	h.running.Go(func() { _ = carrier.Serve(context.Background()) })

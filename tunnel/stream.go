@@ -74,6 +74,9 @@ func newStream(s *Session, id uint32) *Stream {
 	return st
 }
 
+// ID is the stream's number, by which both ends know it.
+func (s *Stream) ID() uint32 { return s.id }
+
 // Read reads what the peer has written. It gives io.EOF after the peer's last
 // byte if the peer has ended its direction, and only then.
 func (s *Stream) Read(p []byte) (int, error) {

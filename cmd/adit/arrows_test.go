@@ -16,9 +16,9 @@ const module = "github.com/adit-net/adit/"
 // arrows says for each package which of our packages it may import. A new
 // package gets its line here together with its first code.
 var arrows = map[string][]string{
-	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/relay"},
+	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay"},
 	"client/netwatch":   {},
-	"server":            {"tunnel", "tunnel/socks", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/audit", "server/users"},
+	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/audit", "server/users"},
 	"server/policy":     {},
 	"server/sniff":      {},
 	"server/shape":      {},
@@ -28,6 +28,7 @@ var arrows = map[string][]string{
 	"tunnel":            {"tunnel/resume"},
 	"tunnel/resume":     {},
 	"tunnel/socks":      {"tunnel/relay"},
+	"tunnel/udp":        {"tunnel", "tunnel/socks"},
 	"tunnel/relay":      {},
 	"tunnel/tunneltest": {"tunnel"},
 	"crypto/keys":       {},
