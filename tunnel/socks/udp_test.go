@@ -84,6 +84,13 @@ func (e *echo) deliver(batch ...Datagram) {
 	e.in.Deliver(batch)
 }
 
+// shrink drops what an association would not have if it were a real one.
+func (e *echo) shrink() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.sent = nil
+}
+
 func (e *echo) Done() <-chan struct{} { return e.over }
 func (e *echo) Close() error          { e.once.Do(func() { close(e.closed) }); return nil }
 
@@ -565,5 +572,58 @@ func TestAssociationsEndWhenTheDoorCloses(t *testing.T) {
 	}
 	if _, err := a.control.Read(make([]byte, 1)); err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the app's connection ends with %v, want a reset", err)
+	}
+}
+
+func TestPeersCostAnAssociationNoGoroutine(t *testing.T) {
+	e := newEchoes()
+	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
+	a.echoed(t, "hello")
+	before := runtime.NumGoroutine()
+	for i := range 1000 {
+		peer := netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, byte(i >> 8), byte(i)}), 53).String()
+		sendTo(t, a.udp, a.relay, packet5(peer, "hello"))
+		expectPacket(t, a.udp, packet5(peer, "hello"))
+	}
+	if after := runtime.NumGoroutine(); after > before {
+		t.Errorf("%d goroutines, and %d before there were 1,000 peers", after, before)
+	}
+}
+
+// TestIdleAssociationsAreSmall counts what both ends of 1,000 associations take, of
+// which the apps' is about as much as the doors' TCP connections.
+func TestIdleAssociationsAreSmall(t *testing.T) {
+	const many = 1000
+	e := newEchoes()
+	door := openDoor(t, &Door{Relay: e})
+	associate(t, door, e, anySource).echoed(t, "hello") // what there is once only
+	inUse := func() (bytes uint64, goroutines int) {
+		var m runtime.MemStats
+		for range 3 { // pools are emptied in two steps
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return m.HeapInuse + m.StackInuse, runtime.NumGoroutine()
+	}
+	bytesBefore, goroutinesBefore := inUse()
+	for range many {
+		c := dial(t, door)
+		send(t, c, "\x05\x01\x00\x05\x03\x00"+anySource)
+		expect(t, c, "\x05\x00")
+		relay := reply5(t, c)
+		own := listenUDP(t, relay.Addr(), 0)
+		sendTo(t, own, relay, packet5("192.0.2.53:53", "hello"))
+		expectPacket(t, own, packet5("192.0.2.53:53", "hello"))
+		receive(t, e.begun).shrink()
+		receive(t, e.asked)
+	}
+	bytesAfter, goroutinesAfter := inUse()
+	each, goroutines := (int64(bytesAfter)-int64(bytesBefore))/many, goroutinesAfter-goroutinesBefore
+	t.Logf("an idle association takes %d bytes, with its app, and %.2f goroutines", each, float64(goroutines)/many)
+	if each > 64<<10 {
+		t.Errorf("an idle association takes %d bytes", each)
+	}
+	if goroutines > 3*many+10 {
+		t.Errorf("%d associations have %d goroutines", many, goroutines)
 	}
 }

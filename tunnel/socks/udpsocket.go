@@ -24,6 +24,8 @@ const (
 	packetsOut = 64 // in one write
 	spaceOut   = 2 * packetSpace
 
+	controlSpace = 24 // for what is said to the system with a packet
+
 	// udpBuffer is what a socket's queues get, each way, if the system lets it have so
 	// much.
 	udpBuffer = 512 << 10
@@ -219,6 +221,7 @@ var outgoings = sync.Pool{New: func() any {
 	out := &outgoing{messages: make([]ipv4.Message, packetsOut), space: make([]byte, 0, spaceOut)}
 	for i := range out.messages {
 		out.messages[i].Buffers = make([][]byte, 1)
+		out.messages[i].OOB = make([]byte, 0, controlSpace)
 	}
 	return out
 }}
@@ -249,7 +252,8 @@ func (out *outgoing) room(size int) []byte {
 // add takes the packet that was made in the room.
 func (out *outgoing) add(packet []byte) {
 	out.space = out.space[:len(out.space)+len(packet)]
-	out.messages[out.count].Buffers[0] = packet
+	m := &out.messages[out.count]
+	m.Buffers[0], m.OOB = packet, m.OOB[:0]
 	out.count++
 }
 

@@ -21,10 +21,11 @@ type batchConn struct {
 		WriteBatch(ms []ipv4.Message, flags int) (int, error)
 	}
 	readable func(fd uintptr) bool // made once, so that waiting allocates nothing
+	segments bool
 }
 
 func newBatchConn(c *net.UDPConn, local netip.Addr) batchConn {
-	b := batchConn{readable: readable}
+	b := batchConn{readable: readable, segments: segments(c, local)}
 	if b.packets = ipv4.NewPacketConn(c); local.Is6() {
 		b.packets = ipv6.NewPacketConn(c)
 	}
@@ -56,6 +57,9 @@ func (b batchConn) read(_ *net.UDPConn, in *incoming) (int, error) {
 // write sends what the system takes at once. A packet that it never takes holds up no
 // other.
 func (b batchConn) write(_ *net.UDPConn, messages []ipv4.Message) {
+	if b.segments {
+		messages = join(messages)
+	}
 	for len(messages) > 0 {
 		n, err := b.packets.WriteBatch(messages, unix.MSG_DONTWAIT)
 		switch {
