@@ -222,6 +222,15 @@ func TestWhoHasNoTicketIsTurnedAway(t *testing.T) {
 	}
 }
 
+func TestGrantsOfNothingLetNobodyIn(t *testing.T) {
+	for _, grant := range []GSSGrant{{}, {User: "alice"}, {Context: &paperGSS{}}} {
+		accept := func(context.Context, []byte) (GSSGrant, error) { return grant, nil }
+		if c, heard, err := negotiated(t, strings.NewReader(proposal(t, &paperGSS{}, 1)), accept); err == nil || c != nil || heard != gssAborted {
+			t.Errorf("%+v: app hears %q (%v)", grant, heard, err)
+		}
+	}
+}
+
 // The reply that is empty says that the context is established.
 func TestReadySignalIsSentWithoutAReply(t *testing.T) {
 	accept := func(context.Context, []byte) (GSSGrant, error) {

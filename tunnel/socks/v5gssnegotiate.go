@@ -27,7 +27,7 @@ type GSSContext interface {
 // its messages from now on.
 type GSSGrant struct {
 	User       string     // for [Request]; not empty
-	Context    GSSContext // which nobody else uses
+	Context    GSSContext // which nobody else uses; not nil
 	Reply      []byte     // for the app, at most 65535 bytes; may be empty
 	Protection GSSProtection
 
@@ -85,6 +85,7 @@ const (
 )
 
 var (
+	errGSSGrant       = errors.New("nobody says who the app is")
 	errGSSLevel       = errors.New("the app proposes a level of protection that does not exist")
 	errGSSUnprotected = errors.New("protection is demanded and the app proposes none, as curl does")
 )
@@ -144,6 +145,9 @@ func negotiateGSS(
 		return nil, err
 	}
 	grant, err := accept(ctx, token)
+	if err == nil && (grant.User == "" || grant.Context == nil) {
+		err = errGSSGrant
+	}
 	if err != nil {
 		return nil, err
 	}
