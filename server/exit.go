@@ -36,7 +36,12 @@ type Exit struct {
 	Associations    int           // how many may be open at once; 0 means DefaultAssociations
 	AssociationIdle time.Duration // ends one that nothing passes for so long, or a bit longer; 0 means never
 
+	// Upstream are the DNS servers that Exchange asks. Without any it asks those of
+	// this host, or its resolver where only that knows them.
+	Upstream []netip.AddrPort
+
 	datagrams datagrams
+	exchanges exchanges
 }
 
 // keepAlive finds out within two minutes that a target or peer is gone.
