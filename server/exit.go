@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -42,6 +43,7 @@ type Exit struct {
 
 	datagrams datagrams
 	exchanges exchanges
+	echoes    atomic.Int64 // under way
 }
 
 // keepAlive finds out within two minutes that a target or peer is gone.
