@@ -205,10 +205,12 @@ type answer func(Reply) []byte
 // carry carries out a request of any SOCKS and relays until both directions
 // have ended.
 func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
-	switch r.Command {
-	case Connect:
-	case Bind:
+	switch {
+	case r.Command == Connect:
+	case r.Command == Bind:
 		return a.bind(ctx, g, r, answer)
+	case r.isResolve():
+		return a.resolve(ctx, g, r, answer)
 	default:
 		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not served", r.Command)}, answer)
 	}

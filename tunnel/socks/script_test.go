@@ -164,6 +164,9 @@ func (r *recorder) Connect(_ context.Context, q Request) (relay.Conn, Reply, err
 	if q.Dialect == HTTPForward {
 		return nil, Reply{}, HostUnreachable // a sink does not speak HTTP
 	}
+	if q.Dst.String() == nameService.String() && len(q.Initial) > 0 && q.Dialect != SOCKS6 {
+		return answerNames(q.Initial), Reply{}, nil
+	}
 	s := newSink(r.app)
 	s.got.Write(q.Initial)
 	r.sinks = append(r.sinks, s)

@@ -32,7 +32,7 @@ func (a *app) socks4(ctx context.Context) error {
 	if g == nil {
 		return a.refuse(errPassword4, answer4)
 	}
-	if r.Command == Bind {
+	if r.Command != Connect {
 		return a.carry(ctx, g, r, answerBind4)
 	}
 	return a.carry(ctx, g, r, answer4)
@@ -99,7 +99,7 @@ func answer4(r Reply) []byte {
 	return []byte{0, r.Code.socks4(), 0, 0, 0, 0, 0, 0}
 }
 
-// answerBind4 gives the 8 bytes of a reply to BIND. An address that is not of
+// answerBind4 gives the 8 bytes of a reply to another request. An address that is not of
 // IPv4 is left out.
 func answerBind4(r Reply) []byte {
 	b := answer4(r)
