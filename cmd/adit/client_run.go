@@ -39,7 +39,7 @@ func newClientRun(e env) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return runClient(c.Context(), clientOptions{dir: dir, flags: flags, door: door, stderr: e.stderr})
+			return runClient(c.Context(), clientOptions{dir: dir, flags: flags, door: door, lean: true, stderr: e.stderr})
 		},
 	}
 	d.add(c)
@@ -57,6 +57,7 @@ type clientOptions struct {
 
 	listener net.Listener // the door; nil: at the address that door or the config names
 	private  bool         // no other command is to find this client
+	lean     bool         // there is nothing else in this process
 	started  func(*clientProcess)
 }
 
@@ -98,6 +99,9 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	last := len(dials) - 1
 	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
+	if o.lean {
+		parts = append(parts, stayLean)
+	}
 	door, err := p.openDoors(ctx)
 	if err != nil {
 		return err

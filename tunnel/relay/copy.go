@@ -11,10 +11,6 @@ import (
 	"time"
 )
 
-// bufferSize is how much one direction reads at a time, in bytes. A direction
-// holds a buffer only while bytes move.
-const bufferSize = 64<<10 - 96 // four full frames of a session's
-
 // Result says what a [Copy] carried.
 type Result struct {
 	Up   int64 // bytes from a to b
@@ -181,12 +177,6 @@ func (e *end) drained(c *copying) {
 
 var errReset = errors.New("connection reset by peer")
 
-// buffers holds *[]byte of bufferSize bytes.
-var buffers = sync.Pool{New: func() any {
-	b := make([]byte, bufferSize)
-	return &b
-}}
-
 // waiter is a source that can wait for bytes, or for its end, without a
 // buffer to read them into.
 type waiter interface {
@@ -232,20 +222,13 @@ func (r *reader) next() ([]byte, error) {
 		}
 	}
 	if r.buf == nil {
-		r.buf = buffers.Get().(*[]byte)
+		r.buf = buffers.get()
 	}
 	n, err := r.src.Read(*r.buf)
 	return (*r.buf)[:n], err
 }
 
-func (r *reader) release() { putBuffer(&r.buf) }
-
-func putBuffer(b **[]byte) {
-	if *b != nil {
-		buffers.Put(*b)
-		*b = nil
-	}
-}
+func (r *reader) release() { buffers.put(&r.buf) }
 
 // WithPrefix gives a conn that reads as prefix and then whatever c has: for
 // those who have read a little too far.

@@ -37,14 +37,14 @@ func newRawReader(c Conn) *rawReader {
 // read is called when fd may be readable; false means that it was not.
 func (r *rawReader) read(fd uintptr) bool {
 	if r.buf == nil {
-		r.buf = buffers.Get().(*[]byte)
+		r.buf = buffers.get()
 	}
 	for {
 		r.n, r.err = syscall.Read(int(fd), *r.buf)
 		switch {
 		case errors.Is(r.err, syscall.EINTR):
 		case errors.Is(r.err, syscall.EAGAIN):
-			putBuffer(&r.buf)
+			buffers.put(&r.buf)
 			return false
 		default:
 			return true
