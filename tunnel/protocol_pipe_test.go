@@ -17,7 +17,7 @@ import (
 	"github.com/adit-net/adit/tunnel/tunneltest"
 )
 
-// vector is a line of testdata/wire/resume.txt with its bytes: who does what, N,
+// vector is a line of a file in testdata/wire with its bytes: who does what, N,
 // and what that means in words.
 type vector struct {
 	who, does string
@@ -26,9 +26,9 @@ type vector struct {
 	bytes     []byte
 }
 
-func vectors(t *testing.T) []vector {
+func vectors(t *testing.T, name string) []vector {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/wire/resume.txt")
+	text, err := os.ReadFile("../testdata/wire/" + name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +72,7 @@ func TestResumptionIsWhatTheVectorsSay(t *testing.T) {
 		t.Run(who, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				e := newEnd(t, who)
-				for _, v := range vectors(t) {
+				for _, v := range vectors(t, "resume.txt") {
 					if v.who != "breach" && v.who != "harmless" {
 						e.play(v)
 					}
@@ -234,7 +234,7 @@ func testKey() testSigner {
 
 func TestBreachesAreWhatTheVectorsSay(t *testing.T) {
 	played := make(map[string]int)
-	for _, v := range vectors(t) {
+	for _, v := range vectors(t, "resume.txt") {
 		if v.who != "breach" && v.who != "harmless" {
 			continue
 		}
