@@ -49,8 +49,13 @@ type Exit struct {
 // keepAlive finds out within two minutes that a target or peer is gone.
 var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 15 * time.Second, Count: 4}
 
-// Connect connects to a target by the first of its addresses that answers.
+// Connect connects to a target by the first of its addresses that answers. Port 53 of
+// the zero address is the exit's own name service.
 func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
+	if isNameService(r.Dst) {
+		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, query, true) }
+		return newNameConn(ctx, r.Initial, exchange), socks.Reply{}, nil
+	}
 	timeout := e.Timeout
 	if timeout == 0 {
 		timeout = DefaultConnectTimeout
