@@ -38,6 +38,11 @@ type Door struct {
 	// MaxConns is how many connections each listener has at once. More are
 	// closed as they come. Zero is DefaultMaxConns.
 	MaxConns int
+
+	// Names are what the door's own host is called. Under them, its IP addresses and
+	// "localhost" there is a proxy auto-configuration file, as /proxy.pac and
+	// /wpad.dat, for whoever asks.
+	Names []string
 }
 
 // Serve lets apps in through ln until ctx ends, which resets their connections;

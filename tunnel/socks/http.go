@@ -117,6 +117,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	// A request for a path is meant for a web server. It comes from somebody
 	// who took this port for one, or from a web page that tries its luck.
 	if r.Method != http.MethodConnect && !r.URL.IsAbs() {
+		if p.servePAC(w, r) {
+			return
+		}
 		p.decline(w, http.StatusBadRequest, hint)
 		return
 	}
