@@ -81,12 +81,12 @@ func (h *hall) judge(b []byte) verdict {
 		return toStack // a device's
 	case h.visitor(source) == nil:
 		return dropped // it has just been removed
-	case !usable(target) || target.IsLinkLocalUnicast():
+	case !usable(target):
 		h.drops.destination.Add(1)
 		return dropped
 	case h.isOwn(target):
 		return toGuests
-	case h.isInside(target):
+	case h.isInside(target), target.IsLinkLocalUnicast():
 		h.drops.destination.Add(1)
 		h.prohibit(b)
 		return dropped
