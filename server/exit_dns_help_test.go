@@ -164,4 +164,3 @@ func text(m dnsmessage.Message) (all []string) {
 	}
 	return all
 }
-

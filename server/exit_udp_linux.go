@@ -39,6 +39,7 @@ type udpSocket struct {
 	pc   *ipv6.PacketConn // works for IPv4 sockets too: nothing in it depends on the version
 
 	segment atomic.Int32 // the longest datagram that is bundled with others
+	errors  sync.Mutex   // held while the error queue is read
 
 	// wait's own.
 	look   func(fd uintptr) bool // sets events
@@ -140,36 +141,55 @@ func (s *udpSocket) send(packets []packet) (full, unknown int) {
 		clear(w.payloads[:]) // the pool keeps no payloads
 		udpWriters.Put(w)
 	}()
-	for again := false; len(packets) > 0; {
+	for tries := 0; len(packets) > 0; {
 		messages := w.fill(packets, int(s.segment.Load()))
-		n, err := s.pc.WriteBatch(messages, unix.MSG_DONTWAIT)
+		n, err := s.write(messages, tries)
 		for _, m := range messages[:max(n, 0)] {
 			packets = packets[len(m.Buffers):]
-			again = false
+			tries = 0
 		}
 		if err == nil {
 			continue
 		}
-		k := len(messages[0].Buffers)
+		first := len(messages[0].Buffers)
+		tries++
 		switch {
 		case errors.Is(err, unix.EAGAIN), errors.Is(err, net.ErrClosed):
 			return full + len(packets), unknown
 		case errors.Is(err, unix.ENOBUFS):
-			full += k
-			packets, again = packets[k:], false
-		case !again:
-			// It may be about a datagram before, of which an ICMP message has
-			// come, and is told but once.
-			again = true
-		case k > 1:
+			full += first
+			packets, tries = packets[first:], 0
+		case tries < sendTries:
+		case first > 1 && refusesBundle(err):
 			s.unbundle(err, len(packets[0].payload))
-			again = false
+			tries = 0
 		default:
-			unknown++
-			packets, again = packets[1:], false
+			unknown += first
+			packets, tries = packets[first:], 0
 		}
 	}
 	return full, unknown
+}
+
+// sendTries is how often a message is tried.
+const sendTries = 4
+
+// write sends messages, as far as the first that fails. The error may be about one
+// long gone, of which an ICMP message has come. It is told but once, and then once
+// more for each that waits in the error queue and gets to its head, so what fails
+// again is tried while nobody reads there.
+func (s *udpSocket) write(messages []ipv6.Message, tries int) (int, error) {
+	if tries > 1 {
+		s.errors.Lock()
+		defer s.errors.Unlock()
+	}
+	return s.pc.WriteBatch(messages, unix.MSG_DONTWAIT)
+}
+
+// refusesBundle tells whether an error can be about there being several datagrams in
+// one message.
+func refusesBundle(err error) bool {
+	return errors.Is(err, unix.EIO) || errors.Is(err, unix.EMSGSIZE) || errors.Is(err, unix.EINVAL)
 }
 
 // unbundle draws its conclusion from the kernel's refusing a bundle of datagrams

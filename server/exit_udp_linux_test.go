@@ -52,6 +52,35 @@ func TestDatagramWithoutAWayTakesNoneAlong(t *testing.T) {
 	}
 }
 
+// However many errors come back, they cost no other datagram, and no bundle its
+// being one.
+func TestManyLossesTakeNothingAlong(t *testing.T) {
+	e := &Exit{Allow: toLoopback}
+	a, in, _ := associate(t, e)
+	closed, closedAt := listenPeer(t, "127.0.0.1:0")
+	closed.Close()
+	peer, at := listenPeer(t, "127.0.0.1:0")
+	var batch []socks.Datagram
+	for range 8 {
+		batch = slices.Concat(batch, to(closedAt, "lost"), to(at, "one"), to(at, "two"))
+	}
+	segment := a.(*association).socket.segment.Load()
+	for range 50 {
+		a.Send(batch)
+		for range 8 {
+			for _, want := range []string{"one", "two"} {
+				if got, _ := heard(t, peer); got != want {
+					t.Fatalf("%q came, want %q", got, want)
+				}
+			}
+		}
+	}
+	in.loss(t)
+	if got := a.(*association).socket.segment.Load(); got != segment {
+		t.Errorf("datagrams of up to %d bytes are bundled, and no more up to %d", got, segment)
+	}
+}
+
 // Where the kernel bundles nothing, everything goes one by one.
 func TestRunsPassWithoutBundles(t *testing.T) {
 	a, _, _ := associate(t, &Exit{Allow: toLoopback})

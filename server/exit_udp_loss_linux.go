@@ -11,24 +11,33 @@ import (
 )
 
 // maxLosses is how many losses are told of in one go.
-const maxLosses = 64
+const maxLosses = 32
 
 // losses tells of what is in the socket's error queue (ip(7), IP_RECVERR).
 func (s *udpSocket) losses(lost func(socks.Loss)) {
-	var control [256]byte
+	var (
+		all     [maxLosses]socks.Loss
+		n       int
+		control [256]byte
+	)
+	s.errors.Lock()
 	_ = s.raw.Control(func(fd uintptr) {
-		for range maxLosses {
-			_, n, _, to, err := unix.Recvmsg(int(fd), nil, control[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
+		for range all {
+			_, size, _, to, err := unix.Recvmsg(int(fd), nil, control[:], unix.MSG_ERRQUEUE|unix.MSG_DONTWAIT)
 			if err != nil {
 				return
 			}
-			if l, ok := parseLoss(control[:n]); ok {
-				if l.To = addrPortOf(to); l.To.IsValid() {
-					lost(l)
-				}
+			if l, ok := parseLoss(control[:size]); ok {
+				l.To = addrPortOf(to)
+				all[n] = l
+				n++
 			}
 		}
 	})
+	s.errors.Unlock()
+	for _, l := range all[:n] {
+		lost(l)
+	}
 }
 
 func addrPortOf(a unix.Sockaddr) netip.AddrPort {
