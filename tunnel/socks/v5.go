@@ -35,8 +35,11 @@ func (a *app) socks5(ctx context.Context) error {
 	if err != nil {
 		return a.refuse(err, answer5)
 	}
-	if r.Command == Associate {
+	switch r.Command {
+	case Associate:
 		return a.associate(ctx, g, r, answer5)
+	case enhancedUDP5:
+		return a.enhance(ctx, g)
 	}
 	return a.carry(ctx, g, r, answer5)
 }
@@ -144,7 +147,11 @@ func readRequest5(in *bufio.Reader) (Request, error) {
 	if _, err := io.ReadFull(in, b[1:]); err != nil {
 		return Request{}, fmt.Errorf("read SOCKS 5 request: %w", noEOF(err))
 	}
-	dst, err := readAddr5(in, b[3])
+	kind := b[3]
+	if Command(b[1]) == enhancedUDP5 && kind == 0 {
+		kind = typeIPv4in5 // its draft wants zeros where no address has a meaning
+	}
+	dst, err := readAddr5(in, kind)
 	if err != nil {
 		return Request{}, fmt.Errorf("read SOCKS 5 address: %w", err)
 	}
