@@ -80,6 +80,7 @@ type serving struct {
 	udp  udpDesk
 
 	sessions sessions6
+	ports    ports6
 }
 
 func (d *Door) serving() *serving {

@@ -67,12 +67,17 @@ type udpApp struct {
 	as   netip.AddrPort // unmapped
 }
 
+// newUDPSocket opens any port of an address.
 func newUDPSocket(local netip.Addr) (*udpSocket, error) {
+	return openUDPSocket(netip.AddrPortFrom(local, 0))
+}
+
+func openUDPSocket(local netip.AddrPort) (*udpSocket, error) {
 	network := "udp6"
-	if local.Is4() {
+	if local.Addr().Is4() {
 		network = "udp4"
 	}
-	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(netip.AddrPortFrom(local, 0)))
+	conn, err := net.ListenUDP(network, net.UDPAddrFromAddrPort(local))
 	if err != nil {
 		return nil, err
 	}
@@ -89,7 +94,7 @@ func newUDPSocket(local netip.Addr) (*udpSocket, error) {
 		conn:      conn,
 		raw:       raw,
 		local:     netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()),
-		batchConn: newBatchConn(conn, local),
+		batchConn: newBatchConn(conn, local.Addr()),
 	}, nil
 }
 

@@ -37,6 +37,9 @@ func (a *app) socks6(ctx context.Context) error {
 		return nil
 	}
 	r := Request{Command: q.Command, Dst: q.Dst, Dialect: SOCKS6, Initial: initial, Stack: far}
+	if r.Command == Associate {
+		return a.associate6(ctx, g, r, answer)
+	}
 	return a.carry(ctx, g, r, answer)
 }
 
