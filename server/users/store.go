@@ -1,5 +1,5 @@
-// Package users keeps who may come: users, their groups, their devices and the
-// invites that enrol more of these. All of it is in one SQLite file, which
+// Package users keeps who may come: users, their groups, their devices, the
+// invites that enrol more of these, passwords and Kerberos principals. All of it is in one SQLite file, which
 // several processes may use at once: an admin command changes it while the
 // server runs, and the server hears of it from [Store.Watch].
 package users
@@ -41,6 +41,8 @@ type Store struct {
 	lookup  *sql.Stmt
 	now     func() time.Time
 	maxRows int
+
+	passwords *passwords
 }
 
 // Create makes a new store with mode 0600 in a directory that is there
@@ -140,7 +142,7 @@ func connect(path string, file fs.FileInfo) (*Store, error) {
 	reads.SetMaxOpenConns(readers)
 	reads.SetMaxIdleConns(readers)
 	writes.SetMaxOpenConns(1)
-	return &Store{path: path, file: file, reads: reads, writes: writes, now: time.Now, maxRows: maxRows}, nil
+	return &Store{path: path, file: file, reads: reads, writes: writes, now: time.Now, maxRows: maxRows, passwords: newPasswords()}, nil
 }
 
 // dsn names a file that has to be there.
