@@ -17,7 +17,7 @@ import (
 func newUser(e env) *cobra.Command {
 	return group("user", "Say who may come",
 		"Say who may come. A running server follows within two seconds.",
-		newUserAdd(), newUserList(e), newUserSet(),
+		newUserAdd(), newUserList(e), newUserSet(), newUserPasswd(e),
 		newUserChange("disable NAME", "Keep a user and all their devices out", func(ctx context.Context, s *users.Store, name string) error {
 			return s.SetUserDisabled(ctx, name, true)
 		}),
@@ -37,52 +37,6 @@ func newUserAdd() *cobra.Command {
 	})
 	c.Flags().StringSliceVar(&groups, "group", nil, "put the user into a `group`; may be repeated")
 	return c
-}
-
-const userSetHelp = `Set what holds for one user. A running server follows within two seconds.
-
---grace says how long the user's open connections wait for a device that has lost
-its way to the server, from 0s, at which they end at once, to 24h. With default
-they wait as long as grace in server.toml says.`
-
-func newUserSet() *cobra.Command {
-	var (
-		text  string
-		grace *time.Duration
-	)
-	c := newUserChange("set NAME --grace DURATION", "Set what holds for one user", func(ctx context.Context, s *users.Store, name string) error {
-		return s.SetUserGrace(ctx, name, grace)
-	})
-	c.Long = userSetHelp
-	c.Example = "  adit user set alice --grace 1h\n  adit user set alice --grace default"
-	c.PreRunE = func(*cobra.Command, []string) (err error) {
-		grace, err = parseGrace(text)
-		return err
-	}
-	c.Flags().StringVar(&text, "grace", "", "how long open connections wait for a device: a `duration`, or default")
-	return c
-}
-
-// defaultGrace stands for the grace that server.toml gives to everybody.
-const defaultGrace = "default"
-
-// parseGrace reads the value of --grace. nil is the default.
-func parseGrace(text string) (*time.Duration, error) {
-	if text == defaultGrace {
-		return nil, nil
-	}
-	const todo = "--grace 30m, --grace 0s or --grace default"
-	if text == "" {
-		return nil, hint(usageError{errors.New("--grace is missing")}, todo)
-	}
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		return nil, hint(usageError{fmt.Errorf("--grace: %q is not a duration", text)}, todo)
-	}
-	if d < 0 || d > users.MaxGrace {
-		return nil, hint(usageError{fmt.Errorf("--grace: %s is not between 0s and %s", briefly(d), briefly(users.MaxGrace))}, todo)
-	}
-	return &d, nil
 }
 
 // newUserChange is a command that does one thing to one user, and says nothing
@@ -154,6 +108,8 @@ func userHint(err error, name string) error {
 	switch {
 	case errors.Is(err, users.ErrUserUnknown):
 		return hint(fmt.Errorf("there is no user %q", name), "adit user add %s; adit user list shows who there is", name)
+	case errors.Is(err, users.ErrPrincipalTaken):
+		return hint(err, "adit user set NAME --remove-principal takes it away from that user")
 	case errors.Is(err, users.ErrUserExists):
 		return hint(fmt.Errorf("there is a user %q already, or one that differs by case alone", name), "adit user list shows who there is")
 	case errors.Is(err, users.ErrUserDisabled):
