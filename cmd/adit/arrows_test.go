@@ -19,6 +19,7 @@ var arrows = map[string][]string{
 	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay"},
 	"client/netwatch":   {},
 	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/audit", "server/users"},
+	"server/guest":      {"server", "server/users"},
 	"server/policy":     {},
 	"server/sniff":      {},
 	"server/shape":      {},
