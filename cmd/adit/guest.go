@@ -32,6 +32,12 @@ func (n guestNetwork) server() []netip.Addr {
 	return []netip.Addr{n.ip4.Addr().Next(), n.ip6.Addr().Next()}
 }
 
+// inner gives the same addresses with the networks that they are in.
+func (n guestNetwork) inner() []netip.Prefix {
+	own := n.server()
+	return []netip.Prefix{netip.PrefixFrom(own[0], n.ip4.Bits()), netip.PrefixFrom(own[1], n.ip6.Bits())}
+}
+
 // of gives the addresses of a guest. The IPv6 one ends in the IPv4 one.
 func (n guestNetwork) of(d users.Device) []netip.Addr {
 	ip6, ip4 := n.ip6.Addr().As16(), d.Address.As4()

@@ -3,14 +3,19 @@ package main
 import (
 	"bytes"
 	"encoding/base64"
+	"io"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/crypto/wglink"
 	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // newGuestDir makes a server's directory with a user, alice.
@@ -97,5 +102,76 @@ func TestAddressesOfGuestsAreInTheNetworkOfTheirServer(t *testing.T) {
 	}
 	if seen[0] != netip.MustParseAddr("10.83.0.1") || seen[1] != network.ip6.Addr().Next() || seen[2] != netip.MustParseAddr("10.83.0.2") {
 		t.Errorf("addresses are %v", seen)
+	}
+}
+
+func TestGuestsOfDisabledUsersAreShutOutAndDevicesAreNot(t *testing.T) {
+	dir := newGuestDir(t)
+	ctx := t.Context()
+	store, err := users.Open(ctx, filepath.Join(dir, storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	network := netip.MustParsePrefix(defaultNetwork)
+	phone, err := store.AddGuest(ctx, "alice", "phone", [32]byte{1}, network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lost, err := store.AddGuest(ctx, "alice", "lost", [32]byte{2}, network)
+	if err != nil {
+		t.Fatal(err)
+	}
+	laptop := users.Device{Key: make([]byte, 32), WireGuard: [32]byte{3}, Name: "laptop"}
+	token := keys.NewToken()
+	if err := store.Invite(ctx, "alice", token, time.Now().Add(time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Join(ctx, token.Bytes(), laptop); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.RevokeDevice(ctx, lost.ID().String()); err != nil {
+		t.Fatal(err)
+	}
+	p := &serverProcess{store: store, log: newJournal(io.Discard, defaultLogConfig())}
+	for _, test := range []struct {
+		disabled bool
+		want     [][32]byte
+	}{
+		{false, [][32]byte{phone.WireGuard, laptop.WireGuard}},
+		{true, [][32]byte{laptop.WireGuard}},
+	} {
+		if err := store.SetUserDisabled(ctx, "alice", test.disabled); err != nil {
+			t.Fatal(err)
+		}
+		got := p.enrolled(ctx)
+		if len(got) != len(test.want) {
+			t.Errorf("while the user is disabled (%v) %d devices may come, want %d", test.disabled, len(got), len(test.want))
+		}
+		for _, key := range test.want {
+			if got[key].Name == "" {
+				t.Errorf("while the user is disabled (%v) a device is missing", test.disabled)
+			}
+		}
+	}
+}
+
+func TestGuestsHearWhyInWordsOfIP(t *testing.T) {
+	for code, want := range map[socks.Code]wglink.Reason{
+		socks.ConnectionRefused:   wglink.Refused,
+		socks.NotAllowed:          wglink.NotAllowed,
+		socks.NetworkUnreachable:  wglink.NetworkUnreachable,
+		socks.HostUnreachable:     wglink.HostUnreachable,
+		socks.TTLExpired:          wglink.HostUnreachable,
+		socks.AddressNotSupported: wglink.NetworkUnreachable,
+		socks.TimedOut:            0,
+		socks.GeneralFailure:      0,
+	} {
+		if got := reasonOf(code, 0); got != want {
+			t.Errorf("%v becomes %v, want %v", code, got, want)
+		}
+	}
+	if got := reasonOf(socks.TimedOut, wglink.HostUnreachable); got != wglink.HostUnreachable {
+		t.Errorf("what is not known becomes %v", got)
 	}
 }

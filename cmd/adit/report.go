@@ -6,6 +6,7 @@ import (
 
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/guest"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 )
@@ -23,8 +24,9 @@ type report struct {
 
 type serverReport struct {
 	Listen   []string        `json:"listen"`
-	Sessions []sessionReport `json:"sessions"`        // the oldest first
-	Older    []elderReport   `json:"older,omitempty"` // processes that this one has replaced, the oldest first
+	Sessions []sessionReport `json:"sessions"`         // the oldest first
+	Guests   []guestReport   `json:"guests,omitempty"` // the same
+	Older    []elderReport   `json:"older,omitempty"`  // processes that this one has replaced, the oldest first
 }
 
 // elderReport says what a process still holds after another one has taken over.
@@ -55,6 +57,20 @@ type sessionReport struct {
 	Down        int64            `json:"down"` // bytes
 	RoundTripMs float64          `json:"round_trip_ms"`
 	Protection  protectionReport `json:"protection"`
+}
+
+// guestReport says what a device does that runs no adit.
+type guestReport struct {
+	User     string    `json:"user"`
+	Device   string    `json:"device"`
+	DeviceID string    `json:"device_id"`
+	Address  string    `json:"address"` // inside WireGuard, IPv4
+	Remote   string    `json:"remote"`
+	Since    time.Time `json:"since"`
+	Flows    int       `json:"flows"` // open now
+	Opened   uint64    `json:"opened"`
+	Up       int64     `json:"up"`   // bytes
+	Down     int64     `json:"down"` // bytes
 }
 
 type clientReport struct {
@@ -131,6 +147,25 @@ func reportSessions(all []server.Status) []sessionReport {
 		}
 	}
 	return sessions
+}
+
+func reportGuests(all []guest.Guest) []guestReport {
+	guests := make([]guestReport, len(all))
+	for i, g := range all {
+		guests[i] = guestReport{
+			User:     g.Device.User,
+			Device:   g.Device.Name,
+			DeviceID: g.Device.ID().String(),
+			Address:  g.Device.Address.String(),
+			Remote:   g.Remote.String(),
+			Since:    g.Since,
+			Flows:    g.Usage.Flows,
+			Opened:   g.Usage.Opened,
+			Up:       g.Usage.Up,
+			Down:     g.Usage.Down,
+		}
+	}
+	return guests
 }
 
 func reportClient(address string, s client.Status, door doorReport) *clientReport {

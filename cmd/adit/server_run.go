@@ -139,10 +139,11 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Elsewhere:      p.elsewhere,
-		WireGuard:      p.wireGuard.public,
+		WireGuard:      p.wireGuard.public(),
 		WireGuardPort:  p.wireGuard.port,
 		Log:            p.log.Logger,
 	})
+	p.openWireGuard()
 	return p.takeOver(ctx)
 }
 
@@ -287,6 +288,9 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
 	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
+	if p.wireGuard.host != nil {
+		r.Server.Guests = reportGuests(p.wireGuard.host.guests.Here())
+	}
 	if !p.succession.isLeaving() {
 		r.Server.Older = p.elders.report()
 	}

@@ -3,39 +3,74 @@ package main
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"sync"
 	"syscall"
 	"time"
 
+	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/wglink"
+	"github.com/adit-net/adit/server/guest"
+	"github.com/adit-net/adit/server/users"
 )
 
-// wireGuard is where a server takes carriers over WireGuard.
+// wireGuard is where a server takes carriers over WireGuard, and guests.
 type wireGuard struct {
-	server *wglink.Server
-	public [32]byte
-	port   uint16 // 0: nowhere
+	key     keys.WireGuardKey // zero: nowhere
+	port    uint16
+	network guestNetwork
+	server  *wglink.Server
+	host    *guestHost
 }
 
-// newWireGuard makes a process's WireGuard server, if its config wants one.
-func (p *serverProcess) newWireGuard() (wireGuard, error) {
+// newWireGuard says what a process's WireGuard will be like, if its config wants one.
+func (p *serverProcess) newWireGuard() (w wireGuard, err error) {
 	if p.cfg.WireGuard.Listen == "" {
 		return wireGuard{}, nil
 	}
-	key, err := p.key.WireGuard()
-	if err != nil {
+	if w.key, err = p.key.WireGuard(); err != nil {
 		return wireGuard{}, err
 	}
 	at, err := net.ResolveUDPAddr("udp", p.cfg.WireGuard.Listen)
 	if err != nil {
 		return wireGuard{}, err
 	}
-	s := wglink.NewServer(wglink.ServerConfig{Key: key, MTU: p.cfg.WireGuard.MTU, Log: p.log.Logger})
-	return wireGuard{server: s, public: key.Public(), port: uint16(at.Port)}, nil
+	w.port = uint16(at.Port)
+	w.network, err = newGuestNetwork(p.cfg.WireGuard, w.key.Public())
+	return w, err
 }
 
-// serveWireGuard takes carriers over WireGuard until ctx ends or a successor has
+// public is the key that devices are told; zeros if there is none.
+func (w wireGuard) public() [32]byte { return w.key.Public() }
+
+// openWireGuard makes the WireGuard server of a process that is about to serve.
+func (p *serverProcess) openWireGuard() {
+	w := &p.wireGuard
+	if w.key.IsZero() {
+		return
+	}
+	w.host = &guestHost{exit: &p.exit, log: p.log.Logger}
+	w.server = wglink.NewServer(wglink.ServerConfig{
+		Key:   w.key,
+		MTU:   p.cfg.WireGuard.MTU,
+		Host:  w.host,
+		Inner: w.network.inner(),
+		Log:   p.log.Logger,
+	})
+	w.host.guests = guest.NewRegister(guest.Config{Server: p.server, Users: p.store, Present: w.present, Log: p.log.Logger})
+}
+
+// present tells where guests are.
+func (w *wireGuard) present() map[[32]byte]guest.Presence {
+	all := make(map[[32]byte]guest.Presence)
+	for key, at := range w.server.Present() {
+		all[key] = guest.Presence(at)
+	}
+	return all
+}
+
+// serveWireGuard takes carriers over WireGuard, and guests, until ctx ends or a successor has
 // taken over. It has a socket of its own: the other's peers come back to that one.
 func (p *serverProcess) serveWireGuard(ctx context.Context) error {
 	if p.wireGuard.server == nil {
@@ -58,6 +93,8 @@ func (p *serverProcess) serveWireGuard(ctx context.Context) error {
 	}
 	changed := make(chan struct{}, 1)
 	helpers.Go(func() { p.keepPeers(ctx, changed) })
+	helpers.Go(func() { p.wireGuard.host.guests.Serve(ctx) })
+	defer p.wireGuard.host.closing.Wait()
 	watched := make(chan error, 1)
 	helpers.Go(func() {
 		watched <- p.store.Watch(ctx, func() {
@@ -102,42 +139,77 @@ func (p *serverProcess) listenWireGuard(ctx context.Context) (net.PacketConn, er
 // in to nothing. Silence would make it wait, and its apps with it.
 const parting = 1500 * time.Millisecond
 
-// keepPeers lets in every device that is enrolled, and none else, until ctx ends.
-// It looks whenever something comes on changed.
+// keepPeers lets in every device that may come, and none else, until ctx ends. It
+// looks whenever something comes on changed.
 func (p *serverProcess) keepPeers(ctx context.Context, changed <-chan struct{}) {
 	var leave <-chan time.Time
+	in := make(map[[32]byte]users.Device)
 	for {
 		select {
 		case <-changed:
-			for _, key := range p.enrolled(ctx) {
-				if err := p.wireGuard.server.AddPeer(key); err != nil {
-					p.log.Error("let a device in by wireguard", "error", err)
-				}
-			}
+			now := p.enrolled(ctx)
+			maps.Copy(in, now)
+			p.admitPeers(in, now)
 			if leave == nil { // or each change would put it off
 				leave = time.After(parting)
 			}
 		case <-leave:
 			leave = nil
-			// Whoever cannot be let in has been logged.
-			_ = p.wireGuard.server.SetPeers(p.enrolled(ctx))
+			in = p.enrolled(ctx)
+			p.admitPeers(in, in)
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// enrolled gives the WireGuard keys of the devices that may come. If it cannot
-// be known, none may.
-func (p *serverProcess) enrolled(ctx context.Context) (peers [][32]byte) {
-	devices, err := p.store.Devices(ctx, "")
-	if err != nil && ctx.Err() == nil {
-		p.log.Error("list devices", "error", err)
-	}
-	for _, d := range devices {
-		if !d.Revoked && !d.Guest() && d.WireGuard != [32]byte{} {
-			peers = append(peers, d.WireGuard)
+// admitPeers lets devices in to WireGuard, and of guests only some to anything else.
+func (p *serverProcess) admitPeers(in, may map[[32]byte]users.Device) {
+	var (
+		w         = p.wireGuard
+		peers     [][32]byte
+		guests    []wglink.Guest
+		mayGuests []users.Device
+	)
+	for key, d := range in {
+		if d.Guest() {
+			guests = append(guests, wglink.Guest{Key: key, Addresses: w.network.of(d)})
+		} else {
+			peers = append(peers, key)
 		}
 	}
-	return peers
+	for _, d := range may {
+		if d.Guest() {
+			mayGuests = append(mayGuests, d)
+		}
+	}
+	w.host.guests.Set(mayGuests)
+	if err := errors.Join(w.server.SetPeers(peers), w.server.SetGuests(guests)); err != nil {
+		p.log.Error("let devices in by wireguard", "error", err)
+	}
+}
+
+// enrolled gives the devices that may come by WireGuard, by their keys for it. If it
+// cannot be known, none may.
+func (p *serverProcess) enrolled(ctx context.Context) map[[32]byte]users.Device {
+	may := make(map[[32]byte]users.Device)
+	devices, err := p.store.Devices(ctx, "")
+	all, err2 := p.store.Users(ctx)
+	if err := errors.Join(err, err2); err != nil {
+		if ctx.Err() == nil {
+			p.log.Error("list devices", "error", err)
+		}
+		return may
+	}
+	disabled := make(map[string]bool)
+	for _, u := range all {
+		disabled[u.Name] = u.Disabled
+	}
+	for _, d := range devices {
+		// A device is told that its user is disabled. A guest cannot be.
+		if !d.Revoked && d.WireGuard != [32]byte{} && !(d.Guest() && disabled[d.User]) {
+			may[d.WireGuard] = d
+		}
+	}
+	return may
 }

@@ -83,13 +83,31 @@ func printServer(w io.Writer, s *serverReport) {
 		fmt.Fprintf(w, "older\tprocess %d, adit %s, still holds %d sessions with %d streams\n", e.PID, e.Version, e.Sessions, e.Streams)
 	}
 	fmt.Fprintf(w, "sessions\t%d\n", len(s.Sessions))
-	if len(s.Sessions) == 0 {
+	if len(s.Guests) > 0 {
+		fmt.Fprintf(w, "guests\t%d\n", len(s.Guests))
+	}
+	printSessions(w, s.Sessions)
+	printGuests(w, s.Guests)
+}
+
+func printSessions(w io.Writer, all []sessionReport) {
+	if len(all) == 0 {
 		return
 	}
 	fmt.Fprintln(w, "\nSESSION\tUSER\tDEVICE\tREMOTE\tUP FOR\tLANES\tRESUMED\tSTREAMS\tUP\tDOWN\tRTT\tPROTECTION")
-	for _, x := range s.Sessions {
+	for _, x := range all {
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\t%s\t%s\n", x.ID, x.User, x.Device, x.Remote, since(x.Since),
 			x.lanes(), x.Resumes, x.Streams, size(x.Up), size(x.Down), roundTrip(x.RoundTripMs), x.state())
+	}
+}
+
+func printGuests(w io.Writer, all []guestReport) {
+	if len(all) == 0 {
+		return
+	}
+	fmt.Fprintln(w, "\nGUEST\tUSER\tDEVICE\tREMOTE\tUP FOR\tFLOWS\tUP\tDOWN")
+	for _, x := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", x.Address, x.User, x.Device, x.Remote, since(x.Since), x.Flows, size(x.Up), size(x.Down))
 	}
 }
 
