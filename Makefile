@@ -10,7 +10,8 @@ PACKAGES := gcc libc6-dev iproute2 util-linux \
 	curl ncat netcat-openbsd proxychains4 openssh-client openssh-server \
 	git python3 python3-socks chromium \
 	krb5-kdc krb5-admin-server krb5-user python3-gssapi \
-	dante-client vsftpd tnftp nodejs node-socks
+	dante-client vsftpd tnftp nodejs node-socks \
+	wireguard-tools wireguard-go iperf3 iputils-ping bind9-dnsutils
 
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'
 E2E       := ./cmd/adit/e2e

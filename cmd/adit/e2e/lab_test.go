@@ -70,12 +70,13 @@ func (l *lab) path(name string) string { return filepath.Join(l.dir, name) }
 
 // ownFiles puts files of the lab's own over those of the machine. The mounts are
 // seen in this mount namespace only. /run/netns is where ip keeps the names of
-// namespaces, /run/sshd what sshd wants to see before it starts.
+// namespaces, /run/sshd what sshd wants to see before it starts, /run/wireguard where
+// wg finds wireguard-go.
 func ownFiles(dir string) error {
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	for _, d := range []string{"/run/netns", "/run/sshd"} {
+	for _, d := range []string{"/run/netns", "/run/sshd", "/run/wireguard"} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return err
 		}
