@@ -196,9 +196,13 @@ func (l *lane) passing() string {
 func (l *lane) pass(ways int, why error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if ways <= l.way {
-		l.passed = why
+	if ways > l.way {
+		return
 	}
+	if why != nil && (l.passed == nil || l.passed.Error() != why.Error()) {
+		l.log.Info("no better carrier", "reason", why)
+	}
+	l.passed = why
 }
 
 // distrust notes which way a carrier came that has fallen silent.

@@ -13,7 +13,7 @@ import (
 const (
 	headStart   = 300 * time.Millisecond // of a way before the next joins it
 	doubtLeast  = time.Minute            // how long a way comes last whose carrier fell silent soon; longer each time
-	betterPause = 30 * time.Second       // before a better way is tried again, at first
+	betterPause = 5 * time.Second        // before a better way is tried again, at first
 	betterMost  = 10 * time.Minute       // of both
 )
 

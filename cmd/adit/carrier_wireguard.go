@@ -3,6 +3,10 @@ package main
 import (
 	"context"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
 
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/crypto/keys"
@@ -40,13 +44,20 @@ func wireGuardProtection(p wglink.Protection) tunnel.Protection {
 }
 
 // dialWireGuard gives the dialer for carriers over WireGuard. The config is
-// valid, and says where.
-func dialWireGuard(cfg remoteConfig, device *keys.Device) (client.Dialer, error) {
+// valid, and says where. dir is the client's.
+func dialWireGuard(cfg remoteConfig, device *keys.Device, dir string) (client.Dialer, error) {
 	key, err := keys.ParseWireGuardPublic(cfg.WireGuardKey)
 	if err != nil {
 		return nil, err
 	}
-	d := &wglink.Dialer{Endpoint: cfg.WireGuardAddress, ServerKey: key, Key: device.WireGuard()}
+	answered := clockFile(filepath.Join(dir, wireGuardClockFile))
+	d := &wglink.Dialer{
+		Endpoint:  cfg.WireGuardAddress,
+		ServerKey: key,
+		Key:       device.WireGuard(),
+		Answered:  answered.read(),
+		Note:      answered.write,
+	}
 	return func(ctx context.Context) (client.Carrier, error) {
 		c, err := d.Dial(ctx)
 		if err != nil {
@@ -56,8 +67,29 @@ func dialWireGuard(cfg remoteConfig, device *keys.Device) (client.Dialer, error)
 	}, nil
 }
 
-// dialCarriers gives the dialers for a server, the one to prefer first.
-func dialCarriers(cfg remoteConfig, device *keys.Device) ([]client.Dialer, error) {
+// clockFile is a file that remembers a time. All it is good for is to explain
+// why a server does not answer, so nothing is said if it cannot be read or written.
+type clockFile string
+
+func (f clockFile) read() time.Time {
+	text, err := os.ReadFile(string(f))
+	if err != nil {
+		return time.Time{}
+	}
+	at, err := time.Parse(time.RFC3339, strings.TrimSpace(string(text)))
+	if err != nil {
+		return time.Time{}
+	}
+	return at
+}
+
+func (f clockFile) write(at time.Time) {
+	_ = os.WriteFile(string(f), []byte(at.UTC().Format(time.RFC3339)+"\n"), 0o600)
+}
+
+// dialCarriers gives the dialers for a server, the one to prefer first. dir is the
+// client's.
+func dialCarriers(cfg remoteConfig, device *keys.Device, dir string) ([]client.Dialer, error) {
 	var all []client.Dialer
 	for _, kind := range cfg.Carriers {
 		var dial client.Dialer
@@ -66,7 +98,7 @@ func dialCarriers(cfg remoteConfig, device *keys.Device) ([]client.Dialer, error
 		case kind == overTLS:
 			dial, err = dialServer(cfg)
 		case cfg.WireGuardKey != "":
-			dial, err = dialWireGuard(cfg, device)
+			dial, err = dialWireGuard(cfg, device, dir)
 		default:
 			continue // the server takes none
 		}

@@ -92,7 +92,7 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	dials, err := dialCarriers(p.cfg.Server, device)
+	dials, err := dialCarriers(p.cfg.Server, device, o.dir)
 	if err != nil {
 		return err
 	}

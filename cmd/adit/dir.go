@@ -24,7 +24,9 @@ const (
 	clientFile       = "client.toml"
 	deviceKeyFile    = "device.key"
 	doorPasswordFile = "door-password"
-	socketFile       = "admin.sock"
+
+	wireGuardClockFile = "wireguard-clock"
+	socketFile         = "admin.sock"
 )
 
 // configFile gives the name of the config file in a kind of directory.

@@ -3,6 +3,7 @@ package wglink
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -10,6 +11,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"golang.zx2c4.com/wireguard/tai64n"
 
 	"github.com/adit-net/adit/crypto/keys"
 )
@@ -21,7 +24,7 @@ const (
 
 	// retry is how long a handshake may go unanswered before the next. WireGuard
 	// itself waits for 5 s.
-	retry = time.Second
+	retry = 700 * time.Millisecond
 
 	// maxPlaces bounds at how many addresses the server is looked for.
 	maxPlaces = 16
@@ -65,11 +68,17 @@ type Dialer struct {
 	// HandshakeTimeout bounds Dial and Attach, each; zero: 5 s.
 	HandshakeTimeout time.Duration
 
+	// Answered is when the server was last heard of in an earlier run, by this
+	// machine's clock then; zero: that is not known. Note is told when it is, so that it can
+	// be kept; nil: nobody wants to know.
+	Answered time.Time
+	Note     func(time.Time)
+
 	Log *slog.Logger // nil: nothing is logged
 
 	mu       sync.Mutex // guards what follows
 	link     *link      // nil while there are no carriers
-	answered time.Time  // when the server was last heard of, by the clock on the wall
+	answered time.Time  // as Answered, in this run
 }
 
 // Dial does the WireGuard handshake and connects to the server's inner address.
@@ -90,6 +99,7 @@ func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
 	if err != nil {
 		return nil, err
 	}
+	asked := ctx
 	ctx, cancel := context.WithTimeout(ctx, d.timeout())
 	defer cancel()
 	places, err := d.resolve(ctx)
@@ -103,6 +113,9 @@ func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
 	c, err := l.dial(ctx, before, alone)
 	if err != nil {
 		d.release(l)
+		if asked.Err() != nil {
+			return nil, context.Cause(asked)
+		}
 		return nil, err
 	}
 	return c, nil
@@ -214,7 +227,11 @@ func (d *Dialer) releaseLocked(l *link) {
 func (d *Dialer) silence() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if back := d.answered.Sub(time.Now().Round(0)); back > 0 {
+	last := d.Answered
+	if d.answered.After(last) {
+		last = d.answered
+	}
+	if back := last.Sub(clock()); back > clockTick {
 		return fmt.Errorf("%w by %v", ErrClock, back.Round(time.Second))
 	}
 	return ErrNoAnswer
@@ -222,7 +239,34 @@ func (d *Dialer) silence() error {
 
 // heard notes down that the server has answered.
 func (d *Dialer) heard() {
+	now := clock()
 	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.answered = time.Now().Round(0) // by the clock on the wall
+	d.answered = now
+	d.mu.Unlock()
+	if d.Note != nil {
+		d.Note(now)
+	}
+}
+
+// left notes down until when it may have answered. If the clock has been set
+// back since, that does not tell.
+func (d *Dialer) left() {
+	d.mu.Lock()
+	before := d.answered
+	d.mu.Unlock()
+	if clock().After(before) {
+		d.heard()
+	}
+}
+
+// clockTick is how exactly WireGuard tells the time: it hides the last 24 bits of
+// the nanoseconds.
+const clockTick = 1 << 24 * time.Nanosecond
+
+// clock is the time that handshakes carry: that of this machine's clock, as
+// exactly as WireGuard tells it.
+func clock() time.Time {
+	const epoch = 0x400000000000000a // of TAI64, at the Unix epoch
+	stamp := tai64n.Now()
+	return time.Unix(int64(binary.BigEndian.Uint64(stamp[:])-epoch), int64(binary.BigEndian.Uint32(stamp[8:])))
 }

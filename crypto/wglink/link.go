@@ -53,14 +53,13 @@ func (l *link) lastAnswer() string {
 	return when
 }
 
-// insist begins handshakes until one is answered after before, or ctx ends. The
-// first pause is a second, and each is twice the last.
+// insist begins handshakes until one is answered after before, or ctx ends.
 func (l *link) insist(ctx context.Context, before string) {
-	for pause := retry; ; pause *= 2 {
+	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(pause):
+		case <-time.After(retry):
 		}
 		if l.lastAnswer() != before {
 			return
@@ -97,7 +96,10 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 		c.abort()
 		return nil, fmt.Errorf("read the server's nonce: %w", err)
 	}
-	c.onClose = func() { l.dialer.release(l) }
+	c.onClose = func() {
+		l.dialer.left() // handshakes have gone on meanwhile
+		l.dialer.release(l)
+	}
 	return &Carrier{
 		conn:    c,
 		timeout: l.dialer.timeout(),

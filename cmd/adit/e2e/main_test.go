@@ -108,8 +108,8 @@ func insideCommand(ctx context.Context, dir string) (*exec.Cmd, error) {
 }
 
 // build compiles adit, with the race detector if this test program has it.
-func build(binary string) error {
-	args := []string{"build", "-o", binary}
+func build(binary string, flags ...string) error {
+	args := append([]string{"build", "-o", binary}, flags...)
 	if info, ok := debug.ReadBuildInfo(); ok {
 		race := debug.BuildSetting{Key: "-race", Value: "true"}
 		if slices.Contains(info.Settings, race) {
