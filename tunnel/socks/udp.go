@@ -191,6 +191,9 @@ func (a *app) openUDP(hint Addr) (*udpSocket, error) {
 		return nil, fmt.Errorf("open a port for datagrams: %w", err)
 	}
 	s.desk, s.host = &a.door.udp, host
+	if c, ok := a.conn.(*gssConn); ok {
+		s.channel = c.channel // datagrams are protected as their connection is
+	}
 	s.told = unmapped(s.local)
 	if outside := a.door.UDP.Advertise; outside.IsValid() && !host.IsLoopback() {
 		s.told = netip.AddrPortFrom(outside, s.local.Port())

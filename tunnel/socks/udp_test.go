@@ -1,6 +1,8 @@
 package socks
 
 import (
+	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -625,5 +627,86 @@ func TestIdleAssociationsAreSmall(t *testing.T) {
 	}
 	if goroutines > 3*many+10 {
 		t.Errorf("%d associations have %d goroutines", many, goroutines)
+	}
+}
+
+func TestDatagramsAreProtectedAsTheirConnectionIs(t *testing.T) {
+	for _, level := range []GSSLevel{GSSLevelIntegrity, GSSLevelConfidentiality} {
+		far, near := gssPair(t, level)
+		s := (&Door{Relay: newEchoes(), Admission: Admission{Anyone: true}}).serving()
+		a := &app{door: s, conn: near, in: bufio.NewReader(near), source: unmapped(near.RemoteAddr().(*net.TCPAddr).AddrPort())}
+		e := s.Relay.(*echoes)
+		ended := make(chan error, 1)
+		go func() {
+			ended <- a.associate(t.Context(), &guest{relay: e, source: a.source}, Request{Command: Associate, Dialect: SOCKS5}, answer5)
+		}()
+		relay := reply5(t, far)
+		own := listenUDP(t, relay.Addr(), 0)
+		mine := &GSSChannel{Level: level, context: &paperGSS{}}
+		b := make([]byte, packetSpace)
+		for _, payload := range []string{"hello", "hello", strings.Repeat("x", 60000)} {
+			packet, err := mine.AppendDatagram(nil, []byte(packet5("192.0.2.53:53", payload)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			sendTo(t, own, relay, packet5("192.0.2.53:53", "in the clear"))
+			sendTo(t, own, relay, string(packet))
+			sendTo(t, own, relay, string(packet)) // again
+			n, _, err := own.ReadFromUDPAddrPort(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := mine.OpenDatagram(b[:n]); err != nil || string(back) != packet5("192.0.2.53:53", payload) {
+				t.Errorf("level %d: %d bytes have come back (%v)", level, len(back), err)
+			}
+		}
+		echo := receive(t, e.begun)
+		if n := len(echo.sent); n != 3 {
+			t.Errorf("level %d: %d datagrams were relayed, want 3", level, n)
+		}
+		var batch []Datagram
+		for i := range packetsOut + 8 {
+			batch = append(batch, Datagram{here, bytes.Repeat([]byte{byte(i)}, 1200)})
+		}
+		echo.deliver(batch...)
+		for _, d := range batch {
+			n, _, err := own.ReadFromUDPAddrPort(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if back, err := mine.OpenDatagram(b[:n]); err != nil || string(back) != packet5("192.0.2.53:53", string(d.Payload)) {
+				t.Fatalf("level %d: %d bytes have come (%v)", level, len(back), err)
+			}
+		}
+		far.Close()
+		receive(t, ended)
+	}
+}
+
+func TestRequestsForAssociationsAreReadAlikeHoweverTheyAreSplit(t *testing.T) {
+	e := newEchoes()
+	door := openDoor(t, &Door{Relay: e, Admission: Admission{Authenticate: Password("fred", "secret")}})
+	for _, request := range []string{
+		"05 03 00 01 00000000 0000", "05 03 00 03 01 30 0000", "05 03 00 04 00000000000000000000000000000000 0000",
+	} {
+		all := "\x05\x01\x02\x01\x04fred\x06secret" + string(unhex(t, request))
+		for n := range all { // cut short, which asks for nothing
+			c := dial(t, door)
+			send(t, c, all[:n])
+			c.CloseWrite()
+			if answer, err := io.ReadAll(c); err != nil || len(answer) > 4 {
+				t.Errorf("%x: %x, %v", all[:n], answer, err)
+			}
+		}
+		if n := len(e.asked); n > 0 {
+			t.Fatalf("%d requests have come of nothing", n)
+		}
+		c := dial(t, door)
+		for i := range all {
+			send(t, c, all[i:i+1])
+		}
+		expect(t, c, "\x05\x02\x01\x00")
+		reply5(t, c)
+		receive(t, e.asked)
 	}
 }

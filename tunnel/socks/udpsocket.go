@@ -26,6 +26,9 @@ const (
 
 	controlSpace = 24 // for what is said to the system with a packet
 
+	// sealSpace is what the protection of a packet takes at most.
+	sealSpace = 256
+
 	// udpBuffer is what a socket's queues get, each way, if the system lets it have so
 	// much.
 	udpBuffer = 512 << 10
@@ -58,6 +61,8 @@ type udpSocket struct {
 	vet   func(source netip.AddrPort) error // judges who is first; nil for anybody on host
 	app   atomic.Pointer[udpApp]
 	once  sync.Once
+
+	channel *GSSChannel // what packets are protected by; nil for nothing
 	batchConn
 }
 
@@ -171,9 +176,16 @@ func (s *udpSocket) receiveBatch(dialect udpDialect, to Association) error {
 	}
 	now := time.Now()
 	for i := range n {
-		if from := in.from(i); !s.foreign(from) {
-			in.batch = dialect.unpack(in.batch, now, from, in.packet(i))
+		from, packet := in.from(i), in.packet(i)
+		if s.foreign(from) {
+			continue
 		}
+		if s.channel != nil {
+			if packet, err = s.channel.OpenDatagram(packet); err != nil {
+				continue
+			}
+		}
+		in.batch = dialect.unpack(in.batch, now, from, packet)
 	}
 	if len(in.batch) > 0 {
 		to.Send(in.batch)
@@ -220,6 +232,7 @@ type outgoing struct {
 	messages []ipv4.Message
 	count    int    // of messages that are in use
 	space    []byte // the packets, one behind the other
+	sealed   []byte // a packet that is protected, on its way to space
 }
 
 var outgoings = sync.Pool{New: func() any {
@@ -248,6 +261,9 @@ func (out *outgoing) room(size int) []byte {
 	if size > packetSpace {
 		return nil
 	}
+	if out.socket.channel != nil {
+		size += sealSpace
+	}
 	if out.count == len(out.messages) || size > cap(out.space)-len(out.space) {
 		out.flush()
 	}
@@ -256,6 +272,14 @@ func (out *outgoing) room(size int) []byte {
 
 // add takes the packet that was made in the room.
 func (out *outgoing) add(packet []byte) {
+	if channel := out.socket.channel; channel != nil {
+		sealed, err := channel.AppendDatagram(out.sealed[:0], packet)
+		if err != nil || len(sealed) > len(packet)+sealSpace {
+			return // it is too long for a message
+		}
+		out.sealed = sealed
+		packet = append(packet[:0], sealed...)
+	}
 	out.space = out.space[:len(out.space)+len(packet)]
 	m := &out.messages[out.count]
 	m.Buffers[0], m.OOB = packet, m.OOB[:0]
