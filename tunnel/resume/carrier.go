@@ -59,6 +59,7 @@ type Carrier struct {
 	began   time.Time
 	start   uint64 // bytes that the pipe had moved, both ways, when it began
 	rate    meter
+	yield   yield
 	scratch [4 * smallFrame]byte
 
 	in input // of Read
@@ -150,6 +151,8 @@ func (p *Pipe) install(c *Carrier, offset uint64, now time.Time) {
 	p.acknowledge(offset)
 	c.next = p.out.locate(offset)
 	c.rate.restart(now, p.out.acked)
+	c.yield.meter.restart(now, p.out.acked)
+	c.yield.turned = now
 	c.start = p.received + p.out.acked
 	c.acked, c.ackDue = p.received, true // the attach may have told an older offset
 	p.attached, p.carrier, p.since = true, c, now

@@ -260,6 +260,7 @@ func (p *Pipe) SendDatagrams(batch []Datagram) (err error) {
 		}
 	}
 	if p.carrier != nil && !p.outbound.empty() {
+		p.chat = time.Now()
 		p.carrier.prompt()
 	}
 	return err
@@ -295,6 +296,7 @@ func (p *Pipe) arrive(c *Carrier, b []byte) {
 		return
 	}
 	c.hear(time.Now())
+	p.chat = c.heard
 	p.inbound.push(nil, b)
 	select {
 	case p.arrived <- struct{}{}:

@@ -109,6 +109,7 @@ type Pipe struct {
 
 	outbound datagrams
 	inbound  datagrams
+	chat     time.Time // when one came or went last
 
 	trip     time.Duration // the last round trip measured; survives its carrier
 	silences int           // carriers in a row that were given up because of silence

@@ -64,8 +64,9 @@ func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
 	}
 	if n > 0 || c.in.partial {
 		p.received += uint64(n)
-		c.hear(time.Now())
-		c.owe(p.received)
+		now := time.Now()
+		c.hear(now)
+		c.owe(p.received, now)
 	}
 	if err != nil {
 		p.fault(c, err)
@@ -91,15 +92,19 @@ func (p *Pipe) fault(c *Carrier, err error) {
 }
 
 // owe notes that the peer has something to be told. The caller holds mu.
-func (c *Carrier) owe(received uint64) {
+func (c *Carrier) owe(received uint64, now time.Time) {
+	bytes, delay := uint64(ackBytes), ackDelay
+	if c.pipe.chatting(now) {
+		bytes, delay = chatAckBytes, chatAckDelay
+	}
 	switch {
-	case received-c.acked >= ackBytes:
+	case received-c.acked >= bytes:
 		if !c.ackDue {
 			c.ackDue = true
 			c.prompt()
 		}
 	case c.ackBy.IsZero():
-		c.ackBy = time.Now().Add(ackDelay)
+		c.ackBy = now.Add(delay)
 		c.lookAt(c.ackBy)
 	}
 }

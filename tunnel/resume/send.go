@@ -118,7 +118,7 @@ func (p *Pipe) due(c *Carrier) bool {
 // gather gives the next bytes for c; nil if there are none. Data and datagrams
 // take turns. The caller holds mu.
 func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
-	data, datagrams := c.next < p.out.past(), !p.outbound.empty()
+	data, datagrams := c.next < p.out.past() && !p.yields(c, now), !p.outbound.empty()
 	if b := p.urgent(c, data, now); len(b) > 0 {
 		return b
 	}
@@ -191,6 +191,9 @@ func (p *Pipe) acknowledge(offset uint64) {
 		return
 	}
 	c.next = max(c.next, p.out.first)
+	if c.yield.acknowledged(time.Now(), p.out.acked); c.next < p.out.past() && !p.sending {
+		c.prompt() // it may have waited for this
+	}
 	if want := c.rate.want(time.Now(), p.out.acked, c.least); want > p.limit {
 		p.limit = min(want, maxReplay)
 	}

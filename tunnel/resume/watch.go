@@ -47,6 +47,7 @@ func (p *Pipe) advanced(c *Carrier) bool { return p.received+p.out.acked > c.sta
 func (p *Pipe) measure(c *Carrier, now time.Time) {
 	c.pingOpen = false
 	p.trip = max(now.Sub(c.pinged), time.Microsecond)
+	c.yield.answered(p.trip, p.chatting(now))
 	if c.least == 0 || p.trip < c.least {
 		c.least = p.trip
 	}

@@ -109,7 +109,7 @@ func (p *pinger) trips(t *testing.T, n int, period time.Duration) (trips []time.
 // 50 ms and 100 Mbit/s. What else the machine does shows in them, too: in one round of
 // many at least it must be quiet. Datagrams that wait behind bulk do so in all.
 func TestDatagramsDoNotWaitBehindADownload(t *testing.T) {
-	const most = 20 // rounds
+	const most = 10 // rounds
 	n := sized(200, 2000)
 	r := newRoad(t, usual(100))
 	p := r.newPinger(t, mirrorAtTarget(t))
