@@ -122,13 +122,13 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		return err
 	}
 	defer closeAll(p.listeners)
+	if p.wireGuard, err = p.newWireGuard(); err != nil {
+		return err
+	}
 	if err := p.apply(p.cfg); err != nil {
 		return err
 	}
 	p.store = store
-	if p.wireGuard, err = p.newWireGuard(); err != nil {
-		return err
-	}
 	p.server = server.New(server.Config{
 		Users:          store,
 		Relay:          &p.exit,
@@ -140,7 +140,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Elsewhere:      p.elsewhere,
 		WireGuard:      p.wireGuard.public(),
-		WireGuardPort:  p.wireGuard.port,
+		WireGuardPort:  p.wireGuard.at.Port(),
 		Log:            p.log.Logger,
 	})
 	p.openWireGuard()
@@ -274,7 +274,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.site.set(site)
 	p.exit.Store(&server.Exit{
 		Allow: allow,
-		Own:   append(ownPorts(p.listeners), p.own...),
+		Own:   slices.Concat(ownPorts(p.listeners), p.own, p.wireGuard.own()),
 		Binds: binds,
 	})
 	p.log.set(cfg.Log)

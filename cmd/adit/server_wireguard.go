@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"net"
+	"net/netip"
 	"sync"
 	"syscall"
 	"time"
@@ -18,7 +19,7 @@ import (
 // wireGuard is where a server takes carriers over WireGuard, and guests.
 type wireGuard struct {
 	key     keys.WireGuardKey // zero: nowhere
-	port    uint16
+	at      netip.AddrPort    // over UDP
 	network guestNetwork
 	server  *wglink.Server
 	host    *guestHost
@@ -36,13 +37,24 @@ func (p *serverProcess) newWireGuard() (w wireGuard, err error) {
 	if err != nil {
 		return wireGuard{}, err
 	}
-	w.port = uint16(at.Port)
+	w.at = at.AddrPort()
+	if at.IP == nil {
+		w.at = netip.AddrPortFrom(netip.IPv6Unspecified(), w.at.Port())
+	}
 	w.network, err = newGuestNetwork(p.cfg.WireGuard, w.key.Public())
 	return w, err
 }
 
 // public is the key that devices are told; zeros if there is none.
 func (w wireGuard) public() [32]byte { return w.key.Public() }
+
+// own is what must not be a target.
+func (w wireGuard) own() []netip.AddrPort {
+	if w.key.IsZero() {
+		return nil
+	}
+	return []netip.AddrPort{w.at}
+}
 
 // openWireGuard makes the WireGuard server of a process that is about to serve.
 func (p *serverProcess) openWireGuard() {
