@@ -105,6 +105,21 @@ func TestAddressesOfGuestsAreInTheNetworkOfTheirServer(t *testing.T) {
 	}
 }
 
+func TestAddressesOfGuestsAreThoseOfTheProtocol(t *testing.T) {
+	text, err := os.ReadFile("../../tunnel/PROTOCOL.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := newGuestNetwork(wireGuardConfig{Network: defaultNetwork}, [32]byte(bytes.Repeat([]byte{0x11}, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := network.of(users.Device{Address: netip.MustParseAddr("10.83.0.2")})
+	if line := "| the guest 10.83.0.2, over IPv6 | `" + all[1].String() + "` |"; !strings.Contains(string(text), line) {
+		t.Errorf("the text does not say %s", line)
+	}
+}
+
 func TestGuestsOfDisabledUsersAreShutOutAndDevicesAreNot(t *testing.T) {
 	dir := newGuestDir(t)
 	ctx := t.Context()
