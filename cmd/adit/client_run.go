@@ -18,7 +18,7 @@ import (
 )
 
 const clientRunHelp = `Run the client until SIGINT or SIGTERM: it keeps a session with the server, and
-lets apps in at its door, with SOCKS 4, 4a, 5 and as an HTTP proxy on one port.
+lets apps in at its door, with SOCKS 4, 4a, 5, 6 and as an HTTP proxy on one port.
 SIGHUP reads client.toml again.
 
 When apps can come in and the server has let this device in, it prints a line that
