@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"runtime"
 	"sync"
@@ -148,12 +149,12 @@ func (l *doorListener) Close() error {
 }
 
 // onePassword takes as long for a wrong user as for a wrong password.
-func onePassword(user, password string) func(context.Context, string, string) bool {
+func onePassword(user, password string) func(context.Context, netip.AddrPort, string, string) bool {
 	digest := func(user, password string) [sha256.Size]byte {
 		return sha256.Sum256([]byte(user + "\x00" + password))
 	}
 	want := digest(user, password)
-	return func(_ context.Context, user, password string) bool {
+	return func(_ context.Context, _ netip.AddrPort, user, password string) bool {
 		got := digest(user, password)
 		return subtle.ConstantTimeCompare(got[:], want[:]) == 1
 	}

@@ -1,6 +1,7 @@
 package socks
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -22,7 +23,17 @@ type Admission struct {
 	// those of SOCKS 4, stay outside. It takes as long for a user who does not
 	// exist as for a wrong password, and is safe for concurrent use. Passwords
 	// have 1 to 255 bytes.
-	Authenticate func(ctx context.Context, user, password string) bool
+	Authenticate func(ctx context.Context, source netip.AddrPort, user, password string) bool
+
+	// GSSAPI says who an app is by the token that it sends, as [NegotiateGSS] wants it.
+	// It is another way instead of a password. It is safe for concurrent use.
+	GSSAPI func(ctx context.Context, source netip.AddrPort, token []byte) (GSSGrant, error)
+
+	// Identify says who an app is before it says anything: by the address that it comes
+	// from, or by the certificate that it has shown on a [tls.Conn]. Apps for which it
+	// gives neither a user nor an error have to say so in one of the other ways; with
+	// an error they stay outside. It is safe for concurrent use.
+	Identify func(ctx context.Context, conn net.Conn) (user string, err error)
 
 	// Anyone lets in every local user. It holds for loopback and Unix sockets
 	// only.
@@ -44,6 +55,7 @@ type Method byte
 // The methods that a door knows.
 const (
 	MethodNone     Method = 0 // it says nothing
+	MethodGSSAPI   Method = 1 // RFC 1961; SOCKS 5 alone has it
 	MethodPassword Method = 2 // RFC 1929, and the Basic scheme of HTTP
 
 	noMethod Method = 0xff // in place of one, in answers
@@ -51,17 +63,17 @@ const (
 
 func (a Admission) methods(source netip.AddrPort) []Method {
 	if a.Methods == nil {
-		return []Method{MethodNone, MethodPassword}
+		return []Method{MethodNone, MethodPassword, MethodGSSAPI}
 	}
 	return a.Methods(source)
 }
 
 // Password gives an [Admission.Authenticate] for one user, in constant
 // time. An empty password is never right.
-func Password(user, password string) func(ctx context.Context, user, password string) bool {
+func Password(user, password string) func(ctx context.Context, source netip.AddrPort, user, password string) bool {
 	wantUser, wantPassword := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
 	usable := password != ""
-	return func(_ context.Context, user, password string) bool {
+	return func(_ context.Context, _ netip.AddrPort, user, password string) bool {
 		u, p := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
 		same := subtle.ConstantTimeCompare(u[:], wantUser[:]) & subtle.ConstantTimeCompare(p[:], wantPassword[:])
 		return usable && same == 1
@@ -71,7 +83,14 @@ func Password(user, password string) func(ctx context.Context, user, password st
 var (
 	errBothWays = errors.New("a password is asked for and anyone is let in: choose one")
 	errNotLocal = errors.New("the address is not a loopback one and no password is asked for")
+	errNameless = errors.New("nothing says who the app is")
 )
+
+// asks tells whether apps must be somebody, instead of belonging to a local user.
+func (a Admission) asks() bool { return a.provable() || a.Identify != nil }
+
+// provable tells whether an app can say who it is.
+func (a Admission) provable() bool { return a.Authenticate != nil || a.GSSAPI != nil }
 
 // Check says whether a door may listen at an address with this admission: any
 // other address than loopback needs a password. Its error wraps
@@ -79,9 +98,9 @@ var (
 // belongs to; a password or a Unix socket helps then.
 func (a Admission) Check(listen net.Addr) error {
 	switch {
-	case a.Authenticate != nil && a.Anyone:
+	case a.asks() && a.Anyone:
 		return errBothWays
-	case a.Authenticate != nil:
+	case a.asks():
 		return nil
 	}
 	switch listen := listen.(type) {
@@ -122,23 +141,36 @@ type entry byte
 
 const (
 	refused entry = iota
-	needsPassword
+	needsProof
 	open
 )
 
-// judge looks at who is at the other end. The error says why an app is refused.
-func (a Admission) judge(c net.Conn) (entry, error) {
+// judge looks at who is at the other end. The user may have no name if the door does
+// not go by names. The error says why an app is refused.
+func (a Admission) judge(ctx context.Context, c net.Conn) (e entry, user string, err error) {
 	if a.vouched {
-		return open, nil
+		return open, "", nil
 	}
-	if a.Authenticate != nil {
-		return needsPassword, nil
+	if a.asks() {
+		return a.identify(ctx, c)
 	}
 	if _, ok := c.LocalAddr().(*net.UnixAddr); ok || a.Anyone {
-		return open, nil // Check has passed the socket's mode
+		return open, "", nil // Check has passed the socket's mode
 	}
 	if err := checkUser(c); err != nil {
-		return refused, err
+		return refused, "", err
 	}
-	return open, nil
+	return open, "", nil
+}
+
+func (a Admission) identify(ctx context.Context, c net.Conn) (e entry, user string, err error) {
+	if a.Identify != nil {
+		if user, err = a.Identify(ctx, c); user != "" && err == nil {
+			return open, user, nil
+		}
+	}
+	if err != nil || !a.provable() {
+		return refused, "", cmp.Or(err, errNameless)
+	}
+	return needsProof, "", nil
 }

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"math"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +16,7 @@ import (
 )
 
 func TestDoorsWithoutPasswordStayAtHome(t *testing.T) {
-	yes := func(context.Context, string, string) bool { return true }
+	yes := func(context.Context, netip.AddrPort, string, string) bool { return true }
 	dir := t.TempDir()
 	socket := func(name string, mode fs.FileMode) *net.UnixAddr {
 		a := &net.UnixAddr{Name: filepath.Join(dir, name), Net: "unix"}
@@ -88,11 +89,11 @@ func TestPasswordTakesOnlyTheOne(t *testing.T) {
 		{"fred", "secret", true}, {"fred", "Secret", false}, {"fred", "secret ", false}, {"fred", "", false},
 		{"Fred", "secret", false}, {"", "secret", false}, {"", "", false}, {"freds", "ecret", false}, {"secret", "fred", false},
 	} {
-		if got := check(t.Context(), test.user, test.password); got != test.want {
+		if got := check(t.Context(), netip.AddrPort{}, test.user, test.password); got != test.want {
 			t.Errorf("%q with %q: %v", test.user, test.password, got)
 		}
 	}
-	if Password("fred", "")(t.Context(), "fred", "") {
+	if Password("fred", "")(t.Context(), netip.AddrPort{}, "fred", "") {
 		t.Error("an empty password is taken")
 	}
 }
@@ -122,7 +123,7 @@ func TestUnknownUsersTakeAsLongAsWrongPasswords(t *testing.T) {
 
 func TestAuthenticateIsNotAskedAboutAbsurdPasswords(t *testing.T) {
 	d := &Door{Relay: never{t: t}}
-	d.Admission.Authenticate = func(_ context.Context, user, password string) bool {
+	d.Admission.Authenticate = func(_ context.Context, _ netip.AddrPort, user, password string) bool {
 		t.Errorf("asked about a user with %d bytes and a password with %d", len(user), len(password))
 		return false
 	}

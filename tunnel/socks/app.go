@@ -52,12 +52,18 @@ type app struct {
 	entry   entry
 	methods []Method // that may be used, best first
 	reason  error    // why entry is refused
+	known   *guest   // for an app that need not say who it is
+	stay    *stay    // of the last guest; nil if the door keeps no books
+	place   *place   // among the strangers
 }
 
 func newApp(s *serving, c net.Conn) (*app, error) {
 	conn, err := asConn(c)
 	if err != nil {
 		return nil, err
+	}
+	if s.TLS != nil {
+		conn = serveTLS(conn, s.TLS)
 	}
 	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s}
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
@@ -91,18 +97,42 @@ func (c unixConn) Reset() error { return c.Close() }
 
 // serve speaks with the app until its connection has ended.
 func (a *app) serve(ctx context.Context) error {
-	defer a.conn.Close()
-	defer context.AfterFunc(ctx, func() { a.conn.Reset() })()
-	a.conn.SetDeadline(time.Now().Add(a.door.HandshakeTimeout))
-	if a.entry, a.reason = a.door.Admission.judge(a.conn); a.entry == refused {
-		a.conn.SetDeadline(time.Now().Add(min(refusedTimeout, a.door.HandshakeTimeout)))
+	conn := a.conn
+	defer conn.Close()
+	defer context.AfterFunc(ctx, func() { conn.Reset() })()
+	defer func() { a.stay.end() }()
+	conn.SetDeadline(time.Now().Add(a.door.HandshakeTimeout))
+	if err := a.arrive(ctx); err != nil {
+		return err
 	}
-	a.methods = a.door.Admission.methods(a.source)
 	err := a.speak(ctx)
 	if a.entry == refused {
 		return fmt.Errorf("%w: %w", errNotWelcome, a.reason)
 	}
 	return err
+}
+
+// arrive looks at who the app is, before it has asked for anything.
+func (a *app) arrive(ctx context.Context) error {
+	conn := net.Conn(a.conn)
+	if t, ok := a.conn.(tlsConn); ok {
+		if err := t.HandshakeContext(ctx); err != nil {
+			return fmt.Errorf("shake hands over TLS: %w", err)
+		}
+		conn = t.Conn
+	}
+	var user string
+	a.entry, user, a.reason = a.door.Admission.judge(ctx, conn)
+	a.methods = a.door.Admission.methods(a.source)
+	if a.entry == open {
+		if a.known, a.reason = a.letIn(ctx, user); a.known == nil {
+			a.entry = refused
+		}
+	}
+	if a.entry == refused {
+		a.conn.SetDeadline(time.Now().Add(min(refusedTimeout, a.door.HandshakeTimeout)))
+	}
+	return nil
 }
 
 // speak picks the dialect by the first byte. What comes from no proxy client
@@ -126,7 +156,7 @@ func (a *app) speak(ctx context.Context) error {
 }
 
 // guest is an app that has been let in. It is the only way to the relay, and
-// only enter, login and resume make one.
+// only letIn makes one.
 type guest struct {
 	relay  Relay
 	user   string
@@ -140,10 +170,12 @@ func (a *app) ready(m Method) bool {
 	}
 	switch m {
 	case MethodNone:
-		return a.entry == open
+		return a.known != nil
+	case MethodGSSAPI:
+		return a.door.Admission.GSSAPI != nil
 	case MethodPassword:
 		// Some apps insist on giving a password although nobody asks for one.
-		return a.entry == needsPassword || a.ready(MethodNone)
+		return a.door.Admission.Authenticate != nil || a.ready(MethodNone)
 	}
 	return false
 }
@@ -158,38 +190,63 @@ func (a *app) choose(offered []byte) Method {
 	return noMethod
 }
 
-// enter gives nil unless the app may come in without a password.
+// letIn makes a guest of an app that has proved to be a user, or of whom no proof is
+// asked. The error says why it may not come in all the same.
+func (a *app) letIn(ctx context.Context, user string) (*guest, error) {
+	g := &guest{relay: a.door.Relay, user: user, source: a.source}
+	if a.door.Enter != nil {
+		if err := a.enterStay(ctx, g); err != nil {
+			return nil, err
+		}
+	}
+	a.place.leave()
+	return g, nil
+}
+
+// enter gives nil unless the app may come in without a word.
 func (a *app) enter() *guest {
 	if !a.ready(MethodNone) {
 		return nil
 	}
-	return &guest{relay: a.door.Relay, source: a.source}
+	return a.known
 }
 
 // login gives nil unless the app may come in with this password. Where nobody
 // asks for one, any will do, and proves nothing.
 func (a *app) login(ctx context.Context, user, password string) *guest {
-	if a.entry != needsPassword {
+	if a.door.Admission.Authenticate == nil {
 		return a.enter()
 	}
-	if !a.ready(MethodPassword) || password == "" || len(user) > 255 || len(password) > 255 {
+	if !a.ready(MethodPassword) || user == "" || password == "" || len(user) > 255 || len(password) > 255 {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
 	defer cancel()
-	if !a.door.Admission.Authenticate(ctx, user, password) {
+	if !a.door.Admission.Authenticate(ctx, a.source, user, password) {
 		return nil
 	}
-	return &guest{relay: a.door.Relay, user: user, source: a.source}
+	return a.letInOrLog(ctx, user)
 }
 
 // resume gives nil unless the app may come in by a session of SOCKS 6.
-func (a *app) resume(t *sessions6, id []byte) *guest {
+func (a *app) resume(ctx context.Context, t *sessions6, id []byte) *guest {
 	user, ok := t.user(id, a.source.Addr())
-	if !ok || a.entry == refused {
+	switch {
+	case !ok || a.entry == refused:
 		return nil
+	case user == "":
+		return a.known // it began where no proof is asked
 	}
-	return &guest{relay: a.door.Relay, user: user, source: a.source}
+	return a.letInOrLog(ctx, user)
+}
+
+// letInOrLog gives nil, and tells why, if the app may not come in.
+func (a *app) letInOrLog(ctx context.Context, user string) *guest {
+	g, err := a.letIn(ctx, user)
+	if err != nil && a.door.warn.allows() {
+		a.door.Log.Warn("refused an app", "app", a.source, "err", err)
+	}
+	return g
 }
 
 func (g *guest) connect(ctx context.Context, r Request) (relay.Conn, Reply, error) {

@@ -3,10 +3,12 @@ package socks
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"syscall"
@@ -26,10 +28,14 @@ const (
 // A Door may serve several listeners at once. It must not be changed while it
 // serves.
 type Door struct {
-	Relay     Relay        // carries out the requests; needed
+	Relay     Relay        // carries out the requests; needed if Enter is nil
 	Admission Admission    // who may come in; the zero value is the strictest
 	UDP       UDP          // how datagrams are served; the zero value serves them
 	Log       *slog.Logger // nil for none
+
+	// TLS, if it is set, is what apps have to speak below all else. UDP stays outside of
+	// it.
+	TLS *tls.Config
 
 	// HandshakeTimeout is how long an app may take to say what it wants, from
 	// accept on. Zero is DefaultHandshakeTimeout.
@@ -38,6 +44,16 @@ type Door struct {
 	// MaxConns is how many connections each listener has at once. More are
 	// closed as they come. Zero is DefaultMaxConns.
 	MaxConns int
+
+	// MaxStrangers is how many of them may be there that have not been let in yet, and
+	// MaxHostStrangers how many of those from one host, which has a /64 in IPv6. Zero is
+	// as many as there are connections.
+	MaxStrangers, MaxHostStrangers int
+
+	// Enter, if it is set, begins the stay of an app that has been let in as a user,
+	// who has no name if nobody asks for one. The stay takes the place of Relay. The
+	// error keeps the app outside. It is safe for concurrent use.
+	Enter func(ctx context.Context, user string, source netip.AddrPort) (Stay, error)
 
 	// Names are what the door's own host is called. Under them, its IP addresses and
 	// "localhost" there is a proxy auto-configuration file, as /proxy.pac and
@@ -79,8 +95,9 @@ type serving struct {
 	warn pace
 	udp  udpDesk
 
-	sessions sessions6
-	ports    ports6
+	sessions  sessions6
+	strangers strangers
+	ports     ports6
 }
 
 func (d *Door) serving() *serving {
@@ -89,6 +106,8 @@ func (d *Door) serving() *serving {
 		free: make(chan struct{}, cmp.Or(d.MaxConns, DefaultMaxConns)),
 	}
 	s.HandshakeTimeout = cmp.Or(d.HandshakeTimeout, DefaultHandshakeTimeout)
+	s.MaxStrangers = cmp.Or(d.MaxStrangers, cap(s.free))
+	s.MaxHostStrangers = cmp.Or(d.MaxHostStrangers, s.MaxStrangers)
 	if s.Log == nil {
 		s.Log = slog.New(slog.DiscardHandler)
 	}
@@ -139,6 +158,16 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 		s.Log.Error("cannot serve this kind of listener", "err", err)
 		return
 	}
+	place, ok := s.strangers.enter(a.source.Addr(), s.MaxStrangers, s.MaxHostStrangers)
+	if !ok {
+		conn.Close()
+		if s.warn.allows() {
+			s.Log.Warn("turned an app away: too many have not been let in yet", "app", a.source)
+		}
+		return
+	}
+	defer place.leave()
+	a.place = place
 	err = a.serve(ctx)
 	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.allows() {
 		s.Log.Warn("refused an app", "app", a.source, "err", err)

@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/binary"
 	"io"
+	"net/netip"
 	"reflect"
 	"testing"
 )
@@ -59,8 +60,8 @@ func FuzzDoorWithPassword(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte, split uint16) {
 		good := false
 		d := &Door{Relay: &recorder{allowed: func() bool { return good }}}
-		d.Admission.Authenticate = func(ctx context.Context, user, password string) bool {
-			good = check(ctx, user, password)
+		d.Admission.Authenticate = func(ctx context.Context, _ netip.AddrPort, user, password string) bool {
+			good = check(ctx, netip.AddrPort{}, user, password)
 			return good
 		}
 		pieces := [][]byte{bytes.Clone(b)}
@@ -73,7 +74,7 @@ func FuzzDoorWithPassword(f *testing.F) {
 				t.Errorf("%q: the door asks for %+v", b, q)
 			}
 		}
-		d.Admission.Authenticate = func(context.Context, string, string) bool { return false }
+		d.Admission.Authenticate = func(context.Context, netip.AddrPort, string, string) bool { return false }
 		if o := run(t, d, newScript(bytes.Clone(b))); o.asked != nil {
 			t.Errorf("%q: the door asks for %s although nobody may", b, o.describe())
 		}

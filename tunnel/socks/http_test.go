@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -288,7 +289,7 @@ func TestUsersDoNotShareConnectionsToTargets(t *testing.T) {
 	defer site.Close()
 	relay := &counting{}
 	d := &Door{Relay: relay}
-	d.Admission.Authenticate = func(context.Context, string, string) bool { return true }
+	d.Admission.Authenticate = func(context.Context, netip.AddrPort, string, string) bool { return true }
 	c := dial(t, openDoor(t, d))
 	r := bufio.NewReader(c)
 	_, fred := exchange(t, c, r, "GET "+site.URL+"/ HTTP/1.1\r\nHost: a\r\n"+basic("fred", "x")+"\r\n")

@@ -34,7 +34,7 @@ func (p *proxy) servePAC(w http.ResponseWriter, r *http.Request) bool {
 		return false
 	}
 	proxies := []string{"SOCKS5 " + at, "SOCKS " + at, "PROXY " + at}
-	if p.app.entry == needsPassword {
+	if p.app.entry == needsProof {
 		slices.Reverse(proxies) // browsers give no password to SOCKS
 	}
 	h := w.Header()

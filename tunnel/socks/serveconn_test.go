@@ -3,13 +3,17 @@ package socks
 import (
 	"context"
 	"net"
+	"net/netip"
 	"testing"
 )
 
 func TestAppThatSomebodyVouchesForIsServedAndNotAsked(t *testing.T) {
 	target := listen(t, "127.0.0.1:0")
 	door := &Door{Relay: direct{}, Admission: Admission{
-		Authenticate: func(context.Context, string, string) bool { t.Error("it is asked for a password"); return false },
+		Authenticate: func(context.Context, netip.AddrPort, string, string) bool {
+			t.Error("it is asked for a password")
+			return false
+		},
 	}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

@@ -240,7 +240,7 @@ func (a *app) sourceVetter(s *udpSocket) func(source netip.AddrPort) error {
 		err = canTellOwners(s.local, s.host)
 	}
 	admission := a.door.Admission
-	byUser := admission.Authenticate == nil && !admission.Anyone && !admission.vouched
+	byUser := !admission.asks() && !admission.Anyone && !admission.vouched
 	switch {
 	case err == nil:
 		return func(source netip.AddrPort) error { return checkOwner(source, s.local, owner) }

@@ -54,13 +54,16 @@ func (a *app) negotiate5(ctx context.Context) (*guest, error) {
 	method := a.choose(offered)
 	if method == noMethod {
 		a.dismiss([]byte{version5, byte(noMethod)})
-		return nil, fmt.Errorf("%w: methods %d", errMethods, offered)
+		return nil, fmt.Errorf("%w: it offers %d, wanted are %d", errMethods, offered, a.methods)
 	}
 	if _, err := a.conn.Write([]byte{version5, byte(method)}); err != nil {
 		return nil, fmt.Errorf("answer with a SOCKS 5 method: %w", err)
 	}
-	if method == MethodNone {
+	switch method {
+	case MethodNone:
 		return a.enter(), nil
+	case MethodGSSAPI:
+		return a.loginGSS(ctx)
 	}
 	g, err := a.readLogin(ctx)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 var (
@@ -72,7 +73,7 @@ func (a *app) admit6(ctx context.Context, o Options6) (*guest, error) {
 func (a *app) identify6(ctx context.Context, o Options6, say *Options6) (*guest, error) {
 	sessions := &a.door.sessions
 	if len(o.SessionID) > 0 && !o.SessionTeardown {
-		g := a.resume(sessions, o.SessionID)
+		g := a.resume(ctx, sessions, o.SessionID)
 		if g == nil {
 			say.SessionInvalid = true
 			return nil, errSession6
@@ -112,7 +113,9 @@ func (a *app) authenticate6(ctx context.Context, o Options6, say *Options6) (*gu
 	if o.Offer == nil {
 		return nil, errLogin6
 	}
-	switch method := a.choose(o.Offer.Methods); method {
+	// Method 01 is one of SOCKS 5 alone.
+	offered := slices.DeleteFunc(slices.Clone(o.Offer.Methods), func(m byte) bool { return Method(m) == MethodGSSAPI })
+	switch method := a.choose(offered); method {
 	case MethodPassword:
 		return a.ask6(ctx, method)
 	default:

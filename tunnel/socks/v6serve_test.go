@@ -328,7 +328,7 @@ func TestMethodsDependOnTheSource(t *testing.T) {
 // TestNoFieldOutOfRangeOpensADoor changes each byte of each vector.
 func TestNoFieldOutOfRangeOpensADoor(t *testing.T) {
 	closed := &Door{Relay: &recorder{}}
-	closed.Admission.Authenticate = func(context.Context, string, string) bool { return false }
+	closed.Admission.Authenticate = func(context.Context, netip.AddrPort, string, string) bool { return false }
 	check := func(name string, b []byte) {
 		if o := run(t, closed, newScript(b)); o.asked != nil {
 			t.Errorf("%s: %x: the door asks for %s", name, b, o.describe())

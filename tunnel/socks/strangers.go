@@ -1,0 +1,54 @@
+package socks
+
+import (
+	"net/netip"
+	"sync"
+)
+
+// strangers counts the apps at a listener that have not been let in yet. The zero
+// value is ready.
+type strangers struct {
+	mu    sync.Mutex
+	count int
+	hosts map[netip.Addr]int
+}
+
+// place is a stranger's place. A nil place is one where nobody counts.
+type place struct {
+	among *strangers
+	host  netip.Addr
+	once  sync.Once
+}
+
+// enter gives a place, unless as many are there as may be: in all, and from one host.
+func (s *strangers) enter(source netip.Addr, most, mostOfHost int) (*place, bool) {
+	if source.Is6() { // whoever has one of these has all
+		source = netip.PrefixFrom(source.WithZone(""), 64).Masked().Addr()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.count >= most || s.hosts[source] >= mostOfHost {
+		return nil, false
+	}
+	if s.hosts == nil {
+		s.hosts = make(map[netip.Addr]int)
+	}
+	s.count++
+	s.hosts[source]++
+	return &place{among: s, host: source}, true
+}
+
+// leave gives the place back, once.
+func (p *place) leave() {
+	if p == nil {
+		return
+	}
+	p.once.Do(func() {
+		p.among.mu.Lock()
+		defer p.among.mu.Unlock()
+		p.among.count--
+		if p.among.hosts[p.host]--; p.among.hosts[p.host] == 0 {
+			delete(p.among.hosts, p.host)
+		}
+	})
+}
