@@ -15,6 +15,14 @@ func seedDoor(f *testing.F) {
 	for _, v := range vectors(f, "socks4.txt", "socks5.txt", "socks6door.txt") {
 		f.Add(v.sends, uint16(len(v.sends)/2))
 	}
+	for _, o := range []Options6{
+		{SessionRequest: true, WindowRequest: 100, Auth: login6},
+		{SessionRequest: true, SessionTeardown: true, SessionID: []byte("nobody's"), Auth: login6},
+		{SessionID: []byte("nobody's"), Token: new(uint32)},
+		{Offer: &MethodOffer6{Methods: []byte{1, 2}, InitialData: 4}, Stack: []StackOption6{{BothLegs6, StackTOS6, 0xb8}}},
+	} {
+		f.Add([]byte(encode6(f, connect6(o))+"dataand more"), uint16(12))
+	}
 	for _, s := range append(httpScripts(),
 		[]byte("GET http://example.com/ HTTP/1.1\r\nHost: e.com\r\nProxy-Authorization: Basic ZnJlZDpzZWNyZXQ=\r\n\r\n"),
 		[]byte("CONNECT example.com:80 HTTP/1.1\r\nProxy-Authorization: Basic ZnJlZDpzZWNyZXQ=\r\n\r\n"),
