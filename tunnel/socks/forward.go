@@ -33,12 +33,8 @@ func newForwarder(ctx context.Context, p *proxy, g *guest) *forwarder {
 	ctx, cancel := context.WithCancel(ctx)
 	f := &forwarder{guest: g, conn: p.conn, cancel: cancel}
 	f.transport = &http.Transport{
-		DialContext: func(dialCtx context.Context, _, address string) (net.Conn, error) {
-			// This context outlives the request, for the sake of the next one.
-			dialCtx, cancel := context.WithCancel(dialCtx)
-			defer cancel()
-			defer context.AfterFunc(ctx, cancel)()
-			return f.dial(dialCtx, address)
+		DialContext: func(_ context.Context, _, address string) (net.Conn, error) {
+			return f.dial(ctx, address)
 		},
 		DisableCompression:     true, // the app gets what it has asked for
 		MaxIdleConns:           4,
@@ -67,18 +63,24 @@ func (f *forwarder) stop() {
 	f.transport.CloseIdleConnections()
 }
 
+// dial gives a conn that connects when the request is written. The transport closes
+// it if the request is given up meanwhile.
 func (f *forwarder) dial(ctx context.Context, address string) (net.Conn, error) {
-	f.dials.RLock()
-	defer f.dials.RUnlock()
 	dst, err := ParseAddr(address)
 	if err != nil {
 		return nil, err
 	}
-	conn, _, err := f.guest.connect(ctx, Request{Command: Connect, Dst: dst, Dialect: HTTPForward})
-	if err != nil {
-		return nil, fmt.Errorf("connect: %w", err)
+	ctx, giveUp := context.WithCancel(ctx)
+	connect := func(first []byte) (relay.Conn, error) {
+		f.dials.RLock()
+		defer f.dials.RUnlock()
+		conn, _, err := f.guest.connect(ctx, Request{Command: Connect, Dst: dst, Dialect: HTTPForward, Initial: first})
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		return conn, nil
 	}
-	return conn, nil
+	return &earlyConn{connect: connect, giveUp: giveUp, ready: make(chan struct{})}, nil
 }
 
 // keepAsItWas undoes what a [httputil.ReverseProxy] changes in requests, which

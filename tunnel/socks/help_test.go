@@ -146,6 +146,10 @@ func (direct) Connect(ctx context.Context, r Request) (relay.Conn, Reply, error)
 	if err != nil {
 		return nil, Reply{}, err
 	}
+	if _, err := c.Write(r.Initial); err != nil {
+		c.Close()
+		return nil, Reply{}, err
+	}
 	return relay.TCP(c.(*net.TCPConn)), Reply{}, nil
 }
 
