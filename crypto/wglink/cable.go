@@ -3,8 +3,6 @@ package wglink
 import (
 	"os"
 	"sync"
-	"sync/atomic"
-	"time"
 
 	"golang.zx2c4.com/wireguard/tun"
 	"gvisor.dev/gvisor/pkg/tcpip"
@@ -27,12 +25,6 @@ const (
 	maxJoined  = 1<<16 - 1
 	maxSegment = 16 << 10
 
-	// maxInside is how many packets may be inside WireGuard. It has queues of its
-	// own, which would take more than a client's memory. A packet that has not
-	// come out after insideFor never will: WireGuard had no keys for it.
-	maxInside = 512
-	insideFor = 5 * time.Millisecond
-
 	// batch is how many packets go through WireGuard at once. It keeps as many
 	// buffers of 64 KiB in several places, and more of them make it no faster.
 	batch = 32
@@ -45,7 +37,8 @@ const (
 type cable struct {
 	mtu    int
 	events chan tun.Event
-	sent   *counter // of packets that WireGuard has sent
+	out    passage  // of packets to WireGuard; Read's own
+	in     *counter // of packets that WireGuard has given; nil: nobody counts
 
 	attached sync.RWMutex            // guards what follows
 	stack    stack.NetworkDispatcher // nil before and after
@@ -65,35 +58,18 @@ type cable struct {
 	taken []*stack.PacketBuffer
 	done  int // of taken
 	knife knife
-	lost  uint64 // packets that have not come out of WireGuard
-}
-
-// counter counts, and can be waited for.
-type counter struct {
-	n     atomic.Uint64
-	moved chan struct{} // has room for one
-}
-
-func newCounter() *counter { return &counter{moved: make(chan struct{}, 1)} }
-
-func (c *counter) add(n int) {
-	c.n.Add(uint64(n))
-	select {
-	case c.moved <- struct{}{}:
-	default:
-	}
 }
 
 // newCable makes a cable to a device that counts what it sends.
 func newCable(mtu int, sent *counter) *cable {
-	c := &cable{mtu: mtu, sent: sent, events: make(chan tun.Event)}
+	c := &cable{mtu: mtu, out: passage{out: sent}, events: make(chan tun.Event)}
 	c.filled.L, c.room.L = &c.mu, &c.mu
 	return c
 }
 
 // Read is [tun.Device]'s: it gives what the stack sends, cut to size.
 func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) {
-	c.hold()
+	c.out.hold(c.read)
 	for n < len(bufs) {
 		if c.knife.idle() {
 			p := c.take(n == 0)
@@ -112,24 +88,6 @@ func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) 
 	defer c.mu.Unlock()
 	c.read += uint64(n)
 	return n, nil
-}
-
-// hold waits while there is too much inside WireGuard.
-func (c *cable) hold() {
-	for {
-		inside := int64(c.read - c.lost - c.sent.n.Load())
-		if inside < maxInside {
-			if inside < 0 { // something came out late
-				c.lost += uint64(inside)
-			}
-			return
-		}
-		select {
-		case <-c.sent.moved:
-		case <-time.After(insideFor):
-			c.lost = c.read - c.sent.n.Load()
-		}
-	}
 }
 
 // passed tells whether there is nothing on the way through the cable, and how
@@ -198,13 +156,15 @@ func (c *cable) Write(bufs [][]byte, offset int) (int, error) {
 		first := rest[0][offset:]
 		p, version, n := join(rest, offset)
 		rest = rest[n:]
-		if p == nil {
-			continue
+		if p != nil {
+			if to := c.whose(first); to != nil {
+				to.DeliverNetworkPacket(version, p)
+			}
+			p.DecRef()
 		}
-		if to := c.whose(first); to != nil {
-			to.DeliverNetworkPacket(version, p)
+		if c.in != nil {
+			c.in.add(n)
 		}
-		p.DecRef()
 	}
 	return len(bufs), nil
 }

@@ -245,7 +245,7 @@ func TestFullCableMakesSendersWait(t *testing.T) {
 			t.Fatal(err)
 		}
 		got += n
-		c.sent.add(n)
+		c.out.out.add(n)
 	}
 	if got != 100*15 {
 		t.Errorf("%d packets came out", got)

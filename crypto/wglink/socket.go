@@ -67,6 +67,9 @@ type socket struct {
 
 	sent *counter // packets; handshakes do not count
 
+	received uint64  // packets; receive's own
+	in       passage // of these
+
 	mu     sync.Mutex
 	open   bool
 	closed chan struct{}
@@ -83,7 +86,7 @@ func newSocket(udp *net.UDPConn) *socket {
 	// The kernel may allow less, which costs speed and nothing else.
 	_ = udp.SetReadBuffer(socketBuffer)
 	_ = udp.SetWriteBuffer(socketBuffer)
-	return &socket{udp: udp, sent: newCounter(), io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
+	return &socket{udp: udp, sent: newCounter(), in: passage{out: newCounter()}, io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
 }
 
 // Open is [conn.Bind]'s. The port is what the socket has.
@@ -131,6 +134,8 @@ func (s *socket) shut() error {
 }
 
 func (s *socket) receive(packets [][]byte, sizes []int, from []conn.Endpoint) (int, error) {
+	// What there is no room for waits in the kernel, or is lost there.
+	s.in.hold(s.received)
 	n, err := s.io.read(packets, sizes, from)
 	if err != nil {
 		select {
@@ -138,6 +143,11 @@ func (s *socket) receive(packets [][]byte, sizes []int, from []conn.Endpoint) (i
 			return 0, net.ErrClosed
 		default:
 			return 0, err
+		}
+	}
+	for i, p := range packets[:n] {
+		if isPacket(p[:sizes[i]]) {
+			s.received++
 		}
 	}
 	if s.initiations == nil {
@@ -197,12 +207,15 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 func (s *socket) count(messages [][]byte) {
 	n := 0
 	for _, m := range messages {
-		if m[0] == messageData && len(m) > keepaliveSize {
+		if isPacket(m) {
 			n++
 		}
 	}
 	s.sent.add(n)
 }
+
+// isPacket tells whether there is an IP packet in a message.
+func isPacket(m []byte) bool { return len(m) > keepaliveSize && m[0] == messageData }
 
 // SetMark is for routers.
 func (s *socket) SetMark(uint32) error { return nil }
