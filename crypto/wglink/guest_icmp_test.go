@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/checksum"
 	"gvisor.dev/gvisor/pkg/tcpip/header"
 )
@@ -193,4 +194,13 @@ func TestGuestSpeaksForItselfOnly(t *testing.T) {
 		t.Errorf("the host saw %v", h.seen())
 	}
 	roundTrip(t, p.mustDial(t, netip.AddrPortFrom(target4, 80)), 100)
+}
+
+// sumOf is the checksum of a message that has none.
+func sumOf(protocol uint8, source, target netip.Addr, message []byte) uint16 {
+	initial := uint16(0)
+	if protocol != uint8(header.ICMPv4ProtocolNumber) {
+		initial = header.PseudoHeaderChecksum(tcpip.TransportProtocolNumber(protocol), toStackAddr(source), toStackAddr(target), uint16(len(message)))
+	}
+	return ^checksum.Checksum(message, initial)
 }

@@ -267,6 +267,7 @@ func (p *phone) socket(t testing.TB, from netip.Addr, to netip.AddrPort) *gonet.
 // roundTrip sends bytes and reads them back.
 func roundTrip(t testing.TB, c net.Conn, n int) {
 	t.Helper()
+	_ = c.SetDeadline(time.Now().Add(patience))
 	want := randomBytes(n)
 	var sending sync.WaitGroup
 	defer sending.Wait()

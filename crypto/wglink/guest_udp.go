@@ -129,24 +129,23 @@ func (v *visitor) open(source, target netip.AddrPort) *Port {
 
 // makeRoom tells whether there is room for one more association.
 func (v *visitor) makeRoom() bool {
+	now := time.Now()
 	v.mu.Lock()
-	if v.gone {
-		v.mu.Unlock()
-		return false
+	if v.gone || len(v.ports) < maxPorts {
+		defer v.mu.Unlock()
+		return !v.gone
 	}
 	var oldest *Port
-	if len(v.ports) >= maxPorts {
+	if now.After(v.crowded) { // or it would be looked for in vain
 		for _, p := range v.ports {
 			if oldest == nil || p.last.Load() < oldest.last.Load() {
 				oldest = p
 			}
 		}
+		v.crowded = time.Unix(0, oldest.last.Load()).Add(spareAfter)
 	}
 	v.mu.Unlock()
-	if oldest == nil {
-		return true
-	}
-	if oldest.idle(time.Now()) <= spareAfter {
+	if oldest == nil || oldest.idle(now) <= spareAfter {
 		return false
 	}
 	oldest.Close()

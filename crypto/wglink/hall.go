@@ -197,7 +197,8 @@ type visitor struct {
 	conns   map[*guestConn]struct{}
 	closing map[*guestConn]time.Time // that the guest has not acknowledged; since when
 	ports   map[netip.AddrPort]*Port
-	asking  int // echoes and DNS messages
+	crowded time.Time // until when no port will have been idle for spareAfter
+	asking  int       // echoes and DNS messages
 }
 
 func newVisitor(h *hall, p *peer) *visitor {
