@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"time"
 )
 
@@ -62,6 +63,8 @@ type Carrier struct {
 	yield   yield
 	scratch [4 * smallFrame]byte
 
+	native native
+
 	in input // of Read
 }
 
@@ -115,6 +118,7 @@ func (p *Pipe) Attach(conn net.Conn, epoch, offset uint64) (*Carrier, error) {
 		wake:  make(chan struct{}, 1),
 		began: now, heard: now,
 		pingDue: true,
+		native:  newNative(conn),
 		in:      input{Reader: bufio.NewReaderSize(conn, inputSize)},
 	}
 	p.mu.Lock()
@@ -170,6 +174,11 @@ func (c *Carrier) Serve(ctx context.Context) error {
 	p := c.pipe
 	stop := context.AfterFunc(ctx, func() { p.drop(c, context.Cause(ctx)) })
 	defer stop()
+	var receiving sync.WaitGroup
+	defer receiving.Wait()
+	if c.native.conn != nil {
+		receiving.Go(c.receiveNative)
+	}
 	for {
 		select {
 		case <-c.wake:

@@ -233,8 +233,13 @@ func (d *datagrams) settle() {
 	}
 }
 
-// Datagram is a datagram to be sent: a head and a body, one behind the other.
-type Datagram struct{ Head, Body []byte }
+// Datagram is a datagram to be sent: a head and a body, one behind the other. An
+// ordered one arrives, if it does, after all ordered ones before it and those that are too long to
+// go past the bytes.
+type Datagram struct {
+	Head, Body []byte
+	Ordered    bool
+}
 
 // ErrDatagramSize says that a datagram is empty or too long.
 var ErrDatagramSize = fmt.Errorf("a datagram has 1 to %d bytes", maxDatagram)
@@ -244,6 +249,7 @@ var ErrDatagramSize = fmt.Errorf("a datagram has 1 to %d bytes", maxDatagram)
 // all while there is no carrier. A datagram that is lost with its carrier is not sent again. One
 // of a wrong size is not sent, and the error is [ErrDatagramSize]; the others are.
 func (p *Pipe) SendDatagrams(batch []Datagram) (err error) {
+	batch = p.sendNative(batch)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.err != nil {
@@ -297,6 +303,11 @@ func (p *Pipe) arrive(c *Carrier, b []byte) {
 	}
 	c.hear(time.Now())
 	p.chat = c.heard
+	p.enqueue(b)
+}
+
+// enqueue queues a datagram that has come. The caller holds mu.
+func (p *Pipe) enqueue(b []byte) {
 	p.inbound.push(nil, b)
 	select {
 	case p.arrived <- struct{}{}:

@@ -78,17 +78,17 @@ func TestDataYieldsToDatagrams(t *testing.T) {
 	}{
 		{tunneltest.Path{Rate: 1_250_000, Delay: 25 * time.Millisecond, Queue: 1 << 20}, 190 * time.Millisecond},
 		{tunneltest.Path{Rate: 12_500_000, Delay: 25 * time.Millisecond, Queue: 4 << 20}, 60 * time.Millisecond},
-		{tunneltest.Path{Rate: 125_000_000, Delay: 50 * time.Millisecond, Queue: 48 << 20}, 85 * time.Millisecond},
+		{tunneltest.Path{Rate: 50_000_000, Delay: 50 * time.Millisecond, Queue: 16 << 20}, 85 * time.Millisecond},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			p := newTalk(t)
 			p.attach(test.path)
 			p.say(time.Second)
 			p.bulk()
-			took := p.say(8 * time.Second)[300:] // the window has opened
+			took := p.say(5 * time.Second)[200:] // the window has opened
 			before := p.moved.Load()
-			took = append(took, p.say(10*time.Second)...)
-			share := float64(p.moved.Load()-before) / float64(10*test.path.Rate)
+			took = append(took, p.say(5*time.Second)...)
+			share := float64(p.moved.Load()-before) / float64(5*test.path.Rate)
 			slices.Sort(took)
 			p99 := took[len(took)*99/100]
 			t.Logf("%+v: p99 %v, data gets %.0f %%", test.path, p99, 100*share)
@@ -126,7 +126,7 @@ func TestDataIsNotHeldUpByAPathThatHasBecomeLonger(t *testing.T) {
 		p.carry(p.a, wireEnd{w, 0}, 0)
 		p.carry(p.b, wireEnd{w, 1}, 0)
 		p.bulk()
-		p.say(10 * time.Second)
+		p.say(2 * time.Second)
 		w.mu.Lock()
 		w.dirs[0].delay, w.dirs[1].delay = 100*time.Millisecond, 100*time.Millisecond
 		w.mu.Unlock()

@@ -51,8 +51,9 @@ func (s *sender) send(a *Association, batch []socks.Datagram) {
 	n := 0
 	for _, d := range batch {
 		begin := len(s.heads)
-		if s.head(a, d.Addr, now) {
-			s.batch[n] = tunnel.Datagram{Head: s.heads[begin:], Body: d.Payload}
+		ordered := s.head(a, d.Addr, now)
+		if len(s.heads) > begin {
+			s.batch[n] = tunnel.Datagram{Head: s.heads[begin:], Body: d.Payload, Ordered: ordered}
 			n++
 		}
 	}
@@ -60,9 +61,9 @@ func (s *sender) send(a *Association, batch []socks.Datagram) {
 	clear(s.batch[:n])
 }
 
-// head appends what goes before a payload to or from addr. It tells whether there is
-// any such thing.
-func (s *sender) head(a *Association, addr socks.Addr, now time.Time) bool {
+// head appends what goes before a payload to or from addr; nothing if that is no
+// address. It tells whether that introduces a number.
+func (s *sender) head(a *Association, addr socks.Addr, now time.Time) (introduces bool) {
 	addr.IP = addr.IP.Unmap().WithZone("")
 	p := a.peers[addr]
 	if p == nil {
@@ -75,7 +76,7 @@ func (s *sender) head(a *Association, addr socks.Addr, now time.Time) bool {
 	}
 	if p == nil {
 		s.heads = appendNamed(s.heads, a.id, 0, addr)
-		return true
+		return false
 	}
 	p.used = now
 	s.numbers.recent.MoveToFront(p.place)
@@ -84,7 +85,7 @@ func (s *sender) head(a *Association, addr socks.Addr, now time.Time) bool {
 	} else {
 		s.heads = appendNamed(s.heads, a.id, p.label, addr)
 	}
-	return true
+	return !p.known
 }
 
 // meet gives a peer a number; nil if there is none.
