@@ -54,23 +54,8 @@ func (h *fuzzedHost) Echo(_ context.Context, f Flow, _ []byte) error {
 	return nil
 }
 
-func FuzzGuestPackets(f *testing.F) {
-	from4, from6 := netip.AddrPortFrom(phone4, 1000), netip.AddrPortFrom(phone6, 1000)
-	to4, to6 := netip.AddrPortFrom(target4, 81), netip.AddrPortFrom(target6, 81)
-	for _, b := range [][]byte{
-		tcpPacket(from4, to4, 7, synFlag), tcpPacket(from6, to6, 7, synFlag), tcpPacket(from4, to4, 8, rstFlag),
-		tcpPacket(netip.AddrPortFrom(other4, 1), to4, 7, synFlag), {}, {0x45}, {0x60},
-	} {
-		f.Add(b, b, true)
-	}
-	for _, long := range [][][]byte{
-		ipPackets(minMTU, header.UDPProtocolNumber, phone4, target4, 1, udpMessage(from4, to4, randomBytes(2000))),
-		ipPackets(minMTU, header.UDPProtocolNumber, phone6, target6, 1, udpMessage(from6, to6, randomBytes(2000))),
-		ping(phone4, target4, randomBytes(2000)), ping(phone6, inner6.Addr(), randomBytes(2000)),
-	} {
-		f.Add(long[0], long[1], true)
-		f.Add(long[1], long[1], false)
-	}
+// fuzzedCable has a hall with one guest at its end.
+func fuzzedCable(f *testing.F) *cable {
 	key := deviceKey(f)
 	c := newCable(defaultMTU, newCounter())
 	devices, err := newStack(c, serverAddress(key.Public()))
@@ -102,6 +87,27 @@ func FuzzGuestPackets(f *testing.F) {
 		h.stack.Destroy()
 		devices.Destroy()
 	})
+	return c
+}
+
+func FuzzGuestPackets(f *testing.F) {
+	from4, from6 := netip.AddrPortFrom(phone4, 1000), netip.AddrPortFrom(phone6, 1000)
+	to4, to6 := netip.AddrPortFrom(target4, 81), netip.AddrPortFrom(target6, 81)
+	for _, b := range [][]byte{
+		tcpPacket(from4, to4, 7, synFlag), tcpPacket(from6, to6, 7, synFlag), tcpPacket(from4, to4, 8, rstFlag),
+		tcpPacket(netip.AddrPortFrom(other4, 1), to4, 7, synFlag), {}, {0x45}, {0x60},
+	} {
+		f.Add(b, b, true)
+	}
+	for _, long := range [][][]byte{
+		ipPackets(minMTU, header.UDPProtocolNumber, phone4, target4, 1, udpMessage(from4, to4, randomBytes(2000))),
+		ipPackets(minMTU, header.UDPProtocolNumber, phone6, target6, 1, udpMessage(from6, to6, randomBytes(2000))),
+		ping(phone4, target4, randomBytes(2000)), ping(phone6, inner6.Addr(), randomBytes(2000)),
+	} {
+		f.Add(long[0], long[1], true)
+		f.Add(long[1], long[1], false)
+	}
+	c := fuzzedCable(f)
 	f.Fuzz(func(t *testing.T, a, b []byte, mend bool) {
 		var bufs [][]byte
 		for _, p := range [][]byte{a, b} {

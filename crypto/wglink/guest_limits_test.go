@@ -314,23 +314,26 @@ func TestGuestWhoseAddressChangesBeginsAnew(t *testing.T) {
 	roundTrip(t, p.mustDial(t, netip.AddrPortFrom(target4, 80)), 100)
 }
 
+// floodTCP sends until that fails.
+func floodTCP(ctx context.Context, c *Call) {
+	conn, err := c.Accept()
+	if err != nil {
+		return
+	}
+	defer context.AfterFunc(ctx, func() { _ = conn.Reset() })()
+	var both sync.WaitGroup
+	both.Go(func() { _, _ = io.Copy(io.Discard, conn) })
+	both.Go(func() { flood(conn) })
+	both.Wait()
+}
+
 // What comes with the library can panic when it is closed under traffic.
 func TestCloseUnderGuestsTrafficLeavesNothingBehind(t *testing.T) {
 	before := runtime.NumGoroutine()
 	for round := range 4 {
 		ports := make(chan *Port, 100)
 		e := startHost(t, &fakeHost{
-			connect: func(ctx context.Context, c *Call) {
-				conn, err := c.Accept()
-				if err != nil {
-					return
-				}
-				defer context.AfterFunc(ctx, func() { _ = conn.Reset() })()
-				var both sync.WaitGroup
-				both.Go(func() { _, _ = io.Copy(io.Discard, conn) })
-				both.Go(func() { flood(conn) })
-				both.Wait()
-			},
+			connect: floodTCP,
 			associate: func(ctx context.Context, p *Port) (Association, error) {
 				ports <- p
 				return echoUDP{port: p}, nil
