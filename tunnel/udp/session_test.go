@@ -337,3 +337,39 @@ func benchmarkEcho(b *testing.B, size int, bulk bool) {
 func BenchmarkEcho64(b *testing.B)              { benchmarkEcho(b, 64, false) }
 func BenchmarkEcho1200(b *testing.B)            { benchmarkEcho(b, 1200, false) }
 func BenchmarkEcho64BesideAStream(b *testing.B) { benchmarkEcho(b, 64, true) }
+
+// TestPeersCostLittleMemoryAndNoGoroutine has a thousand associations that speak to ten
+// thousand peers, at both ends of a session.
+func TestPeersCostLittleMemoryAndNoGoroutine(t *testing.T) {
+	const associations, peers = 1000, 10
+	r := newRoamer(t)
+	r.attach(tunneltest.Path{})
+	in := &counted{more: make(chan struct{}, 1)}
+	var all []*udp.Association
+	for range associations {
+		a := r.associate(in)
+		defer a.Close()
+		all = append(all, a)
+	}
+	measure := func() (heap int64, goroutines int) {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc), runtime.NumGoroutine()
+	}
+	heap, goroutines := measure()
+	for i, a := range all {
+		for n := range peers {
+			a.Deliver(to(host(i*peers+n), "hello"))
+		}
+		for in.n.Load() < int64((i+1)*peers) {
+			<-in.more
+		}
+	}
+	heapAfter, goroutinesAfter := measure()
+	each := (heapAfter - heap) / (associations * peers)
+	t.Logf("a peer costs %d bytes, for both ends and both directions", each)
+	if each > 2000 || goroutinesAfter > goroutines+10 {
+		t.Errorf("a peer costs %d bytes, all of them %d goroutines", each, goroutinesAfter-goroutines)
+	}
+}
