@@ -22,10 +22,15 @@ func (a *app) bind(ctx context.Context, g *guest, r Request, answer answer) erro
 	}
 	a.conn.SetDeadline(time.Time{})
 	a.door.Log.Debug("app asks for a port", "app", a.source, "dialect", r.Dialect, "peer", r.Dst)
+	return a.meet(ctx, answer, func(ctx context.Context) (relay.Conn, Reply, error) { return a.await(ctx, g, r, answer) })
+}
+
+// meet waits for a peer, tells the app who has come, and relays between them.
+func (a *app) meet(ctx context.Context, answer answer, await func(context.Context) (relay.Conn, Reply, error)) error {
 	var peer relay.Conn
 	var reply Reply
 	var err error
-	gone := a.attend(ctx, func(ctx context.Context) { peer, reply, err = a.await(ctx, g, r, answer) })
+	gone := a.attend(ctx, func(ctx context.Context) { peer, reply, err = await(ctx) })
 	switch {
 	case gone != nil && err == nil:
 		peer.Reset()
@@ -57,7 +62,7 @@ func (a *app) await(ctx context.Context, g *guest, r Request, answer answer) (re
 
 // bind6 makes a request of SOCKS 6, which names the address to open, one that names
 // who may come: anybody. Of the address only the port can be a wish at an exit that the app does not
-// know. One connection is served, and a backlog is not granted.
+// know. One connection is served: a backlog needs a session.
 func bind6(r Request) Request {
 	anybody := netip.IPv4Unspecified()
 	if r.Dst.IP.Is6() && !r.Dst.IP.Is4In6() {

@@ -38,8 +38,11 @@ func (a *app) socks6(ctx context.Context) error {
 		return nil
 	}
 	r := Request{Command: q.Command, Dst: q.Dst, Dialect: SOCKS6, Initial: initial, Stack: far}
-	if r.Command == Associate {
+	switch {
+	case r.Command == Associate:
 		return a.associate6(ctx, g, r, answer)
+	case r.Command == Bind && len(q.Options.SessionID) > 0 && !q.Options.SessionTeardown:
+		return a.bindInSession6(ctx, g, q.Options.SessionID, r, answer)
 	}
 	return a.carry(ctx, g, r, answer)
 }

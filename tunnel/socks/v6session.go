@@ -28,6 +28,8 @@ type session6 struct {
 	from        netip.Addr // where all of its connections come from
 	began, used time.Time
 	tokens      *tokens6 // nil before the app has asked for some
+
+	ports map[netip.AddrPort]Binding // that several peers may connect to, by their addresses
 }
 
 func (s *session6) over(now time.Time) bool {
@@ -89,6 +91,41 @@ func (t *sessions6) end(id []byte, g *guest) {
 	if s := t.byID[string(id)]; s != nil && s.user == g.user && s.from == g.source.Addr() {
 		delete(t.byID, string(id))
 	}
+}
+
+// lend lets the other requests of a session accept peers at a port, and gives false if
+// there is no such session any more.
+func (t *sessions6) lend(id []byte, at netip.AddrPort, port Binding) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.byID[string(id)]
+	if s == nil {
+		return false
+	}
+	if s.ports == nil {
+		s.ports = make(map[netip.AddrPort]Binding)
+	}
+	s.ports[at] = port
+	return true
+}
+
+// takeBack is the end of lend.
+func (t *sessions6) takeBack(id []byte, at netip.AddrPort) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.byID[string(id)]; s != nil {
+		delete(s.ports, at)
+	}
+}
+
+// port gives the port that a session has at an address; nil if it has none.
+func (t *sessions6) port(id []byte, at netip.AddrPort) Binding {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if s := t.byID[string(id)]; s != nil {
+		return s.ports[at]
+	}
+	return nil
 }
 
 // tokens does what a request asks of its session's tokens, and says what came of it.
