@@ -83,22 +83,35 @@ func dialAt(ns namespace, address string) (conn net.Conn, err error) {
 	return conn, err
 }
 
-// danteConfig makes Dante's socksify use a door.
+// danteConfig makes Dante's socksify use a door for all that the protocol has.
 func danteConfig(t *testing.T, door, protocol string) string {
 	t.Helper()
 	host, port, _ := net.SplitHostPort(door)
+	transports, commands := "tcp", "connect bind bindreply"
+	if protocol == "socks_v5" {
+		transports, commands = "tcp udp", commands+" udpassociate udpreply"
+	}
 	text := fmt.Sprintf(`route {
 	from: 0.0.0.0/0 to: 0.0.0.0/0 via: %s port = %s
+	protocol: %s
 	proxyprotocol: %s
 	method: none
-	command: connect bind bindreply
+	command: %s
 }
-`, host, port, protocol)
+`, host, port, transports, protocol, commands)
 	config := filepath.Join(t.TempDir(), "dante.conf")
 	if err := os.WriteFile(config, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	return config
+}
+
+// socksify runs a program under Dante's socksify until it ends and returns what it
+// wrote to its standard output.
+func socksify(t *testing.T, protocol, stdin string, program ...string) string {
+	t.Helper()
+	args := []string{"SOCKS_AUTOADD_LANROUTES=no", "SOCKS_CONF=" + danteConfig(t, door4, protocol), "socksify"}
+	return onClient(t, stdin, "env", append(args, program...)...)
 }
 
 // TestActiveFTPWorksUnderSocksify has the FTP server connect back for every file: to a
@@ -127,8 +140,7 @@ func TestActiveFTPWorksUnderSocksify(t *testing.T) {
 				"put up in/" + protocol,
 				"quit",
 			}, "\n")
-			said := onClient(t, commands+"\n", "env", "SOCKS_AUTOADD_LANROUTES=no", "SOCKS_CONF="+danteConfig(t, door4, protocol),
-				"socksify", "ftp", "-A", "-n", "-v")
+			said := socksify(t, protocol, commands+"\n", "ftp", "-A", "-n", "-v")
 			for file, want := range map[string]string{
 				filepath.Join(dir, "down"):              down,
 				filepath.Join(site.dir, "in", protocol): up,

@@ -29,6 +29,12 @@ func (ns namespace) listenUDP(t *testing.T, address string) *net.UDPConn {
 // mirrorAtTarget answers every datagram with what is in it.
 func mirrorAtTarget(t *testing.T) netip.AddrPort {
 	t.Helper()
+	return answerAtTarget(t, func(data []byte, _ netip.AddrPort) []byte { return data })
+}
+
+// answerAtTarget answers every datagram.
+func answerAtTarget(t *testing.T, answer func(data []byte, from netip.AddrPort) []byte) netip.AddrPort {
+	t.Helper()
 	c := targetNS.listenUDP(t, target4+":0")
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -37,7 +43,7 @@ func mirrorAtTarget(t *testing.T) netip.AddrPort {
 			if err != nil {
 				return
 			}
-			_, _ = c.WriteToUDPAddrPort(b[:n], from)
+			_, _ = c.WriteToUDPAddrPort(answer(b[:n], from), from)
 		}
 	})
 	t.Cleanup(func() { c.Close(); running.Wait() })
