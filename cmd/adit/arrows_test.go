@@ -20,6 +20,7 @@ var arrows = map[string][]string{
 	"client/netwatch":   {},
 	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/audit", "server/users"},
 	"server/guest":      {"server", "server/users"},
+	"server/door":       {"server", "server/users", "tunnel/socks"},
 	"server/policy":     {},
 	"server/sniff":      {},
 	"server/shape":      {},
