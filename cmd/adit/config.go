@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -60,19 +61,36 @@ func parseConfig(file string, text []byte, c config) error {
 	known := knownKeys(reflect.TypeOf(c).Elem(), "")
 	var all []error
 	for _, p := range places {
-		if !slices.Contains(known, p.key) {
+		if !isKnown(known, p.key) {
 			p.file, p.what = file, "unknown key"
 			all = append(all, hint(p, "%s", suggest(p.key, known)))
 		}
 	}
 	c.validate(func(key, what, todo string) {
 		p := problem{file: file, key: key, what: what}
-		if i := slices.IndexFunc(places, func(q problem) bool { return q.key == key }); i >= 0 {
+		at := func(key string) int { return slices.IndexFunc(places, func(q problem) bool { return q.key == key }) }
+		i := at(key)
+		if table, _, ok := strings.Cut(key, "]"); ok && i < 0 {
+			i = at(table + "]") // what is missing is missing there
+		}
+		if i >= 0 {
 			p.line, p.column = places[i].line, places[i].column
 		}
 		all = append(all, hint(p, "%s", todo))
 	})
 	return errors.Join(all...)
+}
+
+// tableNumber is what locate puts behind the name of a table that may come several times.
+var tableNumber = regexp.MustCompile(`\[\d+\]`)
+
+// isKnown tells whether there is such a key. What is behind ".*" is a file's own choice.
+func isKnown(known []string, key string) bool {
+	key = tableNumber.ReplaceAllString(key, "")
+	return slices.ContainsFunc(known, func(k string) bool {
+		prefix, open := strings.CutSuffix(k, "*")
+		return k == key || open && strings.HasPrefix(key, prefix)
+	})
 }
 
 // wrongType says in a user's words why a text does not decode into c.
@@ -97,13 +115,15 @@ func kindWords(t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[duration]():
 		return "a duration in quotes"
+	case tables(t) != t:
+		return "tables in double brackets"
 	case t.Kind() == reflect.Slice:
 		return "a list of strings"
 	case t.Kind() == reflect.Int:
 		return "a whole number"
 	case t.Kind() == reflect.Bool:
 		return "true or false"
-	case t.Kind() == reflect.Struct:
+	case t.Kind() == reflect.Struct, t.Kind() == reflect.Map:
 		return "a table"
 	}
 	return "a string in quotes"
@@ -114,6 +134,10 @@ func example(key string, t reflect.Type) string {
 	switch {
 	case t == reflect.TypeFor[duration]():
 		return name + ` = "30s"`
+	case tables(t) != t:
+		return "[[" + key + "]]"
+	case t.Kind() == reflect.Map:
+		return name + ` = { "this" = "that" }`
 	case t.Kind() == reflect.Slice:
 		return name + ` = ["one", "two"]`
 	case t.Kind() == reflect.Int:
@@ -126,10 +150,23 @@ func example(key string, t reflect.Type) string {
 	return name + ` = "text"`
 }
 
+// tables gives the type of each table if t is that of tables which may come several
+// times, or t.
+func tables(t reflect.Type) reflect.Type {
+	if t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct {
+		return t.Elem()
+	}
+	return t
+}
+
 // fieldOf gives the type of the field that a key names, or nil.
 func fieldOf(t reflect.Type, key []string) reflect.Type {
 	for _, name := range key {
-		if t.Kind() != reflect.Struct {
+		switch t = tables(t); t.Kind() {
+		case reflect.Struct:
+		case reflect.Map:
+			return t.Elem()
+		default:
 			return nil
 		}
 		i := 0
@@ -139,7 +176,9 @@ func fieldOf(t reflect.Type, key []string) reflect.Type {
 		if i == t.NumField() {
 			return nil
 		}
-		t = t.Field(i).Type
+		if t = t.Field(i).Type; t.Kind() == reflect.Pointer {
+			t = t.Elem() // which may be left out
+		}
 	}
 	return t
 }
@@ -154,8 +193,11 @@ func knownKeys(t reflect.Type, prefix string) []string {
 			continue
 		}
 		keys = append(keys, prefix+name)
-		if f.Type.Kind() == reflect.Struct {
-			keys = append(keys, knownKeys(f.Type, prefix+name+".")...)
+		switch t := tables(f.Type); t.Kind() {
+		case reflect.Struct:
+			keys = append(keys, knownKeys(t, prefix+name+".")...)
+		case reflect.Map:
+			keys = append(keys, prefix+name+".*")
 		}
 	}
 	return keys
@@ -164,6 +206,7 @@ func knownKeys(t reflect.Type, prefix string) []string {
 // suggest says what somebody who wrote an unknown key may have meant: a key
 // that is spelled alike, or that has the same name in another table.
 func suggest(key string, known []string) string {
+	key = tableNumber.ReplaceAllString(key, "")
 	last := func(s string) string { return s[strings.LastIndexByte(s, '.')+1:] }
 	near := nearest(key, known)
 	if near == "" {
@@ -180,12 +223,14 @@ func suggest(key string, known []string) string {
 	return fmt.Sprintf("did you mean %s?", near)
 }
 
-// locate gives the place of every key and table that a valid TOML text sets.
+// locate gives the place of every key and table that a valid TOML text sets. The first
+// [[door]] is called door[1], and its keys door[1].listen and so on.
 func locate(text []byte) []problem {
 	var (
 		p     unstable.Parser
 		all   []problem
 		table string
+		count = make(map[string]int) // of tables that may come several times
 	)
 	p.Reset(text)
 	var walk func(n *unstable.Node, prefix string)
@@ -200,6 +245,12 @@ func locate(text []byte) []problem {
 			parts = append(parts, string(key.Node().Data))
 		}
 		at.key = prefix + strings.Join(parts, ".")
+		if n.Kind == unstable.ArrayTable {
+			count[at.key]++
+			at.key = fmt.Sprintf("%s[%d]", at.key, count[at.key])
+		} else if n.Kind == unstable.Table && count[parts[0]] > 0 {
+			at.key = fmt.Sprintf("%s[%d].%s", parts[0], count[parts[0]], strings.Join(parts[1:], "."))
+		}
 		all = append(all, at)
 		if n.Kind != unstable.KeyValue {
 			table = at.key + "."

@@ -27,9 +27,10 @@ type serverConfig struct {
 
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
-	Bind   bindConfig   `toml:"bind"`
-	Limits limitsConfig `toml:"limits"`
-	Log    logConfig    `toml:"log"`
+	Doors  []serverDoorConfig `toml:"door"`
+	Bind   bindConfig         `toml:"bind"`
+	Limits limitsConfig       `toml:"limits"`
+	Log    logConfig          `toml:"log"`
 }
 
 // siteConfig says what the server shows to whoever is no adit device: a
@@ -143,6 +144,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 		report("tls", "cert and key go together", "name both files, or neither")
 	}
 	c.WireGuard.validate(report)
+	validateDoors(c.Doors, report)
 	c.Bind.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)

@@ -123,7 +123,7 @@ func (p *serverProcess) handOver(next *successor, socket string) error {
 	if err := notifySuccessor(next.pid()); err != nil {
 		p.log.Warn("notify systemd", "error", err)
 	}
-	closeAll(p.listeners)
+	closeAll(p.allListeners())
 	if err := p.lock.Close(); err != nil {
 		p.log.Warn("unlock directory", "error", err)
 	}
@@ -312,7 +312,7 @@ func (i *inheritance) add(p *serverProcess) error {
 		return fmt.Errorf("copy the lock: %w", err)
 	}
 	i.put(wordLock, lock)
-	for _, ln := range p.listeners {
+	for _, ln := range p.allListeners() {
 		f, err := copyListener(ln)
 		if err != nil {
 			return fmt.Errorf("copy the listener on %s: %w", ln.Addr(), err)

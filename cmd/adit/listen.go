@@ -26,13 +26,22 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 		closeAll(have)
 		return err
 	}
+	if p.doorListeners, rest, err = listenAmong(ctx, doorAddresses(p.cfg.Doors), p.cfg.MPTCP, rest); err != nil {
+		closeAll(slices.Concat(p.listeners, have))
+		return err
+	}
 	closeAll(rest)
 	if len(rest) > 0 && p.before == nil {
-		closeAll(p.listeners)
+		closeAll(p.allListeners())
 		return hint(fmt.Errorf("systemd passes on a listener on %s, which listen in %s does not name", rest[0].Addr(), serverFile),
 			"name it there, or remove it from the socket unit")
 	}
 	return nil
+}
+
+// allListeners gives those of the doors, too.
+func (p *serverProcess) allListeners() []net.Listener {
+	return slices.Concat(p.listeners, p.doorListeners)
 }
 
 // listen opens all listeners, or none.

@@ -11,7 +11,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"sync/atomic"
 	"syscall"
 
@@ -107,13 +106,7 @@ func loadCertificate(cfg serverConfig, dir string, key *keys.Server) (*tls.Certi
 		cert, err := key.Certificate(cmp.Or(host, "localhost"))
 		return &cert, err
 	}
-	within := func(path string) string {
-		if filepath.IsAbs(path) {
-			return path
-		}
-		return filepath.Join(dir, path)
-	}
-	cert, err := tls.LoadX509KeyPair(within(cfg.TLS.Cert), within(cfg.TLS.Key))
+	cert, err := tls.LoadX509KeyPair(within(dir, cfg.TLS.Cert), within(dir, cfg.TLS.Key))
 	if err != nil {
 		return nil, hint(fmt.Errorf("load certificate: %w", err), "tls.cert and tls.key in server.toml name PEM files that belong together")
 	}

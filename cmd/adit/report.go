@@ -23,10 +23,19 @@ type report struct {
 }
 
 type serverReport struct {
-	Listen   []string        `json:"listen"`
-	Sessions []sessionReport `json:"sessions"`         // the oldest first
-	Guests   []guestReport   `json:"guests,omitempty"` // the same
-	Older    []elderReport   `json:"older,omitempty"`  // processes that this one has replaced, the oldest first
+	Listen   []string           `json:"listen"`
+	Sessions []sessionReport    `json:"sessions"`         // the oldest first
+	Guests   []guestReport      `json:"guests,omitempty"` // the same
+	Doors    []serverDoorReport `json:"doors,omitempty"`  // of the server's own
+	Older    []elderReport      `json:"older,omitempty"`  // processes that this one has replaced, the oldest first
+}
+
+// serverDoorReport says who may come in at a door of the server's own, and how many have.
+type serverDoorReport struct {
+	Listen  string   `json:"listen"`
+	TLS     bool     `json:"tls"`
+	Methods []string `json:"methods"`
+	Apps    int      `json:"apps"` // that are in
 }
 
 // elderReport says what a process still holds after another one has taken over.

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -71,7 +72,7 @@ type serverOptions struct {
 	flags  logFlags
 	stderr io.Writer // gets the log, and the line "ready …"
 
-	listeners []net.Listener   // nil: those that the config names
+	listeners []net.Listener   // nil: those that the config names, and its doors'
 	own       []netip.AddrPort // more of adit's own ports, which are no targets
 	started   func()           // nil: the line "ready …"
 
@@ -93,6 +94,9 @@ type serverProcess struct {
 	store  *users.Store
 
 	wireGuard wireGuard
+
+	doors         []*serverDoor
+	doorListeners []net.Listener // in the config's order
 
 	lock       *os.File // of the directory
 	elders     *elders
@@ -121,7 +125,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
-	defer closeAll(p.listeners)
+	defer func() { closeAll(p.allListeners()) }()
 	if p.wireGuard, err = p.newWireGuard(); err != nil {
 		return err
 	}
@@ -144,6 +148,9 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Log:            p.log.Logger,
 	})
 	p.openWireGuard()
+	if err := p.openDoors(); err != nil {
+		return err
+	}
 	return p.takeOver(ctx)
 }
 
@@ -183,6 +190,9 @@ func (p *serverProcess) process(a *admin) *process {
 	for _, ln := range p.listeners {
 		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
 	}
+	for _, d := range p.doors {
+		parts = append(parts, d.serve)
+	}
 	return &process{
 		log:   p.log,
 		parts: parts,
@@ -200,9 +210,11 @@ func (p *serverProcess) process(a *admin) *process {
 // drain waits for streams to end. The web site goes on meanwhile, and devices are
 // told to come back later.
 func (p *serverProcess) drain(ctx context.Context) {
+	closeAll(p.doorListeners)
 	if err := p.server.Drain(ctx); err != nil {
 		p.log.Warn("streams are cut off", "reason", err)
 	}
+	p.drainDoors(ctx)
 }
 
 func (p *serverProcess) announce() {
@@ -236,6 +248,7 @@ func (p *serverProcess) reload() error {
 		"limits":        cfg.Limits == p.cfg.Limits,
 		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
 		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
+		"door":          reflect.DeepEqual(cfg.Doors, p.cfg.Doors),
 		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
 		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
 	} {
@@ -244,7 +257,7 @@ func (p *serverProcess) reload() error {
 		}
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
-	cfg.Bind.PerUser = p.cfg.Bind.PerUser
+	cfg.Bind.PerUser, cfg.Doors = p.cfg.Bind.PerUser, p.cfg.Doors
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
@@ -274,7 +287,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.site.set(site)
 	p.exit.Store(&server.Exit{
 		Allow: allow,
-		Own:   slices.Concat(ownPorts(p.listeners), p.own, p.wireGuard.own()),
+		Own:   slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
 		Binds: binds,
 	})
 	p.log.set(cfg.Log)
@@ -288,6 +301,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
 	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
+	r.Server.Doors = reportDoors(p.doors)
 	if p.wireGuard.host != nil {
 		r.Server.Guests = reportGuests(p.wireGuard.host.guests.Here())
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -78,6 +79,13 @@ func printStatus(out io.Writer, r report) error {
 func printServer(w io.Writer, s *serverReport) {
 	for _, address := range s.Listen {
 		fmt.Fprintf(w, "listens on\t%s\n", address)
+	}
+	for _, d := range s.Doors {
+		path := "plain"
+		if d.TLS {
+			path = "TLS"
+		}
+		fmt.Fprintf(w, "door\t%s, %s, by %s, %d apps\n", d.Listen, path, strings.Join(d.Methods, ", "), d.Apps)
 	}
 	for _, e := range s.Older {
 		fmt.Fprintf(w, "older\tprocess %d, adit %s, still holds %d sessions with %d streams\n", e.PID, e.Version, e.Sessions, e.Streams)
