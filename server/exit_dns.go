@@ -85,6 +85,12 @@ func (e *Exit) answer(ctx context.Context, q dnsQuery) ([]byte, error) {
 	case e.Resolver != nil && q.forAddress():
 		return q.lookUp(ctx, e.Resolver)
 	}
+	if q.forAddress() || q.question.Type == dnsmessage.TypePTR {
+		// As for CONNECT, what the host's own file of names has comes first.
+		if bodies, err := q.records(ctx, hostsFile()); err == nil && len(bodies) > 0 {
+			return q.answered(bodies)
+		}
+	}
 	servers := e.Upstream
 	if len(servers) == 0 {
 		servers = e.systemServers()
@@ -94,6 +100,17 @@ func (e *Exit) answer(ctx context.Context, q dnsQuery) ([]byte, error) {
 	}
 	return q.forward(ctx, servers)
 }
+
+// hostsFile gives a resolver that knows the names in this host's file of names
+// and asks nobody.
+func hostsFile() *net.Resolver {
+	return &net.Resolver{
+		PreferGo: true,
+		Dial:     func(context.Context, string, string) (net.Conn, error) { return nil, errAsksNobody },
+	}
+}
+
+var errAsksNobody = errors.New("no server is to be asked")
 
 // dnsQuery is a query with one question.
 type dnsQuery struct {

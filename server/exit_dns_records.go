@@ -35,6 +35,11 @@ func (q dnsQuery) lookUp(ctx context.Context, r Resolver) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	}
+	return q.answered(bodies)
+}
+
+// answered gives the answer with these records.
+func (q dnsQuery) answered(bodies []dnsmessage.ResourceBody) ([]byte, error) {
 	answers := make([]dnsmessage.Resource, len(bodies))
 	for i, body := range bodies {
 		answers[i] = dnsmessage.Resource{
@@ -102,7 +107,8 @@ func nameRecords(names []string, err error, record func(dnsmessage.Name) dnsmess
 		return nil, err
 	}
 	for _, name := range names[:min(len(names), maxAnswers)] {
-		n, err := dnsmessage.NewName(name)
+		// Names in a file have no dot at the end.
+		n, err := dnsmessage.NewName(strings.TrimSuffix(name, ".") + ".")
 		if err != nil {
 			return nil, err
 		}

@@ -127,3 +127,13 @@ func FuzzReverse(f *testing.F) {
 		}
 	})
 }
+
+func TestNamesOfTheHostsOwnFileComeFirst(t *testing.T) {
+	e := &Exit{Upstream: []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:9")}}
+	for name, kind := range map[string]dnsmessage.Type{"localhost.": dnsmessage.TypeA, "1.0.0.127.in-addr.arpa.": dnsmessage.TypePTR} {
+		answer := exchangeDNS(t, e, dnsQueryFor(t, name, kind), false)
+		if answer.RCode != dnsmessage.RCodeSuccess || len(answer.Answers) == 0 {
+			t.Errorf("%s has %v, %d records", name, answer.RCode, len(answer.Answers))
+		}
+	}
+}

@@ -23,7 +23,7 @@ func TestKilledSessionIsAResetForEverybody(t *testing.T) {
 		go func() {
 			// A body without a length: only its end says that it is whole.
 			// It moves all the time, but leaves the machine some air.
-			for tick := time.NewTicker(10 * time.Millisecond); ; <-tick.C {
+			for tick := time.NewTicker(50 * time.Millisecond); ; <-tick.C {
 				if _, err := p.target.Write(make([]byte, 4<<10)); err != nil {
 					ends <- err
 					return
