@@ -12,6 +12,8 @@ PACKAGES := gcc libc6-dev iproute2 util-linux \
 	krb5-kdc krb5-admin-server krb5-user python3-gssapi \
 	dante-client vsftpd tnftp nodejs node-socks \
 	snmp snmpd tftp-hpa tftpd-hpa coturn \
+	tsocks torsocks tor redsocks nftables omniorb omniorb-nameserver \
+	openjdk-17-jre-headless firefox-esr \
 	wireguard-tools wireguard-go iperf3 iputils-ping bind9-dnsutils
 
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'

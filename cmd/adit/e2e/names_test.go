@@ -42,7 +42,7 @@ func (l *lab) startNameServers() error {
 		targetName:  addrs(target4, target6),
 		targetName4: addrs(target4),
 		targetName6: addrs(target6),
-	}}
+	}, pointers: map[string]string{"2.2.77.10.in-addr.arpa": targetName}}
 	for ns, server := range map[namespace]*nameServer{clientNS: &l.names, serverNS: exit} {
 		var pc net.PacketConn
 		err := ns.do(func() (err error) {
@@ -69,7 +69,8 @@ func (l *lab) askedOutside() []string {
 
 // nameServer answers for its zone, and that no other name exists.
 type nameServer struct {
-	zone zone
+	zone     zone
+	pointers map[string]string // from addresses to names
 
 	mu      sync.Mutex
 	unknown []string // names asked for that are not in the zone
@@ -100,14 +101,22 @@ func (s *nameServer) answer(query []byte) ([]byte, error) {
 	}
 	name := strings.ToLower(strings.TrimSuffix(q.Name.String(), "."))
 	addrs, known := s.zone[name]
+	pointer, reverse := s.pointers[name]
 	header.Response, header.Authoritative, header.RecursionAvailable = true, true, true
-	if !known {
+	if !known && !reverse {
 		header.RCode = dnsmessage.RCodeNameError
 		s.mu.Lock()
 		s.unknown = append(s.unknown, name)
 		s.mu.Unlock()
 	}
 	m := dnsmessage.Message{Header: header, Questions: []dnsmessage.Question{q}}
+	if reverse && q.Type == dnsmessage.TypePTR {
+		to, err := dnsmessage.NewName(pointer + ".")
+		if err != nil {
+			return nil, err
+		}
+		m.Answers = append(m.Answers, resource(q.Name, &dnsmessage.PTRResource{PTR: to}))
+	}
 	for _, a := range addrs {
 		var body dnsmessage.ResourceBody
 		switch {
@@ -118,10 +127,14 @@ func (s *nameServer) answer(query []byte) ([]byte, error) {
 		default:
 			continue
 		}
-		m.Answers = append(m.Answers, dnsmessage.Resource{
-			Header: dnsmessage.ResourceHeader{Name: q.Name, Class: dnsmessage.ClassINET, TTL: 60},
-			Body:   body,
-		})
+		m.Answers = append(m.Answers, resource(q.Name, body))
 	}
 	return m.Pack()
+}
+
+func resource(name dnsmessage.Name, body dnsmessage.ResourceBody) dnsmessage.Resource {
+	return dnsmessage.Resource{
+		Header: dnsmessage.ResourceHeader{Name: name, Class: dnsmessage.ClassINET, TTL: 60},
+		Body:   body,
+	}
 }
