@@ -10,10 +10,10 @@ import (
 
 // associate carries out a UDP ASSOCIATE. The datagrams are the session's; the stream
 // stands for the association, and both ends of it watch it.
-func (l *lane) associate(ctx context.Context, stream *tunnel.Stream, r socks.Request) {
+func (l *lane) associate(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request) {
 	near := l.associations.Associate(stream)
 	defer near.Close()
-	far, reply, err := l.caller.Associate(ctx, r, near)
+	far, reply, err := c.Associate(ctx, r, near)
 	if err != nil {
 		if ctx.Err() != nil {
 			l.tun.Strike() // as in connect

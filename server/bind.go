@@ -16,13 +16,13 @@ import (
 // bind carries out a BIND. If one peer may come, the stream is the connection with
 // him. If several may, it stands for the port, and each gets a stream of his own: a
 // BIND that names the port by the id that the client was given.
-func (l *lane) bind(ctx context.Context, stream *tunnel.Stream, r socks.Request, o socks.Options6) {
+func (l *lane) bind(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request, o socks.Options6) {
 	if len(o.SessionID) > 0 {
 		l.acceptAt(ctx, stream, o.SessionID)
 		return
 	}
 	r.Stack = o.Stack
-	binding, reply, err := l.caller.Bind(ctx, r)
+	binding, reply, err := c.Bind(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
 			l.tun.Strike() // as in connect

@@ -35,22 +35,29 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 		stream.Reset() // the client has changed its mind
 		return
 	}
+	c := l.callerFor(request.Options)
+	if c == nil {
+		l.reject(stream)
+		return
+	}
 	switch r.Command {
+	case socks.Noop:
+		l.login(ctx, stream, request.Options)
 	case socks.Connect:
-		l.connect(ctx, stream, r)
+		l.connect(ctx, stream, c, r)
 	case socks.Bind:
-		l.bind(ctx, stream, r, request.Options)
+		l.bind(ctx, stream, c, r, request.Options)
 	case socks.Associate:
 		r.Stack = request.Options.Stack
-		l.associate(ctx, stream, r)
+		l.associate(ctx, stream, c, r)
 	default:
 		l.refuse(stream, socks.CommandNotSupported)
 	}
 }
 
 // connect carries out a CONNECT.
-func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, r socks.Request) {
-	target, reply, err := l.caller.Connect(ctx, r)
+func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request) {
+	target, reply, err := c.Connect(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
 			// The client has changed its mind. Who does so all the time wants us
@@ -127,6 +134,13 @@ func send(stream *tunnel.Stream, messages ...encoding.BinaryAppender) error {
 // refuse answers with a failure and ends the stream.
 func (l *lane) refuse(stream *tunnel.Stream, code socks.Code) {
 	if err := answer(stream, socks.Reply{Code: code}); err != nil {
+		stream.Reset()
+	}
+}
+
+// reject says that a request refers to a login that there is not, and ends the stream.
+func (l *lane) reject(stream *tunnel.Stream) {
+	if err := send(stream, socks.AuthReply6{}); err != nil {
 		stream.Reset()
 	}
 }

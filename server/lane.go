@@ -141,6 +141,7 @@ func (l *lane) run(ctx context.Context) {
 
 	err := l.tun.Serve(ctx)
 	if l.server.leave(l) {
+		l.logins.end()
 		l.log.Info("session ended", "reason", err, "after", time.Since(l.since).Round(time.Millisecond))
 	} else {
 		l.log.Info("lane ended", "reason", err, "after", time.Since(began).Round(time.Millisecond))

@@ -57,6 +57,9 @@ type Config struct {
 	// nobody to ask.
 	Elsewhere func(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn))
 
+	// Login says how apps at clients' doors log in. The zero Login lets nobody.
+	Login Login
+
 	// WireGuard is the server's public key for carriers over WireGuard, and WireGuardPort
 	// the UDP port where it takes them; devices are told both. 0: it takes none.
 	WireGuard     [32]byte

@@ -23,6 +23,7 @@ type session struct {
 	log    *slog.Logger
 	since  time.Time
 	ports  ports
+	logins logins
 
 	// Under the server's mu.
 	lanes [tunnel.MaxLanes]*lane // by number; nil: there is none
