@@ -21,7 +21,7 @@ func (c *Client) Associate(ctx context.Context, r socks.Request, in socks.Inbox)
 }
 
 func (c *Client) associate(ctx context.Context, r socks.Request, in socks.Inbox) (*association, socks.Reply, error) {
-	g, err := c.request(ctx, socks.Request6{
+	g, err := c.request(ctx, r.User, socks.Request6{
 		Command: socks.Associate,
 		Dst:     socks.Addr{IP: netip.IPv4Unspecified()}, // where the app sends from means nothing at the exit
 		Options: socks.Options6{Stack: r.Stack},

@@ -18,7 +18,7 @@ import (
 // Bind asks the server to open a port for connections from r.Dst. A name is resolved
 // by the server. The port outlives carriers, and ends with the session.
 func (c *Client) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.Reply, error) {
-	g, err := c.request(ctx, socks.Request6{
+	g, err := c.request(ctx, r.User, socks.Request6{
 		Command: socks.Bind,
 		Dst:     r.Dst,
 		Options: socks.Options6{Stack: r.Stack, SessionRequest: r.Backlog() > 0},
@@ -29,7 +29,7 @@ func (c *Client) Bind(ctx context.Context, r socks.Request) (socks.Binding, sock
 	if g.reply.Backlog() == 0 {
 		return &binding{stream: g.stream, turn: make(chan struct{}, 1)}, g.reply, nil
 	}
-	return &sharedPort{session: g.lane.session, stream: g.stream, id: g.id, bound: g.reply.Bound}, g.reply, nil
+	return &sharedPort{session: g.lane.session, stream: g.stream, id: g.auth.SessionID, bound: g.reply.Bound}, g.reply, nil
 }
 
 var errPortClosed = fmt.Errorf("the port is closed: %w", net.ErrClosed)

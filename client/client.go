@@ -70,6 +70,8 @@ type Client struct {
 	ways  *ways
 	stirs *stirs
 
+	logins logins
+
 	mu      sync.Mutex
 	session *session      // nil while there is none
 	changed chan struct{} // closed and made anew when session changes

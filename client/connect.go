@@ -21,7 +21,7 @@ const maxTries = 3
 // server. It makes Client a [socks.Relay].
 func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
 	q := socks.Request6{Command: socks.Connect, Dst: r.Dst, Options: socks.Options6{Stack: r.Stack}}
-	g, err := c.requestEarly(ctx, q, r.Initial)
+	g, err := c.requestEarly(ctx, r.User, q, r.Initial)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
 	}
@@ -33,23 +33,25 @@ type granted struct {
 	lane   *lane
 	stream *tunnel.Stream
 	reply  socks.Reply
-	id     []byte // of a port that several may connect to
+	auth   socks.Options6 // of the first of the server's replies
 }
 
-// request makes a request in a stream of its own.
-func (c *Client) request(ctx context.Context, q socks.Request6) (granted, error) {
-	return c.requestEarly(ctx, q, nil)
+// request makes a request in a stream of its own, for a user who has logged in or for
+// the device's.
+func (c *Client) request(ctx context.Context, user string, q socks.Request6) (granted, error) {
+	return c.requestEarly(ctx, user, q, nil)
 }
 
 // requestEarly makes a request with the first bytes behind it.
-func (c *Client) requestEarly(ctx context.Context, q socks.Request6, first []byte) (granted, error) {
-	request, err := withFirst(q, first)
-	if err != nil {
-		return granted{}, &socks.Error{Code: socks.GeneralFailure, Err: err}
-	}
+func (c *Client) requestEarly(ctx context.Context, user string, q socks.Request6, first []byte) (granted, error) {
 	for try := 1; ; try++ {
 		lane, stream, err := c.open(ctx)
 		if err != nil {
+			return granted{}, err
+		}
+		request, err := c.encode(user, lane.session, q, first)
+		if err != nil {
+			stream.Reset()
 			return granted{}, err
 		}
 		g, err := askInTime(ctx, stream, request)
@@ -65,6 +67,20 @@ func (c *Client) requestEarly(ctx context.Context, q socks.Request6, first []byt
 			return granted{}, err // the target may have them, and must not get them twice
 		}
 	}
+}
+
+// encode gives the bytes of a request in a session.
+func (c *Client) encode(user string, s *session, q socks.Request6, first []byte) ([]byte, error) {
+	login, err := c.loginOf(user, s)
+	if err != nil {
+		return nil, err
+	}
+	q.Options.Auth = append(q.Options.Auth, login...)
+	b, err := withFirst(q, first)
+	if err != nil {
+		return nil, &socks.Error{Code: socks.GeneralFailure, Err: err}
+	}
+	return b, nil
 }
 
 // withFirst gives the bytes of a request, which says how many follow it.
@@ -152,7 +168,7 @@ func exchange(stream *tunnel.Stream, request []byte) (granted, error) {
 		return granted{}, socks.NotAllowed
 	}
 	reply, err := readReply(stream)
-	return granted{stream: stream, reply: reply, id: auth.Options.SessionID}, err
+	return granted{stream: stream, reply: reply, auth: auth.Options}, err
 }
 
 // readReply reads an operation reply, and makes an error of a failure.

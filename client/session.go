@@ -25,8 +25,9 @@ type session struct {
 	lanes   []*lane // by number; nil: not begun yet. One that has ended stays until it is begun anew
 	left    int     // lanes that have not ended
 	changed chan struct{}
-	past    Status // figures of lanes that are no more in lanes
-	err     error  // why the session is over
+	past    Status            // figures of lanes that are no more in lanes
+	err     error             // why the session is over
+	logins  map[string][]byte // by user, what refers to his login
 }
 
 // begin begins a session with its first lane.
