@@ -52,10 +52,11 @@ const (
 	admitSameUser = "same-user" // processes of the user who runs the client
 	admitPassword = "password"
 	admitAnyone   = "anyone"
+	admitExit     = "exit" // users of the server, who prove it there
 )
 
 func admissions() []string {
-	return []string{admitAuto, admitSameUser, admitPassword, admitAnyone}
+	return []string{admitAuto, admitSameUser, admitPassword, admitAnyone, admitExit}
 }
 
 func fingerprints() []string { return []string{"chrome", "firefox", "safari", "random", "go"} }
@@ -147,8 +148,8 @@ func (c doorConfig) validate(report func(key, what, todo string)) {
 	if !slices.Contains(admissions(), c.Admission) {
 		report("door.admission", "unknown admission "+strconv.Quote(c.Admission), oneOf(admissions()))
 	}
-	if c.Listen != "" && !loopback(c.Listen) && c.Admission != admitPassword {
-		report("door.admission", "others can reach "+c.Listen, `write admission = "password", or listen on a loopback address`)
+	if c.Listen != "" && !loopback(c.Listen) && c.Admission != admitPassword && c.Admission != admitExit {
+		report("door.admission", "others can reach "+c.Listen, `write admission = "password" or "exit", or listen on a loopback address`)
 	}
 	if c.User == "" || len(c.User) > 255 {
 		report("door.user", "a user name has 1 to 255 bytes", `write user = "adit"`)

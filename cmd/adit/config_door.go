@@ -8,7 +8,6 @@ import (
 
 	"github.com/adit-net/adit/server/door"
 	"github.com/adit-net/adit/server/users"
-	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // serverDoorConfig is one [[door]] of server.toml: where apps come in that have no
@@ -28,10 +27,11 @@ type serverDoorConfig struct {
 	CertificateName  string            `toml:"certificate_name"` // empty: "cn"
 	CertificateUsers map[string]string `toml:"certificate_users"`
 
+	// As in loginConfig.
 	Keytab     string   `toml:"keytab"`
 	Services   []string `toml:"services"`
 	Realms     []string `toml:"realms"`
-	Protection string   `toml:"protection"` // empty: the strictest
+	Protection string   `toml:"protection"`
 	NEC        bool     `toml:"nec"`
 
 	Networks map[string]string `toml:"networks"`
@@ -121,12 +121,7 @@ func (c serverDoorConfig) validateCertificates(report func(key, what, todo strin
 }
 
 func (c serverDoorConfig) validateKerberos(report func(key, what, todo string)) {
-	if c.offers(door.GSSAPI) != (c.Keytab != "") {
-		report(".keytab", "the method gssapi and a keytab go together", "name the file with the keys of rcmd/HOST and socks/HOST")
-	}
-	if err := new(socks.GSSProtection).UnmarshalText([]byte(c.Protection)); c.Protection != "" && err != nil {
-		report(".protection", "unknown protection "+strconv.Quote(c.Protection), "known are: require-conf, require-integ, prefer-client, none")
-	}
+	validateKerberos(c.offers(door.GSSAPI), c.Keytab, c.Protection, report)
 }
 
 func (c serverDoorConfig) validateNetworks(report func(key, what, todo string)) {

@@ -28,6 +28,7 @@ type serverConfig struct {
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
 	Doors  []serverDoorConfig `toml:"door"`
+	Login  loginConfig        `toml:"login"`
 	Bind   bindConfig         `toml:"bind"`
 	Limits limitsConfig       `toml:"limits"`
 	Log    logConfig          `toml:"log"`
@@ -106,6 +107,7 @@ func defaultServerConfig() serverConfig {
 		Drain:     duration{30 * time.Second},
 		Grace:     duration{server.DefaultGrace},
 		WireGuard: wireGuardConfig{MTU: 1420, Network: defaultNetwork},
+		Login:     defaultLoginConfig(),
 		Bind:      defaultBindConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
@@ -145,6 +147,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	}
 	c.WireGuard.validate(report)
 	validateDoors(c.Doors, report)
+	c.Login.validate(report)
 	c.Bind.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)

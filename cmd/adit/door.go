@@ -27,6 +27,8 @@ func (p *clientProcess) openDoors(ctx context.Context) (*socks.Door, error) {
 	switch p.way.Admission {
 	case admitAnyone:
 		door.Admission.Anyone = true
+	case admitExit:
+		door.Admission = exitAdmission(p.client, p.log.Logger)
 	case admitPassword:
 		path, password, err := doorPassword(p.dir, cfg)
 		if err != nil {

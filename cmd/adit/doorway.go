@@ -41,6 +41,10 @@ func (r doorReport) way() (doorway, error) {
 	if d.address == "" {
 		d.network, d.address = "unix", r.Socket
 	}
+	if r.Admission == admitExit {
+		return doorway{}, hint(errors.New("the door asks who you are, and lets the server verify it"),
+			"use it with your own user and password; adit run needs another admission in client.toml")
+	}
 	if r.Admission == admitPassword {
 		password, err := readPassword(r.PasswordFile)
 		if err != nil {

@@ -143,19 +143,10 @@ func (c serverDoorConfig) tlsConfig(dir string, own func(*tls.ClientHelloInfo) (
 	return t, nil
 }
 
-// acceptor reads the keytab.
 func (c serverDoorConfig) acceptor(dir string) (func(token []byte) (door.Context, []byte, error), error) {
-	path := within(dir, c.Keytab)
-	if err := checkFile(path); err != nil {
-		return nil, fmt.Errorf("read keytab: %w", err)
-	}
-	text, err := os.ReadFile(path)
+	a, err := newAcceptor(dir, c.Keytab, c.Services, c.Realms)
 	if err != nil {
-		return nil, fmt.Errorf("read keytab: %w", err)
-	}
-	a, err := gss.NewAcceptor(gss.Config{Keytab: text, Services: c.Services, Realms: c.Realms})
-	if err != nil {
-		return nil, hint(err, "klist -k -e shows what is in it; adit needs AES keys of the services that apps ask for")
+		return nil, err
 	}
 	return func(token []byte) (door.Context, []byte, error) {
 		context, reply, err := a.Accept(token)
@@ -164,6 +155,20 @@ func (c serverDoorConfig) acceptor(dir string) (func(token []byte) (door.Context
 		}
 		return context, reply, nil
 	}, nil
+}
+
+// newAcceptor reads a keytab.
+func newAcceptor(dir, keytab string, services, realms []string) (*gss.Acceptor, error) {
+	path := within(dir, keytab)
+	if err := checkFile(path); err != nil {
+		return nil, fmt.Errorf("read keytab: %w", err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read keytab: %w", err)
+	}
+	a, err := gss.NewAcceptor(gss.Config{Keytab: text, Services: services, Realms: realms})
+	return a, hint(err, "klist -k -e shows what is in it; adit needs AES keys of the services that apps ask for")
 }
 
 // within makes a relative name one in a directory.

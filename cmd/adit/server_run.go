@@ -133,6 +133,10 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		return err
 	}
 	p.store = store
+	login, err := p.cfg.Login.login(o.dir)
+	if err != nil {
+		return err
+	}
 	p.server = server.New(server.Config{
 		Users:          store,
 		Relay:          &p.exit,
@@ -143,6 +147,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Elsewhere:      p.elsewhere,
+		Login:          login,
 		WireGuard:      p.wireGuard.public(),
 		WireGuardPort:  p.wireGuard.at.Port(),
 		Log:            p.log.Logger,
@@ -249,6 +254,7 @@ func (p *serverProcess) reload() error {
 		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
 		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"door":          reflect.DeepEqual(cfg.Doors, p.cfg.Doors),
+		"login":         reflect.DeepEqual(cfg.Login, p.cfg.Login),
 		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
 		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
 	} {
@@ -257,7 +263,7 @@ func (p *serverProcess) reload() error {
 		}
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
-	cfg.Bind.PerUser, cfg.Doors = p.cfg.Bind.PerUser, p.cfg.Doors
+	cfg.Bind.PerUser, cfg.Doors, cfg.Login = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}

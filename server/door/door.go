@@ -128,7 +128,7 @@ func (d *Door) Apps() int { return int(d.apps.Load()) }
 func (d *Door) offers(m Method) bool { return slices.Contains(d.cfg.Methods, m) }
 
 // methods gives the numbers that the methods have in SOCKS 5.
-func (d *Door) methods(netip.AddrPort) []socks.Method {
+func (d *Door) methods(context.Context, netip.AddrPort) []socks.Method {
 	var all []socks.Method
 	for _, m := range d.cfg.Methods {
 		number := socks.MethodNone // what proves it is not in SOCKS

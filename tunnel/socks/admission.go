@@ -42,8 +42,8 @@ type Admission struct {
 	// Methods gives the ways in which an app may say who it is, best first, by where
 	// it comes from. It can only take away from what the other fields let in. nil
 	// stands for all, those that prove least first. Where the answer depends on
-	// the user, it is for Authenticate to give.
-	Methods func(source netip.AddrPort) []Method
+	// the user, it is for Authenticate to give. It has as long as the handshake.
+	Methods func(ctx context.Context, source netip.AddrPort) []Method
 
 	vouched bool // somebody else has let the app in
 }
@@ -61,11 +61,11 @@ const (
 	noMethod Method = 0xff // in place of one, in answers
 )
 
-func (a Admission) methods(source netip.AddrPort) []Method {
+func (a Admission) methods(ctx context.Context, source netip.AddrPort) []Method {
 	if a.Methods == nil {
 		return []Method{MethodNone, MethodPassword, MethodGSSAPI}
 	}
-	return a.Methods(source)
+	return a.Methods(ctx, source)
 }
 
 // Password gives an [Admission.Authenticate] for one user, in constant

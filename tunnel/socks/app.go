@@ -123,7 +123,9 @@ func (a *app) arrive(ctx context.Context) error {
 	}
 	var user string
 	a.entry, user, a.reason = a.door.Admission.judge(ctx, conn)
-	a.methods = a.door.Admission.methods(a.source)
+	inTime, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
+	defer cancel()
+	a.methods = a.door.Admission.methods(inTime, a.source)
 	if a.entry == open {
 		if a.known, a.reason = a.letIn(ctx, user); a.known == nil {
 			a.entry = refused

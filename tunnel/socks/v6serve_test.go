@@ -257,8 +257,8 @@ func (r *stackRelay) Connect(ctx context.Context, q Request) (c relay.Conn, _ Re
 
 func TestMethodsAreWhatThePolicySays(t *testing.T) {
 	const none, password = MethodNone, MethodPassword
-	only := func(m ...Method) func(netip.AddrPort) []Method {
-		return func(netip.AddrPort) []Method { return m }
+	only := func(m ...Method) func(context.Context, netip.AddrPort) []Method {
+		return func(context.Context, netip.AddrPort) []Method { return m }
 	}
 	yes := Password("fred", "secret")
 	for _, test := range []struct {
@@ -288,7 +288,7 @@ func TestMethodsAreWhatThePolicySays(t *testing.T) {
 func TestMethodsHoldForEveryDialect(t *testing.T) {
 	for _, methods := range [][]Method{nil, {MethodPassword}} {
 		d := &Door{Relay: &recorder{}}
-		d.Admission.Methods = func(netip.AddrPort) []Method { return methods }
+		d.Admission.Methods = func(context.Context, netip.AddrPort) []Method { return methods }
 		for _, v := range vectors(t, "socks4.txt", "socks5.txt", "socks6door.txt") {
 			if o := run(t, d, newScript(v.sends)); o.asked != nil {
 				t.Errorf("%s: the door asks for %s", v.name, o.describe())
@@ -304,7 +304,7 @@ func TestMethodsHoldForEveryDialect(t *testing.T) {
 
 func TestMethodsDependOnTheSource(t *testing.T) {
 	d := passwordDoor(took())
-	d.Admission.Methods = func(source netip.AddrPort) []Method {
+	d.Admission.Methods = func(_ context.Context, source netip.AddrPort) []Method {
 		if source.Addr() == netip.MustParseAddr("127.0.0.1") && source.Port() != 0 {
 			return nil
 		}
