@@ -25,6 +25,7 @@ type echoes struct {
 	begun   chan *echo
 	asked   chan Request
 	proceed chan struct{} // nil, or holds up requests
+	deaf    bool          // does not notice that the app has gone
 }
 
 func newEchoes() *echoes {
@@ -34,9 +35,13 @@ func newEchoes() *echoes {
 func (e *echoes) Associate(ctx context.Context, r Request, in Inbox) (Association, Reply, error) {
 	e.asked <- r
 	if e.proceed != nil {
+		gone := ctx.Done()
+		if e.deaf {
+			gone = nil
+		}
 		select {
 		case <-e.proceed:
-		case <-ctx.Done():
+		case <-gone:
 			return nil, Reply{}, ctx.Err()
 		}
 	}
@@ -458,7 +463,7 @@ func TestAppsThatGoWhileTheyAskLeaveNothing(t *testing.T) {
 	for name, granted := range map[string]bool{"granted": true, "given up": false} {
 		t.Run(name, func(t *testing.T) {
 			e := newEchoes()
-			e.proceed = make(chan struct{})
+			e.proceed, e.deaf = make(chan struct{}), granted
 			door := openDoor(t, &Door{Relay: e, UDP: UDP{MaxAssociations: 4}})
 			c := dial(t, door)
 			send(t, c, "\x05\x01\x00\x05\x03\x00"+anySource)
