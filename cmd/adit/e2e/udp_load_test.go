@@ -53,15 +53,21 @@ func answerAtTarget(t *testing.T, answer func(data []byte, from netip.AddrPort) 
 // pinger exchanges datagrams with a target through a door.
 type pinger struct {
 	*net.UDPConn
-	door netip.AddrPort
-	head []byte // of SOCKS 5
+	relay netip.AddrPort
+	head  []byte // of SOCKS 5
 }
 
 // newPinger opens an association of the roamer's.
 func (r *road) newPinger(t *testing.T, target netip.AddrPort) *pinger {
 	t.Helper()
+	return associate(t, roadDoor, target)
+}
+
+// associate opens an association at a door of the roamer's.
+func associate(t *testing.T, door string, target netip.AddrPort) *pinger {
+	t.Helper()
 	var c net.Conn
-	err := roamerNS.do(func() (err error) { c, err = net.Dial("tcp", roadDoor); return err })
+	err := roamerNS.do(func() (err error) { c, err = net.Dial("tcp", door); return err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,10 +80,10 @@ func (r *road) newPinger(t *testing.T, target netip.AddrPort) *pinger {
 	if _, err := io.ReadFull(c, reply); err != nil || !bytes.Equal(reply[:6], []byte{5, 0, 5, 0, 0, 1}) {
 		t.Fatalf("the door answers % x, %v", reply, err)
 	}
-	door := netip.AddrPortFrom(netip.AddrFrom4([4]byte(reply[6:])), binary.BigEndian.Uint16(reply[10:]))
+	relay := netip.AddrPortFrom(netip.AddrFrom4([4]byte(reply[6:])), binary.BigEndian.Uint16(reply[10:]))
 	a := target.Addr().As4()
 	head := binary.BigEndian.AppendUint16(append([]byte{0, 0, 0, 1}, a[:]...), target.Port())
-	return &pinger{roamerNS.listenUDP(t, "127.0.0.1:0"), door, head}
+	return &pinger{roamerNS.listenUDP(t, "127.0.0.1:0"), relay, head}
 }
 
 // trips sends a datagram every period and gives how long each took that came back.
@@ -90,7 +96,7 @@ func (p *pinger) trips(t *testing.T, n int, period time.Duration) (trips []time.
 	sending.Go(func() {
 		for i := range n {
 			sent[i].Store(int64(time.Since(began)))
-			_, _ = p.WriteToUDPAddrPort(binary.BigEndian.AppendUint32(bytes.Clone(p.head), uint32(i)), p.door)
+			_, _ = p.WriteToUDPAddrPort(binary.BigEndian.AppendUint32(bytes.Clone(p.head), uint32(i)), p.relay)
 			time.Sleep(period)
 		}
 	})
