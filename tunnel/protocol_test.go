@@ -81,6 +81,7 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 	}}
 	want[`request: CONNECT example.com:443, and "hello"`] = append(encode(t, early), "hello"...)
 	maps.Copy(want, bindExamples(t))
+	maps.Copy(want, loginExamples(t))
 	// Other tests hold the code against these files.
 	for _, v := range slices.Concat(vectors(t, "resume.txt"), vectors(t, "udp.txt")) {
 		if v.travels() && v.means != "" {
