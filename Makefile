@@ -64,10 +64,10 @@ check: ## gofmt, go vet, staticcheck
 # from the real programs that they wait for. They are never cached: Go does not
 # see that they depend on the whole program.
 unit: ## every test but the end-to-end tests, with the race detector
-	$(GO) test -race -p 2 -timeout 10m $(UNIT)
+	$(GO) test -race -p 2 -timeout 15m $(UNIT)
 
 e2e: ## real programs through adit in network namespaces (root or sudo)
-	$(GO) test -race -count 1 -timeout 10m $(E2E)
+	$(GO) test -race -count 1 -timeout 20m $(E2E)
 
 full: ## the long proofs: a million schedules, five minutes without a network, 100,000 attackers …
 	ADIT_FULL=1 $(GO) test -count 1 -timeout 60m ./tunnel/...

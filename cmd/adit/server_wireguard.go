@@ -154,24 +154,38 @@ const parting = 1500 * time.Millisecond
 // keepPeers lets in every device that may come, and none else, until ctx ends. It
 // looks whenever something comes on changed.
 func (p *serverProcess) keepPeers(ctx context.Context, changed <-chan struct{}) {
-	var leave <-chan time.Time
 	in := make(map[[32]byte]users.Device)
+	parts := make(map[[32]byte]time.Time) // when those go that may not come any more
+	late := time.NewTimer(0)
+	defer late.Stop()
 	for {
 		select {
 		case <-changed:
-			now := p.enrolled(ctx)
-			maps.Copy(in, now)
-			p.admitPeers(in, now)
-			if leave == nil { // or each change would put it off
-				leave = time.After(parting)
-			}
-		case <-leave:
-			leave = nil
-			in = p.enrolled(ctx)
-			p.admitPeers(in, in)
+		case <-late.C:
 		case <-ctx.Done():
 			return
 		}
+		may := p.enrolled(ctx)
+		maps.Copy(in, may)
+		next := time.Hour
+		for key := range in {
+			if _, ok := may[key]; ok {
+				delete(parts, key)
+				continue
+			}
+			if _, ok := parts[key]; !ok {
+				parts[key] = time.Now().Add(parting)
+			}
+			wait := time.Until(parts[key])
+			if wait > 0 {
+				next = min(next, wait)
+				continue
+			}
+			delete(in, key)
+			delete(parts, key)
+		}
+		late.Reset(next)
+		p.admitPeers(in, may)
 	}
 }
 

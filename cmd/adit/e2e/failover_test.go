@@ -309,6 +309,7 @@ func TestBetterCarrierIsTakenBeforeTheOtherIsLeft(t *testing.T) {
 
 func TestRevokedDeviceIsShutOutOfWireGuardToo(t *testing.T) {
 	road := newFailoverRoad(t, usual(50).Config, byWireGuard)
+	defer os.RemoveAll(road.clientDir) // no other test has any use for it
 	if err := road.dialWireGuard(t); err != nil {
 		t.Fatal(err)
 	}

