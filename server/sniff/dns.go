@@ -117,7 +117,7 @@ func (o *odd) see(q question) string {
 	if q.longest > 50 {
 		o.weight += 2
 	}
-	if o.weight >= enoughOdd && o.weight >= 2*o.queries {
+	if o.weight >= enoughOdd && o.weight > 2*o.queries {
 		return "queries look like a tunnel in DNS"
 	}
 	return ""

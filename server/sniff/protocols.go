@@ -251,7 +251,7 @@ var table = [...]Info{
 
 	{SSH, Remote, OnTCP, true, []uint16{22}},
 	{Telnet, Remote, OnTCP, false, []uint16{23}},
-	{RDP, Remote, OnTCP, false, []uint16{3389}},
+	{RDP, Remote, OnTCP | OnUDP, false, []uint16{3389}},
 	{VNC, Remote, OnTCP, false, []uint16{5900, 5901, 5902, 5903}},
 	{SPICE, Remote, OnTCP, false, nil},
 	{X11, Remote, OnTCP, false, []uint16{6000, 6001}},
@@ -279,7 +279,7 @@ var table = [...]Info{
 	{DNS, Network, OnTCP | OnUDP, false, []uint16{53, 5353, 5355}},
 	{NTP, Network, OnUDP, false, []uint16{123}},
 	{SNMP, Network, OnTCP | OnUDP, false, []uint16{161, 162}},
-	{LDAP, Network, OnTCP, false, []uint16{389, 3268}},
+	{LDAP, Network, OnTCP | OnUDP, false, []uint16{389, 3268}},
 	{Kerberos, Network, OnTCP | OnUDP, false, []uint16{88, 464}},
 	{RADIUS, Network, OnUDP, false, []uint16{1645, 1646, 1812, 1813}},
 	{DHCP, Network, OnUDP, false, []uint16{67, 68, 546, 547}},
