@@ -42,14 +42,21 @@ func byField(name, value []byte) Protocol {
 		return ICY
 	case equalFold(name, "content-type"), equalFold(name, "accept"):
 		kind, _, _ := bytes.Cut(value, []byte(";"))
-		return byType(bytes.ToLower(bytes.TrimSpace(kind)))
+		return byType(bytes.TrimSpace(kind))
 	}
 	return ""
 }
 
-// byType tells what a media type in lower case stands for.
+// byType tells what a media type stands for.
 func byType(kind []byte) Protocol {
-	switch string(kind) {
+	var lower [48]byte
+	n := copy(lower[:], kind)
+	for i, c := range lower[:n] {
+		if 'A' <= c && c <= 'Z' {
+			lower[i] = c - 'A' + 'a'
+		}
+	}
+	switch string(lower[:n]) {
 	case "application/vnd.apple.mpegurl", "application/x-mpegurl", "audio/mpegurl", "audio/x-mpegurl":
 		return HLS
 	case "application/dash+xml", "video/iso.segment", "audio/iso.segment":
