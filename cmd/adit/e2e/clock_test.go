@@ -61,15 +61,8 @@ func edit(t *testing.T, from, to, old, now string) {
 // hour ahead, and then one that is not. The server takes the second one's handshakes for old ones.
 func TestClientWhoseClockWasSetBackComesByTLSAndSaysWhy(t *testing.T) {
 	road := newFailoverRoad(t, usual(50).Config, byWireGuard, byTLS)
-	ahead, err := launch(roamerNS, shared.dir, "the client whose clock is ahead", "ready", buildWithClock(t),
+	ahead := road.launchOther(t, buildWithClock(t), roamerNS, "the client whose clock is ahead",
 		"client", "run", "--dir", road.clientDir, "--door", roadDoor)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ahead.stop()
-	if err := ahead.waitReady(); err != nil {
-		t.Fatal(err)
-	}
 	until(t, "a session over WireGuard", func() bool {
 		_, carrier := carriersIn(ahead.log)
 		return carrier == byWireGuard

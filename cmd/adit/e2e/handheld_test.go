@@ -3,6 +3,7 @@
 package e2e
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 )
@@ -16,7 +17,12 @@ const handheldLimit = 50 << 20
 // watches what the client's process has resident.
 func TestClientOverWireGuardFitsIntoAHandheld(t *testing.T) {
 	road := newFailoverRoad(t, usual(100).Config, byWireGuard)
-	road.startClient(t)
+	// The race detector takes several times as much.
+	binary := filepath.Join(t.TempDir(), "adit")
+	if err := build(binary, "-race=false"); err != nil {
+		t.Fatal(err)
+	}
+	road.client = road.launchOther(t, binary, roamerNS, "the roamer's client", "client", "run", "--dir", road.clientDir, "--door", roadDoor)
 	l := startLoad(t, atTarget(t), road.throughDoor, loadConfig{streams: 200, least: sized[int64](64<<10, 1<<20), pace: 500 * time.Millisecond})
 	l.waitToMove(t)
 	most := road.mostMemory(t, sized(5*time.Second, time.Minute))[1] // the client

@@ -107,16 +107,18 @@ func insideCommand(ctx context.Context, dir string) (*exec.Cmd, error) {
 	return cmd, nil
 }
 
-// build compiles adit, with the race detector if this test program has it.
+// build compiles adit, with the race detector if this test program has it and no
+// flag says otherwise.
 func build(binary string, flags ...string) error {
-	args := append([]string{"build", "-o", binary}, flags...)
+	args := []string{"build", "-o", binary}
 	if info, ok := debug.ReadBuildInfo(); ok {
 		race := debug.BuildSetting{Key: "-race", Value: "true"}
 		if slices.Contains(info.Settings, race) {
 			args = append(args, "-race")
 		}
 	}
-	out, err := exec.Command("go", append(args, "github.com/adit-net/adit/cmd/adit")...).CombinedOutput()
+	args = slices.Concat(args, flags, []string{"github.com/adit-net/adit/cmd/adit"})
+	out, err := exec.Command("go", args...).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("build adit: %w\n%s", err, out)
 	}

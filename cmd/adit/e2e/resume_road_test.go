@@ -180,7 +180,13 @@ func adit(t *testing.T, ns namespace, args ...string) string {
 // the test has failed.
 func (r *road) launch(t *testing.T, ns namespace, title string, args ...string) *program {
 	t.Helper()
-	p, err := launch(ns, shared.dir, title, "ready", shared.binary, args...)
+	return r.launchOther(t, shared.binary, ns, title, args...)
+}
+
+// launchOther starts another build of adit.
+func (r *road) launchOther(t *testing.T, binary string, ns namespace, title string, args ...string) *program {
+	t.Helper()
+	p, err := launch(ns, shared.dir, title, "ready", binary, args...)
 	if err != nil {
 		t.Fatal(err)
 	}
