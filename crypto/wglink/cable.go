@@ -13,7 +13,8 @@ import (
 const (
 	// cableBytes is how much may wait for WireGuard. Beyond it whoever sends
 	// has to wait: in TCP's send buffer a byte is as safe as here, and it does
-	// not stand in front of others. Nothing is dropped.
+	// not stand in front of others. Nothing of it is dropped. As much may wait of
+	// datagrams and other packets whose senders cannot wait, and these are.
 	cableBytes = 256 << 10
 
 	// packetCost is what a packet without payload counts for.
@@ -40,6 +41,8 @@ type cable struct {
 	out    passage  // of packets to WireGuard; Read's own
 	in     *counter // of packets that WireGuard has given; nil: nobody counts
 
+	datagrams *inboxes // of the stack's connections; nil: the stack has UDP of its own
+
 	attached sync.RWMutex            // guards what follows
 	stack    stack.NetworkDispatcher // nil before and after
 	guests   stack.NetworkDispatcher // of another stack; nil if there is none
@@ -49,7 +52,8 @@ type cable struct {
 	filled  sync.Cond  // queue is not empty any more, or the cable is closed
 	room    sync.Cond  // queue is empty again, or the cable is closed
 	queue   []*stack.PacketBuffer
-	bytes   int
+	bytes   int // of what may wait for room
+	loose   int // of what may not
 	closed  bool
 	read    uint64 // packets that Read has given
 	waiting bool   // Read waits
@@ -119,7 +123,7 @@ func (c *cable) refill(wait bool) bool {
 	}
 	c.waiting = false
 	c.queue, c.taken, c.done = c.taken[:0], c.queue, 0
-	c.bytes = 0
+	c.bytes, c.loose = 0, 0
 	c.room.Broadcast()
 	return len(c.taken) > 0
 }
@@ -153,20 +157,32 @@ func (c *cable) Write(bufs [][]byte, offset int) (int, error) {
 		return 0, os.ErrClosed
 	}
 	for rest := bufs; len(rest) > 0; {
-		first := rest[0][offset:]
-		p, version, n := join(rest, offset)
+		n := c.deliver(rest, offset)
 		rest = rest[n:]
-		if p != nil {
-			if to := c.whose(first); to != nil {
-				to.DeliverNetworkPacket(version, p)
-			}
-			p.DecRef()
-		}
 		if c.in != nil {
 			c.in.add(n)
 		}
 	}
 	return len(bufs), nil
+}
+
+// deliver hands over the first packet in bufs, and those that it can be joined
+// with, and says how many that is. The caller holds attached.
+func (c *cable) deliver(bufs [][]byte, offset int) int {
+	first := bufs[0][offset:]
+	to := c.whose(first)
+	if c.datagrams != nil && to == c.stack && c.datagrams.deliver(first) {
+		return 1
+	}
+	p, version, n := join(bufs, offset)
+	if p == nil {
+		return n
+	}
+	if to != nil {
+		to.DeliverNetworkPacket(version, p)
+	}
+	p.DecRef()
+	return n
 }
 
 // verdict is what a filter says about a packet.
@@ -194,17 +210,17 @@ func (c *cable) whose(packet []byte) stack.NetworkDispatcher {
 }
 
 // offer queues packets as WritePackets does, but never waits. They are dropped,
-// all of them, where as much waits beyond cableBytes as below: others who send
-// must wait, and would leave no room.
+// all of them, where cableBytes of such packets wait. Neither these nor others who send
+// take each other's room.
 func (c *cable) offer(packets ...*stack.PacketBuffer) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.closed || c.bytes >= 2*cableBytes {
+	if c.closed || c.loose >= cableBytes {
 		return false
 	}
 	for _, p := range packets {
 		c.queue = append(c.queue, p.IncRef())
-		c.bytes += p.Size() + packetCost
+		c.loose += p.Size() + packetCost
 	}
 	c.filled.Signal()
 	return true
@@ -222,7 +238,7 @@ func (c *cable) shut() {
 	for _, p := range c.queue {
 		p.DecRef()
 	}
-	c.queue, c.bytes = nil, 0
+	c.queue, c.bytes, c.loose = nil, 0, 0
 	c.filled.Broadcast()
 	c.room.Broadcast()
 	close(c.events)

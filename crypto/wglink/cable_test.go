@@ -252,6 +252,28 @@ func TestFullCableMakesSendersWait(t *testing.T) {
 	}
 }
 
+func TestDatagramsTakeNobodysRoomInTheCable(t *testing.T) {
+	c := newCable(1420, newCounter())
+	defer c.shut()
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, 100))})
+	defer p.DecRef()
+	offered := 0
+	for c.offer(p) {
+		offered++
+	}
+	if want := cableBytes/(100+packetCost) + 1; offered != want {
+		t.Errorf("%d packets wait, want %d", offered, want)
+	}
+	// A segment does not have to wait for them. If it did it would for good.
+	var list stack.PacketBufferList
+	segment := outgoing(6, make([]byte, 1000), 1348, header.TCPFlagAck)
+	defer segment.DecRef()
+	list.PushBack(segment)
+	if n, err := c.WritePackets(list); n != 1 || err != nil {
+		t.Errorf("WritePackets gives %d, %v", n, err)
+	}
+}
+
 func TestShutCableFreesWhoeverWaits(t *testing.T) {
 	c := newCable(1420, newCounter())
 	var waiting sync.WaitGroup

@@ -83,7 +83,7 @@ func TestCloseIsReadAsAnEndBehindEverything(t *testing.T) {
 
 func TestAbortIsReadAsAnError(t *testing.T) {
 	near, far := ends(t, carrierTunnel(t))
-	near.(*tcpConn).abort()
+	near.(*datagramConn).abort()
 	if _, err := far.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("Read gives %v", err)
 	}
@@ -134,7 +134,7 @@ func TestCloseUnderTrafficLeavesNothingBehind(t *testing.T) {
 			if i%2 == 0 {
 				busy.Go(func() { _ = c.Close() })
 			} else {
-				busy.Go(c.(*tcpConn).abort)
+				busy.Go(c.(*datagramConn).abort)
 			}
 		}
 		// The carriers' ends and the server's race.

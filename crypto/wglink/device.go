@@ -40,7 +40,7 @@ type engine struct {
 // socket, also when it fails. The fields of s are set.
 func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, logger *device.Logger) (*engine, error) {
 	c := newCable(mtu, s.sent)
-	c.in = s.in.out
+	c.in, c.datagrams = s.in.out, new(inboxes)
 	ip, err := newStack(c, address)
 	if err != nil {
 		s.discard()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"strings"
 	"sync"
@@ -96,12 +95,15 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 		c.abort()
 		return nil, fmt.Errorf("read the server's nonce: %w", err)
 	}
+	conn := newDatagramConn(c, l.cable)
+	conn.enter()
 	c.onClose = func() {
+		conn.leave()
 		l.dialer.left() // handshakes have gone on meanwhile
 		l.dialer.release(l)
 	}
 	return &Carrier{
-		conn:    c,
+		conn:    conn,
 		timeout: l.dialer.timeout(),
 		server:  serverID(l.server),
 		channel: channelID(l.server, l.dialer.Key.Public(), nonce[:]),
@@ -111,7 +113,7 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 // Carrier is a connection through WireGuard to a server that has proved who it
 // is. It becomes a session's carrier by [Carrier.Attach].
 type Carrier struct {
-	conn    *tcpConn
+	conn    *datagramConn
 	timeout time.Duration
 	server  [32]byte
 	channel [32]byte
@@ -139,7 +141,7 @@ func (c *Carrier) Close() error { return c.conn.Close() }
 // peer has closed conn, not when the connection was cut. A Write that fails
 // with a time-out has sent the n bytes that it reports. Close waits at most
 // 250 ms for the peer.
-func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn net.Conn, answer []byte, err error) {
+func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn DatagramConn, answer []byte, err error) {
 	answer, err = c.attach(ctx, opening)
 	if err != nil {
 		c.conn.abort()
@@ -155,7 +157,7 @@ func (c *Carrier) attach(ctx context.Context, opening []byte) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
 	answer := make([]byte, AnswerSize)
-	err := within(ctx, c.conn, func() error {
+	err := within(ctx, c.conn.tcpConn, func() error {
 		if _, err := c.conn.Write(opening); err != nil {
 			return err
 		}

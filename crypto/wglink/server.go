@@ -50,7 +50,7 @@ type Arrival struct {
 //
 // If answer is nil the opening is not genuine, and the connection is reset.
 // Otherwise the answer, of [AnswerSize] bytes, is sent, and serve runs in the
-// connection's goroutine with a conn as [Carrier.Attach] describes it. The
+// connection's goroutine with a [DatagramConn] as [Carrier.Attach] describes it. The
 // connection is closed when serve returns, which must be soon after its ctx
 // ends. A nil serve closes the connection at once.
 //
@@ -345,7 +345,10 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 		return
 	}
 	if serve != nil {
-		serve(x.ctx, c)
+		conn := newDatagramConn(c, x.cable)
+		conn.enter()
+		defer conn.leave()
+		serve(x.ctx, conn)
 	}
 	_ = c.Close() // it has no error
 }

@@ -1,0 +1,398 @@
+package wglink
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"net"
+	"net/netip"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"gvisor.dev/gvisor/pkg/buffer"
+	"gvisor.dev/gvisor/pkg/tcpip/header"
+	"gvisor.dev/gvisor/pkg/tcpip/stack"
+)
+
+// datagramExit is a server that gives its ends of carriers in the order in which
+// these are attached.
+func datagramExit(t testing.TB) (*exit, <-chan DatagramConn) {
+	t.Helper()
+	ends := make(chan DatagramConn, 16)
+	e := start(t, genuine(func(ctx context.Context, c net.Conn) {
+		ends <- c.(DatagramConn)
+		<-ctx.Done()
+	}))
+	return e, ends
+}
+
+// attachDatagrams is attach to such a server.
+func attachDatagrams(t testing.TB, d *Dialer, ends <-chan DatagramConn) (near *datagramConn, far DatagramConn) {
+	t.Helper()
+	near = attach(t, d).(*datagramConn)
+	return near, <-ends
+}
+
+func say(c DatagramConn, texts ...string) {
+	var batch [][]byte
+	for _, text := range texts {
+		batch = append(batch, []byte(text))
+	}
+	c.WriteDatagrams(batch)
+}
+
+// hear gives the datagram that comes next.
+func hear(t testing.TB, c DatagramConn) string {
+	t.Helper()
+	late := time.AfterFunc(patience, func() { _ = c.Close() })
+	defer late.Stop()
+	b := make([]byte, 1<<16)
+	n, err := c.ReadDatagram(b)
+	if err != nil {
+		t.Fatalf("no datagram came: %v", err)
+	}
+	return string(b[:n])
+}
+
+func TestDatagramsPassBothWays(t *testing.T) {
+	e, ends := datagramExit(t)
+	near, far := attachDatagrams(t, e.dialer(t), ends)
+	if size := near.DatagramSize(); size != defaultMTU-48 || far.DatagramSize() != size {
+		t.Fatalf("datagrams may have %d and %d bytes", size, far.DatagramSize())
+	}
+	full := string(randomBytes(near.DatagramSize()))
+	for _, way := range []struct{ from, to DatagramConn }{{near, far}, {far, near}} {
+		say(way.from, "", "x", full+"x", full, strings.Repeat("x", 1<<17), "end")
+		for _, want := range []string{"", "x", full, "end"} {
+			if got := hear(t, way.to); got != want {
+				t.Fatalf("%d bytes came, want %d", len(got), len(want))
+			}
+		}
+	}
+	say(near, "longer than there is room for")
+	b := make([]byte, 6)
+	if n, err := far.ReadDatagram(b); n != len(b) || err != nil || string(b) != "longer" {
+		t.Errorf("ReadDatagram gives %d, %v, %q", n, err, b)
+	}
+}
+
+func TestDatagramsPassWhileTheBytesDoNot(t *testing.T) {
+	e, ends := datagramExit(t)
+	near, far := attachDatagrams(t, e.dialer(t), ends)
+	_ = near.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
+	for {
+		if _, err := near.Write(make([]byte, 1<<20)); err != nil {
+			break // nobody reads at the other end
+		}
+	}
+	say(near, "ping")
+	if got := hear(t, far); got != "ping" {
+		t.Errorf("%q came", got)
+	}
+	say(far, "pong")
+	if got := hear(t, near); got != "pong" {
+		t.Errorf("%q came", got)
+	}
+}
+
+func TestDatagramsComeOutWhereTheirBytesDo(t *testing.T) {
+	e, ends := datagramExit(t)
+	one, other := e.dialer(t), e.dialer(t)
+	var near, far []DatagramConn
+	for _, d := range []*Dialer{one, one, other, one} {
+		n, f := attachDatagrams(t, d, ends)
+		near, far = append(near, n), append(far, f)
+	}
+	for i := range near {
+		say(near[i], "up"+string(rune('0'+i)))
+		say(far[i], "down"+string(rune('0'+i)))
+	}
+	for i := range near {
+		if got := hear(t, far[i]); got != "up"+string(rune('0'+i)) {
+			t.Errorf("%q came out of carrier %d", got, i)
+		}
+		if got := hear(t, near[i]); got != "down"+string(rune('0'+i)) {
+			t.Errorf("%q came out of carrier %d", got, i)
+		}
+	}
+}
+
+// send lets a packet out that is in nobody's name.
+func (l *link) send(from, to netip.AddrPort, payload string) {
+	b := ipPacket(header.UDPProtocolNumber, from.Addr(), to.Addr(), 0, udpMessage(from, to, []byte(payload)), 0, false)
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+	l.cable.offer(p)
+	p.DecRef()
+}
+
+func TestOthersCannotSendDatagramsOnACarrier(t *testing.T) {
+	e, ends := datagramExit(t)
+	alice, mallory := e.dialer(t), e.dialer(t)
+	near, far := attachDatagrams(t, alice, ends)
+	own, heard := attachDatagrams(t, mallory, ends)
+	hers, his := near.local, own.local
+	for _, from := range []netip.AddrPort{
+		hers,
+		netip.AddrPortFrom(his.Addr(), hers.Port()),
+		netip.AddrPortFrom(hers.Addr(), his.Port()),
+		netip.AddrPortFrom(his.Addr(), his.Port()+1),
+		netip.AddrPortFrom(near.remote.Addr(), carrierPort),
+	} {
+		for _, to := range []netip.AddrPort{
+			near.remote,
+			hers,
+			netip.AddrPortFrom(near.remote.Addr(), carrierPort+1),
+		} {
+			mallory.link.send(from, to, "forged")
+		}
+	}
+	say(own, "true")
+	if got := hear(t, heard); got != "true" { // all before it has been dealt with
+		t.Errorf("%q came to its own end", got)
+	}
+	say(near, "hers")
+	if got := hear(t, far); got != "hers" {
+		t.Errorf("%q came to the server", got)
+	}
+	say(far, "hers, too")
+	if got := hear(t, near); got != "hers, too" {
+		t.Errorf("%q came to her", got)
+	}
+}
+
+func TestNoDatagramComesTwiceOrChanged(t *testing.T) {
+	e, ends := datagramExit(t)
+	d := e.dialer(t)
+	to, err := net.ResolveUDPAddr("udp", e.endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Endpoint = mangler{t, to}.lay()
+	near, far := attachDatagrams(t, d, ends)
+
+	const n = 2000
+	body := randomBytes(100)
+	came := make([]int, n)
+	var sending sync.WaitGroup
+	stop := make(chan struct{})
+	sending.Go(func() {
+		for i := 0; ; i++ {
+			b := binary.BigEndian.AppendUint32(nil, uint32(min(i, n)))
+			near.WriteDatagrams([][]byte{append(b, body...)})
+			if i < n && i%32 > 0 {
+				continue
+			}
+			select {
+			case <-stop:
+				return
+			case <-time.After(time.Millisecond):
+			}
+		}
+	})
+	var order []uint32
+	for {
+		got := hear(t, far)
+		i := binary.BigEndian.Uint32([]byte(got))
+		if got[4:] != string(body) || i > n {
+			t.Fatal("another datagram came")
+		}
+		if i == n {
+			break
+		}
+		came[i]++
+		order = append(order, i)
+	}
+	close(stop)
+	sending.Wait()
+	if twice := slices.Max(came); twice != 1 {
+		t.Errorf("a datagram came %d times", twice)
+	}
+	if lost := n - len(order); lost == 0 || lost > n/2 || slices.IsSorted(order) {
+		t.Errorf("%d of %d are lost; it was to be some, and some out of order", lost, n)
+	}
+	if _, err := near.Write([]byte("bytes")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(far, make([]byte, 5)); err != nil {
+		t.Errorf("the bytes do not get through: %v", err)
+	}
+}
+
+func TestCloseEndsDatagrams(t *testing.T) {
+	e, ends := datagramExit(t)
+	d := e.dialer(t)
+	attach(t, d) // so that the link stays
+	<-ends
+	near, far := attachDatagrams(t, d, ends)
+	var reading sync.WaitGroup
+	for _, c := range []DatagramConn{near, far} {
+		reading.Go(func() {
+			if _, err := c.ReadDatagram(make([]byte, 10)); !errors.Is(err, net.ErrClosed) {
+				t.Errorf("ReadDatagram gives %v", err)
+			}
+		})
+		_ = c.Close()
+	}
+	reading.Wait()
+	say(near, "late")
+	d.link.cable.datagrams.mu.RLock()
+	defer d.link.cable.datagrams.mu.RUnlock()
+	if n := len(d.link.cable.datagrams.all); n != 1 {
+		t.Errorf("%d inboxes are left, want that of the other carrier", n)
+	}
+}
+
+func TestCloseUnderDatagramsLeavesNothingBehind(t *testing.T) {
+	before := runtime.NumGoroutine()
+	talk := func(c DatagramConn) {
+		var both sync.WaitGroup
+		both.Go(func() {
+			for b := make([]byte, 2000); ; {
+				if _, err := c.ReadDatagram(b); err != nil {
+					return
+				}
+			}
+		})
+		both.Go(func() { _, _ = io.Copy(io.Discard, c); _ = c.Close() })
+		for batch := [][]byte{make([]byte, 1000), make([]byte, 10)}; ; {
+			if _, err := c.Write(batch[0]); err != nil {
+				break
+			}
+			c.WriteDatagrams(batch)
+		}
+		_ = c.Close()
+		both.Wait()
+		c.WriteDatagrams([][]byte{{1}})
+	}
+	for range 5 {
+		e := start(t, genuine(func(ctx context.Context, c net.Conn) {
+			stop := context.AfterFunc(ctx, func() { _ = c.Close() })
+			defer stop()
+			talk(c.(DatagramConn))
+		}))
+		var busy sync.WaitGroup
+		for range 2 {
+			d := e.dialer(t)
+			for i := range 3 {
+				c := attach(t, d).(*datagramConn)
+				busy.Go(func() { talk(c) })
+				switch i {
+				case 0:
+					busy.Go(func() { _ = c.Close() })
+				case 1:
+					busy.Go(c.abort)
+				}
+			}
+		}
+		e.stop()
+		busy.Wait()
+	}
+	for deadline := time.Now().Add(patience); runtime.NumGoroutine() > before; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d goroutines, before there were %d", runtime.NumGoroutine(), before)
+		}
+	}
+}
+
+func TestInboxHoldsNoMoreThanItMay(t *testing.T) {
+	i := inbox{arrived: make(chan struct{}, 1)}
+	fill := func() (n int) {
+		for before := -1; len(i.waiting) != before; n++ {
+			before = len(i.waiting)
+			i.put(binary.BigEndian.AppendUint32(nil, uint32(n)))
+		}
+		return n - 1
+	}
+	const each = lengthSize + 4
+	first := fill()
+	if first != maxInbox/each {
+		t.Fatalf("%d bytes wait", first*each)
+	}
+	b := make([]byte, 100)
+	if n, ok := i.take(b); n != 4 || !ok {
+		t.Fatalf("take gives %d, %v", n, ok)
+	}
+	all := first + fill()
+	if all != 2*first {
+		t.Fatalf("%d bytes wait", all*each)
+	}
+	for k := 1; k < all; k++ {
+		if n, ok := i.take(b); n != 4 || !ok || int(binary.BigEndian.Uint32(b)) != k%first {
+			t.Fatalf("datagram %d: %d, %v, % x", k, n, ok, b[:n])
+		}
+	}
+	if _, ok := i.take(b); ok || i.waiting != nil || i.taken != nil || i.room != nil {
+		t.Error("an empty inbox keeps memory")
+	}
+}
+
+// aWay is what packets of the tests below come by.
+var aWay = struct{ from, to netip.AddrPort }{netip.MustParseAddrPort("[fd00::1]:443"), netip.MustParseAddrPort("[fd00::2]:50000")}
+
+func aDatagram(payload string) []byte {
+	return ipPacket(header.UDPProtocolNumber, aWay.from.Addr(), aWay.to.Addr(), 0, udpMessage(aWay.from, aWay.to, []byte(payload)), 0, false)
+}
+
+func TestGarbledDatagramsAreDropped(t *testing.T) {
+	i := &inbox{arrived: make(chan struct{}, 1)}
+	var s inboxes
+	s.add(routeOf(aWay.from, aWay.to), i)
+	good := aDatagram("payload")
+	if !s.deliver(good) || len(i.waiting) != lengthSize+len("payload") {
+		t.Fatal("a datagram was not taken")
+	}
+	i.waiting = nil
+	for at := range good {
+		if at > 0 && at < 4 || at == 7 {
+			continue // class, flow label, hop limit: nothing protects them, nobody minds
+		}
+		bad := bytes.Clone(good)
+		bad[at] ^= 0x10
+		if s.deliver(bad); len(i.waiting) > 0 {
+			t.Fatalf("taken with another byte %d", at)
+		}
+	}
+	for n := range good {
+		if s.deliver(good[:n]); len(i.waiting) > 0 {
+			t.Fatalf("taken cut off at %d", n)
+		}
+	}
+	bare := bytes.Clone(good)
+	bare[header.IPv6MinimumSize+6], bare[header.IPv6MinimumSize+7] = 0, 0
+	if s.deliver(bare); len(i.waiting) > 0 {
+		t.Error("taken without a checksum")
+	}
+}
+
+func FuzzDatagram(f *testing.F) {
+	for _, payload := range []string{"", "x", "payload"} {
+		f.Add(aDatagram(payload))
+	}
+	f.Add(aDatagram("cut off")[:47])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		i := &inbox{arrived: make(chan struct{}, 1)}
+		var s inboxes
+		s.add(routeOf(aWay.from, aWay.to), i)
+		s.deliver(b)
+		got := make([]byte, len(b))
+		n, ok := i.take(got)
+		if !ok {
+			return
+		}
+		// It is what the sender makes of that payload, but for the fields that
+		// nobody looks at.
+		want := aDatagram(string(got[:n]))
+		copy(want[:4], b[:4])
+		want[7] = b[7]
+		if want[0]>>4 != header.IPv6Version || !bytes.Equal(want, b) {
+			t.Fatalf("% x was taken", b)
+		}
+	})
+}
