@@ -12,6 +12,7 @@ import (
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/wglink"
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/resume"
 )
 
 // wireGuardCarrier makes a [client.Carrier] of a connection inside WireGuard.
@@ -33,8 +34,11 @@ func (c wireGuardCarrier) Attach(ctx context.Context, opening []byte) (net.Conn,
 	return inside{conn}, answer, nil
 }
 
-// inside is a connection whose addresses the network outside does not know.
-type inside struct{ net.Conn }
+// inside is a connection whose addresses the network outside does not know. Sessions
+// find that it takes datagrams.
+type inside struct{ wglink.DatagramConn }
+
+var _ resume.DatagramConn = inside{}
 
 // Inside tells the client so.
 func (inside) Inside() bool { return true }

@@ -82,7 +82,7 @@ type carrierSource struct {
 	far  chan net.Conn
 }
 
-func newCarrierSource(b *testing.B) *carrierSource {
+func newCarrierSource(b testing.TB) *carrierSource {
 	key, err := keys.NewServer()
 	if err != nil {
 		b.Fatal(err)
@@ -115,7 +115,7 @@ func newCarrierSource(b *testing.B) *carrierSource {
 	return s
 }
 
-func (s *carrierSource) next(b *testing.B) (near, far net.Conn) {
+func (s *carrierSource) next(b testing.TB) (near, far net.Conn) {
 	c, err := s.dial.Dial(b.Context())
 	if err != nil {
 		b.Fatal(err)

@@ -121,9 +121,17 @@ func (p *pinger) trips(t *testing.T, n int, period time.Duration) (trips []time.
 // 50 ms and 100 Mbit/s. What else the machine does shows in them, too: in one round of
 // many at least it must be quiet. Datagrams that wait behind bulk do so in all.
 func TestDatagramsDoNotWaitBehindADownload(t *testing.T) {
+	t.Run(byTLS, func(t *testing.T) { datagramsBesideADownload(t, newRoad(t, usual(100))) })
+	t.Run(byWireGuard, func(t *testing.T) {
+		r := newFailoverRoad(t, usual(100).Config, byWireGuard)
+		r.startClient(t)
+		datagramsBesideADownload(t, r)
+	})
+}
+
+func datagramsBesideADownload(t *testing.T, r *road) {
 	const most = 10 // rounds
 	n := sized(200, 2000)
-	r := newRoad(t, usual(100))
 	p := r.newPinger(t, mirrorAtTarget(t))
 	p.trips(t, 10, 10*time.Millisecond)
 	idle := quantile(p.trips(t, n, 10*time.Millisecond), 0.5)
