@@ -238,6 +238,16 @@ func TestLineWithoutEndIsBounded(t *testing.T) {
 	}
 }
 
+func TestHeadThatHidesItsEndIsDoubted(t *testing.T) {
+	request := "CONNECT a.example:443 HTTP/1.1\r\nX: " + strings.Repeat("x", 2*limit) + "\r\n\r\n"
+	for _, size := range []int{1, 1000, 1 << 20} {
+		v := show(new(Stream), request, "", size)
+		if v.Protocol != HTTP || !v.Certain || v.More || v.Host != "a.example" || v.Doubt == "" {
+			t.Errorf("in pieces of %d: %+v", size, v)
+		}
+	}
+}
+
 func benchmark(b *testing.B, up []byte, size int) {
 	b.ReportAllocs()
 	s := new(Stream)

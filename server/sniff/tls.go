@@ -8,6 +8,7 @@ import (
 
 // Parts of TLS, RFC 8446.
 const (
+	recordAlert        = 21
 	recordHandshake    = 22
 	messageClientHello = 1
 	messageServerHello = 2

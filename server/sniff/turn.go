@@ -30,6 +30,7 @@ const (
 	forLines          // of text, for a word that asks for TLS
 	forMessages       // that say how long they are
 	forAnswer         // of an HTTP server
+	forHello          // of a TLS server
 	forFields         // of HTTP/2
 )
 
@@ -50,6 +51,8 @@ func watchOf(p Protocol) watch {
 		return forAnswer
 	case HTTP2:
 		return forFields
+	case TLS:
+		return forHello
 	}
 	return forNothing
 }
@@ -63,10 +66,15 @@ func (s *Stream) open(upRest, downRest []byte) Verdict {
 	if s.stage++; s.stage >= maxStages {
 		s.turn.watch = forNothing
 	}
-	if s.turn.watch == forAnswer {
-		if up.eoh == 0 { // the request is not here, or longer than what is read
-			s.turn.watch = forNothing
+	switch {
+	case s.turn.watch == forHello && (s.under != "" || len(up.b) == 0):
+		s.turn.watch = forNothing // the server's consent to TLS may still be on its way
+	case s.turn.watch == forAnswer && up.eoh == 0:
+		s.turn.watch = forNothing
+		if len(up.b) > 0 {
+			s.verdict.Doubt = "the head of the request is longer than what is read of it"
 		}
+	case s.turn.watch == forAnswer:
 		s.turn.connect = begins(up.b, "CONNECT ") == sure
 		up.b = up.b[up.eoh:]
 	}
@@ -137,8 +145,14 @@ func (s *Stream) afterUp(b []byte) Verdict {
 
 // afterDown watches what the server sends when the protocol is known.
 func (s *Stream) afterDown(b []byte) Verdict {
-	if s.turn.watch == forAnswer {
+	switch {
+	case s.turn.watch == forAnswer:
 		return s.answerOf1(b)
+	case s.turn.watch == forHello && len(b) > 0:
+		if b[0] != recordHandshake && b[0] != recordAlert {
+			s.verdict.Doubt = "the answer is not of TLS"
+		}
+		return s.end()
 	}
 	return s.verdict
 }

@@ -43,6 +43,11 @@ var turns = []struct {
 	{"Java objects", []string{"<GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n", ">HTTP/1.1 200 OK\r\n\r\n" + unhex("aced0005")}, carrying(HTTP, "a.example", JavaObjects), false},
 	{"an ordinary page", []string{"<GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n", ">HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n<!doctype html>"}, host(HTTP, "a.example"), false},
 	{"an answer after interim ones", []string{"<GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n", ">HTTP/1.1 103 Hints\r\n\r\nHTTP/1.1 200 OK\r\nContent-Type: audio/mpeg\r\n\r\nbody"}, carrying(HTTP, "a.example", Progressive), false},
+	{"TLS that waits for its answer", []string{"<" + smallHello}, helloVerdict, true},
+	{"TLS with an answer", []string{"<" + smallHello, ">" + unhex("160303003a020000360303")}, helloVerdict, false},
+	{"TLS with an alert", []string{"<" + smallHello, ">" + unhex("15030300020228")}, helloVerdict, false},
+	{"a hello that only pretends", []string{"<" + smallHello, ">SSH-2.0-x\r\n"},
+		with(helloVerdict, func(v *Verdict) { v.Doubt = "the answer is not of TLS" }), false},
 	{"an answer that is none", []string{"<GET /x HTTP/1.1\r\nHost: a.example\r\n\r\n", ">\x00\x01\x02\x03"},
 		with(host(HTTP, "a.example"), func(v *Verdict) { v.Doubt = "the answer is not of HTTP" }), false},
 }
@@ -91,7 +96,7 @@ func TestExpiredHelloIsTLSWithoutName(t *testing.T) {
 	if v := s.Expire(); v.Protocol != TLS || !v.Certain || !v.More || v.Host != "" {
 		t.Errorf("when time is over it is %+v", v)
 	}
-	if v := s.Up([]byte(smallHello[70:])); v != helloVerdict {
+	if v := s.Up([]byte(smallHello[70:])); v.withoutMore() != helloVerdict {
 		t.Errorf("the whole hello is %+v", v)
 	}
 }
