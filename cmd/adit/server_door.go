@@ -179,8 +179,12 @@ func within(dir, path string) string {
 	return filepath.Join(dir, path)
 }
 
-// doors looks whether a server's doors could open.
+// doors looks whether a server's doors could open, and whether apps at others could log in.
 func (k *checker) doors(ctx context.Context, dir string, cfg serverConfig, running bool) {
+	if cfg.Login.Keytab != "" {
+		_, err := cfg.Login.login(dir)
+		k.say("login", "by "+strings.Join(cfg.Login.Methods, ", "), err)
+	}
 	for _, c := range cfg.Doors {
 		_, err := c.config(dir, nil)
 		named := slices.Sorted(maps.Values(c.Networks))
