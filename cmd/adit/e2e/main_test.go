@@ -111,11 +111,8 @@ func insideCommand(ctx context.Context, dir string) (*exec.Cmd, error) {
 // flag says otherwise.
 func build(binary string, flags ...string) error {
 	args := []string{"build", "-o", binary}
-	if info, ok := debug.ReadBuildInfo(); ok {
-		race := debug.BuildSetting{Key: "-race", Value: "true"}
-		if slices.Contains(info.Settings, race) {
-			args = append(args, "-race")
-		}
+	if raced() {
+		args = append(args, "-race")
 	}
 	args = slices.Concat(args, flags, []string{"github.com/adit-net/adit/cmd/adit"})
 	out, err := exec.Command("go", args...).CombinedOutput()
@@ -123,6 +120,12 @@ func build(binary string, flags ...string) error {
 		return fmt.Errorf("build adit: %w\n%s", err, out)
 	}
 	return nil
+}
+
+// raced tells whether this test program has the race detector.
+func raced() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"})
 }
 
 // runInside sets up the lab, runs the tests, and in the end looks at what no

@@ -5,6 +5,7 @@ package e2e
 import (
 	"bytes"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
@@ -72,18 +73,33 @@ func associate(t *testing.T, door string, target netip.AddrPort) *pinger {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
-	reply := make([]byte, 2+10)
-	if _, err := c.Write([]byte{5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0}); err != nil {
+	relay, err := askForRelay(c)
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.ReadFull(c, reply); err != nil || !bytes.Equal(reply[:6], []byte{5, 0, 5, 0, 0, 1}) {
-		t.Fatalf("the door answers % x, %v", reply, err)
+	return &pinger{roamerNS.listenUDP(t, "127.0.0.1:0"), relay, socks5Header(target)}
+}
+
+// askForRelay asks a door by SOCKS 5 for where it takes datagrams.
+func askForRelay(door net.Conn) (relay netip.AddrPort, err error) {
+	_ = door.SetDeadline(time.Now().Add(time.Minute))
+	if _, err := door.Write([]byte{5, 1, 0, 5, 3, 0, 1, 0, 0, 0, 0, 0, 0}); err != nil {
+		return relay, err
 	}
-	relay := netip.AddrPortFrom(netip.AddrFrom4([4]byte(reply[6:])), binary.BigEndian.Uint16(reply[10:]))
+	reply := make([]byte, 2+10)
+	if _, err := io.ReadFull(door, reply); err != nil {
+		return relay, fmt.Errorf("the door answers % x: %w", reply, err)
+	}
+	if !bytes.Equal(reply[:6], []byte{5, 0, 5, 0, 0, 1}) {
+		return relay, fmt.Errorf("the door answers % x", reply)
+	}
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte(reply[6:])), binary.BigEndian.Uint16(reply[10:])), nil
+}
+
+// socks5Header goes before a datagram for a target.
+func socks5Header(target netip.AddrPort) []byte {
 	a := target.Addr().As4()
-	head := binary.BigEndian.AppendUint16(append([]byte{0, 0, 0, 1}, a[:]...), target.Port())
-	return &pinger{roamerNS.listenUDP(t, "127.0.0.1:0"), relay, head}
+	return binary.BigEndian.AppendUint16(append([]byte{0, 0, 0, 1}, a[:]...), target.Port())
 }
 
 // trips sends a datagram every period and gives how long each took that came back.
