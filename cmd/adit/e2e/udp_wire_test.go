@@ -96,6 +96,12 @@ func TestDatagramsTakeFewerBytesThanThoseOfOthers(t *testing.T) {
 			t.Errorf("wireguard-go takes %.1f, want %.1f: nothing is counted right", got, want)
 		}
 	}
+	// Inside WireGuard it is IPv6, a token and a number.
+	for i, want := range inWireGuard(20 + 4 + 1) {
+		if got := single[byWireGuard][i]; got > want+1 {
+			t.Errorf("over WireGuard: %.1f, want %.1f", got, want)
+		}
+	}
 	for peer, cost := range map[string]wireCost{
 		"SOCKS 5 over TLS, a segment for each": flat(tcpHeaders + tlsRecord + socks5Head),
 		"SOCKS 5 inside WireGuard":             inWireGuard(socks5Head),
