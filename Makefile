@@ -11,7 +11,7 @@ PACKAGES := gcc libc6-dev iproute2 util-linux \
 	git python3 python3-socks chromium \
 	krb5-kdc krb5-admin-server krb5-user python3-gssapi \
 	dante-client vsftpd tnftp nodejs node-socks \
-	snmp snmpd tftp-hpa tftpd-hpa coturn \
+	snmp snmpd tftp-hpa tftpd-hpa coturn shadowsocks-libev \
 	tsocks torsocks tor redsocks nftables omniorb omniorb-nameserver \
 	openjdk-17-jre-headless firefox-esr \
 	wireguard-tools wireguard-go iperf3 iputils-ping bind9-dnsutils
