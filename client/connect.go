@@ -44,6 +44,9 @@ func (c *Client) request(ctx context.Context, user string, q socks.Request6) (gr
 
 // requestEarly makes a request with the first bytes behind it.
 func (c *Client) requestEarly(ctx context.Context, user string, q socks.Request6, first []byte) (granted, error) {
+	if len(first) > socks.MaxInitialData6 {
+		return granted{}, &socks.Error{Code: socks.GeneralFailure, Err: fmt.Errorf("%d first bytes are too many", len(first))}
+	}
 	for try := 1; ; try++ {
 		lane, stream, err := c.open(ctx)
 		if err != nil {
@@ -85,9 +88,6 @@ func (c *Client) encode(user string, s *session, q socks.Request6, first []byte)
 
 // withFirst gives the bytes of a request, which says how many follow it.
 func withFirst(q socks.Request6, first []byte) ([]byte, error) {
-	if len(first) > socks.MaxInitialData6 {
-		return nil, fmt.Errorf("there are %d first bytes", len(first))
-	}
 	if len(first) > 0 {
 		q.Options.Offer = &socks.MethodOffer6{InitialData: uint16(len(first))}
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bufio"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -78,6 +77,8 @@ func setupScript(e *testscript.Env) error {
 		for _, p := range programs {
 			_ = p.cmd.Process.Kill() // most have ended
 			<-p.done
+			_ = p.out.Close()
+			<-p.read
 		}
 	})
 	return nil
@@ -125,6 +126,8 @@ func freePorts(ts *testscript.TestScript, _ bool, names []string) {
 type background struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed when it has ended
+	out  *os.File      // what it prints, and a server's successors
+	read chan struct{} // closed when they have all ended, or out is closed
 
 	mu    sync.Mutex
 	lines []string
@@ -141,27 +144,43 @@ func startProgram(ts *testscript.TestScript, _ bool, args []string) {
 		path, _, _ = strings.Cut(path, string(os.PathListSeparator)) // testscript puts it first
 		path += "/adit"
 	}
-	p := &background{cmd: exec.Command(path, args[3:]...), done: make(chan struct{}), more: make(chan struct{})}
+	p := &background{
+		cmd:  exec.Command(path, args[3:]...),
+		done: make(chan struct{}),
+		read: make(chan struct{}),
+		more: make(chan struct{}),
+	}
 	p.cmd.Dir = ts.Getenv("WORK")
 	for _, name := range []string{"PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR", "WORK", "NOTIFY_SOCKET"} {
 		p.cmd.Env = append(p.cmd.Env, name+"="+ts.Getenv(name))
 	}
-	r, w := io.Pipe()
-	p.cmd.Stdout, p.cmd.Stderr = w, w
-	p.cmd.WaitDelay = time.Second // a server's successor has these, too, and may outlive it
-	ts.Check(p.cmd.Start())
+	out, w, err := os.Pipe()
+	ts.Check(err)
+	p.out, p.cmd.Stdout, p.cmd.Stderr = out, w, w
+	err = p.cmd.Start()
+	w.Close()
+	if err != nil {
+		out.Close()
+		ts.Check(err)
+	}
 	ts.Value(programsKey{}).(map[string]*background)[args[0]] = p
+	go p.follow()
 	go func() {
+		defer close(p.done)
 		_ = p.cmd.Wait() // ended looks at the exit code
-		w.Close()
+		select {
+		case <-p.read:
+		case <-time.After(time.Second): // a successor goes on
+		}
 	}()
-	go p.read(r)
 	p.seen(ts, args[1])
 }
 
-func (p *background) read(r io.Reader) {
-	defer close(p.done)
-	for lines := bufio.NewScanner(r); lines.Scan(); {
+// follow reads on when the program has ended: a server's successor prints to
+// the same pipe, and would be ended by a signal if nobody read.
+func (p *background) follow() {
+	defer close(p.read)
+	for lines := bufio.NewScanner(p.out); lines.Scan(); {
 		p.mu.Lock()
 		p.lines = append(p.lines, lines.Text())
 		close(p.more)
