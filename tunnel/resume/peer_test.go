@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -224,6 +225,32 @@ func TestPingsAreNotQueued(t *testing.T) {
 		if len(sent) > 200 {
 			t.Errorf("%d bytes were owed", len(sent))
 		}
+	})
+}
+
+func TestDatagramThatComesInPiecesIsNotAcknowledged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRaw(t, resume.Config{Grace: time.Hour, Idle: idle})
+		_, peer, _ := r.attach(0, roomy)
+		r.read()
+		var sent bytes.Buffer
+		r.ended.Go(func() { sent.ReadFrom(peer) })
+		frame := datagramFrame(bytes.Repeat([]byte{1}, 10_000))
+		peer.Write(frame)
+		synctest.Wait()
+		first := sent.Len()
+		for range 5 {
+			for piece := range slices.Chunk(frame, 3000) {
+				peer.Write(piece)
+				time.Sleep(50 * time.Millisecond)
+			}
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if more := sent.Bytes()[first:]; len(more) > 0 {
+			t.Errorf("the peer was told % x", more)
+		}
+		r.close()
 	})
 }
 

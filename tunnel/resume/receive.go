@@ -66,7 +66,9 @@ func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
 		p.received += uint64(n)
 		now := time.Now()
 		c.hear(now)
-		c.owe(p.received, now)
+		if c.in.datagram == nil { // of which the peer is not told
+			c.owe(p.received, now)
+		}
 	}
 	if err != nil {
 		p.fault(c, err)
