@@ -300,6 +300,7 @@ func (p *Pipe) heed(c *Carrier, acked uint64) error {
 		return Breach{"it acknowledges bytes that it was never sent"}
 	}
 	if acked > p.out.acked {
+		c.trust()
 		p.acknowledge(acked)
 	}
 	return nil

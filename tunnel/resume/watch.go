@@ -46,6 +46,7 @@ func (p *Pipe) advanced(c *Carrier) bool { return p.received+p.out.acked > c.sta
 // not that of a very slow path.
 func (p *Pipe) measure(c *Carrier, now time.Time) {
 	c.pingOpen = false
+	c.trust()
 	p.trip = max(now.Sub(c.pinged), time.Microsecond)
 	c.yield.answered(p.trip, p.chatting(now))
 	if c.least == 0 || p.trip < c.least {
@@ -111,13 +112,20 @@ func (c *Carrier) answered(p *Pipe) {
 	}
 }
 
-// hear notes that the peer is alive.
+// hear notes that the peer is alive. That does not clear a carrier of suspicion:
+// after a silence the peer's words can arrive long before ours reach it, as each
+// end's TCP tries again at times of its own.
 func (c *Carrier) hear(now time.Time) {
 	c.heard = now
 	c.pipe.met = true
+}
+
+// trust clears a carrier of suspicion: what was sent on it has arrived. The caller
+// holds the pipe's mu.
+func (c *Carrier) trust() {
 	if c.suspect {
 		c.suspect = false
-		c.lookAt(now.Add(c.suspectAfter()))
+		c.lookAt(time.Now().Add(c.suspectAfter()))
 		c.pipe.tell()
 	}
 }

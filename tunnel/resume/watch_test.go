@@ -152,6 +152,35 @@ func TestPathThatFallsSilentAgainIsSuspectAgainAtOnce(t *testing.T) {
 	})
 }
 
+// TestPeerThatIsHeardButDoesNotAnswerStaysSuspect is about a path that comes back
+// for what the peer sends before it does for what is sent to the peer.
+func TestPeerThatIsHeardButDoesNotAnswerStaysSuspect(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+		p.drain()
+		link := p.attach(tunneltest.Path{})
+		synctest.Wait()
+		link.conn.Stall(true)
+		p.ended.Go(func() { p.a.Write(make([]byte, 100)) })
+		until(t, p.a, time.Minute, suspect)
+		link.conn.Stall(false)
+		link.conn.StallWrites(true)
+		before := p.a.Received()
+		for range 10 {
+			p.b.Write(make([]byte, 100))
+			time.Sleep(100 * time.Millisecond)
+			if s, _ := p.a.State(); !s.Suspect || !s.Attached {
+				t.Fatalf("while the peer is heard: %+v", s)
+			}
+		}
+		if p.a.Received() != before+1000 {
+			t.Error("the peer was not heard")
+		}
+		link.conn.StallWrites(false)
+		until(t, p.a, time.Second, func(s resume.State) bool { return !s.Suspect })
+	})
+}
+
 // TestPatienceIsForPathsThatNeverWorked is about a client that loses one path
 // after another, each of which has been of use.
 func TestPatienceIsForPathsThatNeverWorked(t *testing.T) {

@@ -49,8 +49,11 @@ func (c *Conn) Cut() {
 // full.
 func (c *Conn) Stall(still bool) {
 	c.in.stall(still)
-	c.out.stall(still)
+	c.StallWrites(still)
 }
+
+// StallWrites is Stall for what this end writes alone.
+func (c *Conn) StallWrites(still bool) { c.out.stall(still) }
 
 // Read reads what has arrived.
 func (c *Conn) Read(p []byte) (int, error) { return c.in.read(p) }
