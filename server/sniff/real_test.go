@@ -78,6 +78,35 @@ func TestHelloLongerThanOtherBeginningsIsRead(t *testing.T) {
 	}
 }
 
+// inPieces expects the same verdict of what a client sends, whatever its pieces.
+func inPieces(t *testing.T, up string, want Verdict) {
+	t.Helper()
+	for _, size := range []int{1, 100, limit, 2*limit + 1, 1 << 20} {
+		if got := show(new(Stream), up, "", size).withoutMore(); got != want {
+			t.Errorf("in pieces of %d: got %+v, want %+v", size, got, want)
+		}
+	}
+}
+
+func TestBytesBehindALongHelloMakeNoDifference(t *testing.T) {
+	const padding = 6000
+	body := smallHello[recordHeader+messageHeader:]
+	head, extensions := body[:len(body)-2-0x26], body[len(body)-0x26:]
+	extensions += "\x00\x15" + string([]byte{padding >> 8, padding & 0xff}) + strings.Repeat("\x00", padding)
+	body = head + string([]byte{byte(len(extensions) >> 8), byte(len(extensions))}) + extensions
+	record := "\x01\x00" + string([]byte{byte(len(body) >> 8), byte(len(body))}) + body
+	record = "\x16\x03\x01" + string([]byte{byte(len(record) >> 8), byte(len(record))}) + record
+	for _, hello := range []string{record, inRecords(record, 5000)} {
+		inPieces(t, hello, helloVerdict)
+		inPieces(t, hello+strings.Repeat("\x14\x03\x03\x00\x01\x01", 2000), helloVerdict)
+	}
+	// A hello that goes on in something that is no record.
+	broken := inRecords(record, 5000)[:recordHeader+5000] + strings.Repeat("x", 9000)
+	inPieces(t, broken, with(certain(TLS), func(v *Verdict) {
+		v.Doubt = "ClientHello is longer, or in more records, than any should be"
+	}))
+}
+
 func TestHelloInTooManyRecordsIsDoubted(t *testing.T) {
 	if v := show(new(Stream), inRecords(smallHello, 1), "", 5); v.Protocol != TLS || !v.Certain || v.Host != "" || v.Doubt == "" {
 		t.Errorf("got %+v", v)

@@ -214,12 +214,13 @@ func (d *side) end() {
 	}
 }
 
-// bound is how many bytes may be kept. Only a ClientHello asks for more.
+// bound is how many bytes may be kept. Only a ClientHello asks for more; when it
+// is here, or is none to be read, that many stay.
 func (d *side) bound() int {
 	if d.guess.grade == known && d.guess.need > limit && d.guess.need != text {
 		return min(d.guess.need, helloLimit)
 	}
-	return limit
+	return max(limit, len(d.b))
 }
 
 // ask asks the tests that have not said no. The first of them that is certain
