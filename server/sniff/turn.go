@@ -281,9 +281,9 @@ func (s *Stream) fieldsOf2(b []byte) Verdict {
 // carries, and whether the connection is not of HTTP from here on.
 func (s *Stream) answerOf1(b []byte) Verdict {
 	t := &s.turn
-	used := min(len(b), limit-len(t.answer.b))
-	t.answer.b = append(t.answer.b, b[:used]...)
-	for range maxAnswers {
+	for {
+		used := min(len(b), limit-len(t.answer.b))
+		t.answer.b, b = append(t.answer.b, b[:used]...), b[used:]
 		t.answer.scan()
 		if begins(t.answer.b, "HTTP/1.") == never && begins(t.answer.b, "ICY ") == never {
 			s.verdict.Doubt = "the answer is not of HTTP"
@@ -294,7 +294,10 @@ func (s *Stream) answerOf1(b []byte) Verdict {
 		}
 		a := readAnswer(t.answer)
 		if a.status/100 != 1 || a.status == 101 {
-			return s.answered(a, b[used:])
+			return s.answered(a, b)
+		}
+		if t.pieces++; t.pieces == maxAnswers {
+			return s.end()
 		}
 		t.answer = head{b: t.answer.b[t.answer.eoh:]}
 	}
