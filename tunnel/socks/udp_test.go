@@ -269,6 +269,65 @@ func TestUnfinishedDatagramsAreForgottenInTime(t *testing.T) {
 	_ = e
 }
 
+// impatient is a dialect that has something to forget soon after its first packet.
+type impatient struct {
+	taken  chan string
+	begun  chan time.Time // tells when
+	forgot bool
+}
+
+func (d *impatient) unpack(batch []Datagram, _ time.Time, _ netip.AddrPort, packet []byte) []Datagram {
+	d.taken <- string(packet)
+	return batch
+}
+
+func (d *impatient) forget(now time.Time) time.Time {
+	if d.forgot {
+		return time.Time{}
+	}
+	d.forgot = true
+	until := now.Add(100 * time.Millisecond)
+	d.begun <- until
+	return until
+}
+
+func (d *impatient) drop() {}
+
+func TestAssociationsOutliveWhatTheyForgetWhileTheyWaitToRead(t *testing.T) {
+	loopback := netip.MustParseAddr("127.0.0.1")
+	s, err := newUDPSocket(loopback)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.desk, s.host = new(udpDesk), loopback
+	d := &impatient{taken: make(chan string, 2), begun: make(chan time.Time, 1)}
+	ended := make(chan error, 1)
+	go func() { ended <- s.receive(d, nil) }()
+	own := listenUDP(t, loopback, 0)
+	sendTo(t, own, s.local, "first")
+	receive(t, d.taken)
+	until := receive(t, d.begun)
+	for range maxReading { // the others all read
+		s.desk.turns() <- struct{}{}
+	}
+	sendTo(t, own, s.local, "second")
+	time.Sleep(time.Until(until))
+	for range maxReading {
+		<-s.desk.turns()
+	}
+	select {
+	case packet := <-d.taken:
+		if packet != "second" {
+			t.Errorf("took %q", packet)
+		}
+		s.conn.Close()
+		<-ended
+	case err := <-ended:
+		t.Errorf("the association is over: %v", err)
+		s.conn.Close()
+	}
+}
+
 func TestForeignSendersAreNotRelayed(t *testing.T) {
 	for name, from := range map[string]string{"first": anySource, "named": ""} {
 		t.Run(name, func(t *testing.T) {

@@ -145,13 +145,11 @@ func (s *udpSocket) receive(dialect udpDialect, to Association) error {
 	var next time.Time
 	for {
 		err := s.wait(s.raw)
-		switch {
-		case err == nil:
+		if err == nil {
 			err = s.receiveBatch(dialect, to)
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			err = nil
 		}
-		if err != nil {
+		// The deadline may pass between the two. What has come then waits a little more.
+		if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
 			return err
 		}
 		if until := dialect.forget(time.Now()); until != next {
