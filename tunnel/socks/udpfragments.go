@@ -31,9 +31,9 @@ func (q *reassembly) add(now time.Time, frag byte, d Datagram) (Datagram, bool) 
 	case frag == 0:
 		q.drop()
 		return d, true
-	case position == 0 || position == q.last:
+	case position == 0 || position == q.last && position > 1:
 		return Datagram{}, false // it cannot be, or it is there already
-	case position < q.last:
+	case position <= q.last:
 		q.drop() // another datagram begins
 	}
 	if position != q.last+1 || q.last > 0 && d.Addr != q.to || !q.grow(len(d.Payload)) {

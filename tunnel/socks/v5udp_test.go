@@ -144,6 +144,9 @@ func TestFragmentsAreReassembled(t *testing.T) {
 		"a gap":                      {{0, 1, here, "AB", "-"}, {0, 3, here, "CD", "-"}, {0, 2, here, "EF", "-"}, {0, 0x84, here, "GH", "-"}},
 		"a duplicate":                {{0, 1, here, "AB", "-"}, {0, 1, here, "AB", "-"}, {0, 0x82, here, "CD", "ABCD"}},
 		"a duplicate of the last":    {{0, 1, here, "AB", "-"}, {0, 0x82, here, "CD", "ABCD"}, {0, 0x82, here, "CD", "-"}},
+		"a first one begins again":   {{0, 1, here, "AB", "-"}, {0, 1, here, "ab", "-"}, {0, 0x82, here, "cd", "abcd"}},
+		"to another address":         {{0, 1, here, "AB", "-"}, {0, 1, there, "ab", "-"}, {0, 0x82, there, "cd", "abcd"}},
+		"a sequence of one after":    {{0, 1, here, "AB", "-"}, {0, 0x81, here, "ab", "ab"}},
 		"a lower one begins again":   {{0, 1, here, "AB", "-"}, {0, 2, here, "CD", "-"}, {0, 1, here, "ab", "-"}, {0, 0x82, here, "cd", "abcd"}},
 		"a lower one ends it":        {{0, 1, here, "A", "-"}, {0, 2, here, "B", "-"}, {0, 3, here, "C", "-"}, {0, 2, here, "b", "-"}, {0, 0x84, here, "D", "-"}},
 		"a whole one ends it":        {{0, 1, here, "AB", "-"}, {0, 0, here, "x", "x"}, {0, 0x82, here, "CD", "-"}},
@@ -244,7 +247,7 @@ func FuzzReassembly(f *testing.F) {
 			position := int(frag & 0x7f)
 			whole := false
 			switch {
-			case position == 0 || position == len(run):
+			case position == 0 || position == len(run) && position > 1:
 			case position == 1:
 				run, began, to, whole = []byte{byte(i)}, now, address, frag == 0x81
 			case position == len(run)+1 && address == to:
