@@ -200,16 +200,7 @@ func readAddr5(in *bufio.Reader, kind byte) (Addr, error) {
 // answer5 gives a reply with an address in bytes, never a name: some apps read
 // a fixed number of bytes before they look at any.
 func answer5(r Reply) []byte {
-	ip, port, kind := r.Bound.Addr().Unmap(), r.Bound.Port(), byte(typeIPv4in5)
-	switch {
-	case !ip.IsValid():
-		ip, port = netip.IPv4Unspecified(), 0
-	case ip.Is6():
-		kind = typeIPv6in5
-	}
-	b := append(make([]byte, 0, 22), version5, r.Code.socks5(), 0, kind)
-	b = append(b, ip.AsSlice()...)
-	return binary.BigEndian.AppendUint16(b, port)
+	return appendAddr5(append(make([]byte, 0, 22), version5, r.Code.socks5(), 0), r.Bound)
 }
 
 // socks5 is the code in SOCKS 5, whose clients take TTLExpired for a time-out.

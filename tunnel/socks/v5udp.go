@@ -65,7 +65,8 @@ func appendUDP5(b []byte, from netip.AddrPort) []byte {
 	return appendAddr5(append(b, 0, 0, 0), from)
 }
 
-// appendAddr5 appends an IP address behind its type, and its port.
+// appendAddr5 appends an IP address behind its type, and its port. One that is not
+// valid is 0.0.0.0:0.
 func appendAddr5(b []byte, a netip.AddrPort) []byte {
 	ip, port, kind := a.Addr().Unmap(), a.Port(), byte(typeIPv4in5)
 	switch {
