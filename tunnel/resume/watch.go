@@ -7,7 +7,8 @@ import "time"
 const (
 	firstTrip    = 600 * time.Millisecond // the least round trip of a carrier on which none has been measured
 	pingPeriod   = time.Second            // how old a round trip may get while data is sent
-	suspectAfter = 700 * time.Millisecond // of silence that should not be, and three round trips
+	suspectAfter = 700 * time.Millisecond // of silence that should not be, and a round trip
+	tripSpread   = 600 * time.Millisecond // how much longer than the last a round trip may well be, or twice that if it is less
 	deadAfter    = 4500 * time.Millisecond
 	steady       = 30 * time.Second // a carrier that lived so long was not a mistake
 	patienceMost = 16               // how much longer to wait on a path where carriers died of silence
@@ -82,7 +83,7 @@ func (c *Carrier) suspectAfter() time.Duration {
 	if c.ping <= 1 && c.pingOpen {
 		trip = max(trip, firstTrip)
 	}
-	return c.pipe.patience() * (suspectAfter + 3*trip)
+	return c.pipe.patience() * (suspectAfter + trip + min(2*trip, tripSpread))
 }
 
 func (p *Pipe) deadAfter() time.Duration {

@@ -66,8 +66,8 @@ func TestDeadPathIsNoticed(t *testing.T) {
 		{"while datagrams are sent", datagrams, tunneltest.Path{}, 2 * time.Second, 6 * time.Second},
 		{"while datagrams are stuck", datagrams, tunneltest.Path{Queue: 2000}, 2 * time.Second, 6 * time.Second},
 		{"when nothing is sent", nothing, tunneltest.Path{}, 21 * time.Second, 25 * time.Second},
-		{"over a satellite", write, tunneltest.Path{Delay: 300 * time.Millisecond}, 3 * time.Second, 5 * time.Second},
-		{"over a very long path", write, tunneltest.Path{Delay: 900 * time.Millisecond}, 7 * time.Second, 10 * time.Second},
+		{"over a satellite", write, tunneltest.Path{Delay: 300 * time.Millisecond}, 2 * time.Second, 5 * time.Second},
+		{"over a very long path", write, tunneltest.Path{Delay: 900 * time.Millisecond}, 4 * time.Second, 10 * time.Second},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
