@@ -90,7 +90,6 @@ type datagrams struct {
 	given       *chunk // whose frames somebody looks at
 	partial     *chunk // room for one that is still coming
 	held        int    // bytes of all chunks
-	lost        uint64 // dropped so far
 }
 
 func (d *datagrams) empty() bool { return d.first == nil }
@@ -123,7 +122,6 @@ func (d *datagrams) grow(size int) {
 // is no memory.
 func (d *datagrams) claim(size int) *chunk {
 	for !d.book(size) {
-		d.lost += uint64(d.first.left)
 		d.free(d.shift())
 	}
 	return newChunk(size)
@@ -219,7 +217,6 @@ func (d *datagrams) abandon() {
 // drop drops all that wait.
 func (d *datagrams) drop() {
 	for !d.empty() {
-		d.lost += uint64(d.first.left)
 		d.free(d.shift())
 	}
 }
@@ -259,9 +256,7 @@ func (p *Pipe) SendDatagrams(batch []Datagram) (err error) {
 		switch size := len(d.Head) + len(d.Body); {
 		case size == 0 || size > maxDatagram:
 			err = ErrDatagramSize
-		case p.carrier == nil:
-			p.outbound.lost++
-		default:
+		case p.carrier != nil:
 			p.outbound.push(d.Head, d.Body)
 		}
 	}

@@ -5,10 +5,6 @@ import (
 	"sync"
 )
 
-// DefaultMemory is what all pipes of a server may hold together, in bytes, to send it
-// again and of datagrams, if nothing is said.
-const DefaultMemory = 256 << 20
-
 // Memory bounds what the replay buffers and datagrams of many pipes hold together. When one
 // needs more than is left, pipes that hold something and have no carrier are given up, the
 // longest without one first, until there is enough. If there are none, every pipe makes do with
