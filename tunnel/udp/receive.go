@@ -26,7 +26,6 @@ type receiver struct {
 	mu           sync.Mutex
 	associations map[uint32]*Association
 	known        []*acquaintance // by number, as far as there are any
-	strays       uint64
 }
 
 // enter lets an association receive.
@@ -134,7 +133,6 @@ func (r *receiver) acquainted(number uint32, payload []byte) (*Association, sock
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if uint64(number) >= uint64(len(r.known)) || r.known[number] == nil {
-		r.strays++
 		return nil, socks.Datagram{}
 	}
 	k := r.known[number]
@@ -163,7 +161,6 @@ func (r *receiver) meet(now time.Time, id uint32, l label, addr socks.Addr) (a *
 	defer r.mu.Unlock()
 	a = r.associations[id]
 	if a == nil || !addr.IP.IsValid() && addr.Name == "" {
-		r.strays++
 		return nil, false
 	}
 	return a, l.number() != 0 && r.learn(now, a, l, addr)
@@ -204,7 +201,6 @@ func (r *receiver) find(id uint32, l socks.Loss) *Association {
 	defer r.mu.Unlock()
 	a := r.associations[id]
 	if a == nil || l.Code == socks.Succeeded || l.Code > socks.TimedOut {
-		r.strays++
 		return nil
 	}
 	return a

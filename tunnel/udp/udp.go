@@ -67,19 +67,6 @@ func (m *Mux) Serve(ctx context.Context) error {
 	}
 }
 
-// Stats is what a Mux has to say about itself.
-type Stats struct {
-	Associations int    // open now
-	Strays       uint64 // datagrams so far that were for nobody
-}
-
-// Stats gives figures of this moment.
-func (m *Mux) Stats() Stats {
-	m.receiver.mu.Lock()
-	defer m.receiver.mu.Unlock()
-	return Stats{Associations: len(m.receiver.associations), Strays: m.receiver.strays}
-}
-
 // Association is one end of an association. It is a [socks.Inbox] for what goes to
 // the other end; what comes from there goes to the Inbox of Open. Its methods are safe for
 // concurrent use.
