@@ -200,7 +200,7 @@ func (r *receiver) find(id uint32, l socks.Loss) *Association {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	a := r.associations[id]
-	if a == nil || l.Code == socks.Succeeded || l.Code > socks.TimedOut {
+	if a == nil || !l.To.IsValid() || l.Code == socks.Succeeded || l.Code > socks.TimedOut {
 		return nil
 	}
 	return a
