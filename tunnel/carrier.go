@@ -16,7 +16,7 @@ type (
 	Carrier = resume.Carrier
 	// State is how a session's pipe is doing.
 	State = resume.State
-	// Memory bounds what many sessions keep to send again.
+	// Memory bounds what many sessions keep to send again, and of datagrams.
 	Memory = resume.Memory
 )
 

@@ -66,8 +66,9 @@ func (s *Session) Err() error {
 }
 
 // Drain takes no more streams from the peer and tells it so. It waits until
-// no stream is left and every handler has returned, or ctx ends: both ends of a
-// stream may have come while its handler still passes on what came before.
+// no stream is left, every handler has returned and the peer has all that they
+// ended with, or ctx ends: both ends of a stream may have come while its handler
+// still passes on what came before.
 func (s *Session) Drain(ctx context.Context) error {
 	// The peer hears of it before the first of its streams is refused.
 	s.control(typeDrain, 0, 0)

@@ -56,8 +56,8 @@ type Config struct {
 	Grace time.Duration
 	Idle  time.Duration
 
-	// Memory bounds what sessions of New keep to send again, together. nil means that
-	// each has its own bound only.
+	// Memory bounds what sessions of New keep to send again, and of datagrams, together.
+	// nil means that each has its own bounds only.
 	Memory *Memory
 
 	// Log gets what yamux has to say, at debug level. nil discards it.

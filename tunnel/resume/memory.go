@@ -5,12 +5,12 @@ import (
 	"sync"
 )
 
-// Memory bounds what the replay buffers and datagrams of many pipes hold together. When one
-// needs more than is left, pipes that hold something and have no carrier are given up, the
-// longest without one first, until there is enough. If there are none, every pipe makes do with
-// what it has: its writers wait for acknowledgements, and it drops datagrams. One piece each pipe may
-// hold in any case, and a few datagrams, so that none stands still for good. Its methods are safe for
-// concurrent use.
+// Memory bounds what the replay buffers and datagrams of many pipes hold together. When a
+// replay buffer needs more than is left, pipes that have something to send again and no carrier are
+// given up, the longest without one first, until there is enough. If there are none, every pipe makes do
+// with what it has, and its writers wait for acknowledgements. For datagrams none is given up: the
+// pipe's oldest go instead. One piece each pipe may hold in any case, and a few datagrams, so that none
+// stands still for good. Its methods are safe for concurrent use.
 type Memory struct {
 	limit int
 

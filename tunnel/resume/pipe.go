@@ -36,8 +36,8 @@ type Config struct {
 	// there. 0 means 15 s.
 	Idle time.Duration
 
-	// Memory bounds the replay buffers of many pipes. nil means that this one
-	// has its own bounds only.
+	// Memory bounds the replay buffers and datagrams of many pipes. nil means that this
+	// one has its own bounds only.
 	Memory *Memory
 }
 
