@@ -6,9 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"io"
-	"os"
 	"strconv"
-	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,32 +24,12 @@ type vector struct {
 	bytes     []byte
 }
 
-func vectors(t *testing.T, name string) []vector {
+func vectors(t *testing.T, name string) (all []vector) {
 	t.Helper()
-	text, err := os.ReadFile("../testdata/wire/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all []vector
-	for line := range strings.Lines(string(text)) {
-		indented := strings.HasPrefix(line, " ")
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#':
-		case indented:
-			b, err := hex.DecodeString(strings.ReplaceAll(line, " ", ""))
-			if err != nil {
-				t.Fatalf("%s: %v", line, err)
-			}
-			v := &all[len(all)-1]
-			v.bytes = append(v.bytes, b...)
-		default:
-			does, means, _ := strings.Cut(line, ": ")
-			words := append(strings.Fields(does), "", "", "")
-			v := vector{who: words[0], does: words[1], means: means}
-			v.n, _ = strconv.Atoi(words[2])
-			all = append(all, v)
-		}
+	for _, v := range tunneltest.Vectors(t, "../testdata/wire/"+name) {
+		words := append(v.Words, "", "", "")
+		n, _ := strconv.Atoi(words[2])
+		all = append(all, vector{who: words[0], does: words[1], n: n, means: v.Means, bytes: v.Bytes})
 	}
 	return all
 }

@@ -1,5 +1,5 @@
 // Package tunneltest has what tests of sessions need: a link in memory that
-// can be slow, stand still and be cut.
+// can be slow, stand still and be cut, and a reader of vectors.
 package tunneltest
 
 import (

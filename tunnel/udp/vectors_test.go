@@ -1,9 +1,7 @@
 package udp_test
 
 import (
-	"encoding/hex"
 	"net/netip"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,39 +11,12 @@ import (
 
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
+	"github.com/adit-net/adit/tunnel/tunneltest"
 )
 
-// vector is a line of testdata/wire/udp.txt with its bytes.
-type vector struct {
-	words []string
-	means string
-	bytes []byte
-}
-
-func vectors(t testing.TB) (all []vector) {
+func vectors(t testing.TB) []tunneltest.Vector {
 	t.Helper()
-	text, err := os.ReadFile("../../testdata/wire/udp.txt")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for line := range strings.Lines(string(text)) {
-		indented := strings.HasPrefix(line, " ")
-		line = strings.TrimSpace(line)
-		switch {
-		case line == "" || line[0] == '#':
-		case indented:
-			b, err := hex.DecodeString(strings.ReplaceAll(line, " ", ""))
-			if err != nil {
-				t.Fatalf("%s: %v", line, err)
-			}
-			v := &all[len(all)-1]
-			v.bytes = append(v.bytes, b...)
-		default:
-			does, means, _ := strings.Cut(line, ": ")
-			all = append(all, vector{words: strings.Fields(does), means: means})
-		}
-	}
-	return all
+	return tunneltest.Vectors(t, "../../testdata/wire/udp.txt")
 }
 
 // stage plays vectors with two ends.
@@ -55,11 +26,11 @@ type stage struct {
 	seen map[*side]int // how much of what it has sent has been looked at
 }
 
-func (s *stage) play(v vector) {
+func (s *stage) play(v tunneltest.Vector) {
 	s.t.Helper()
-	switch v.words[0] {
+	switch v.Words[0] {
 	case "associate":
-		id, _ := strconv.Atoi(v.words[1])
+		id, _ := strconv.Atoi(v.Words[1])
 		s.open = s.associate(id / 2)
 		return
 	case "close":
@@ -70,33 +41,33 @@ func (s *stage) play(v vector) {
 		return
 	}
 	from, near, in := s.client, s.open.client, s.open.down
-	if v.words[0] == "server" {
+	if v.Words[0] == "server" {
 		from, near, in = s.server, s.open.server, s.open.up
 	}
-	args := v.words[2:]
-	switch v.words[1] {
+	args := v.Words[2:]
+	switch v.Words[1] {
 	case "gives":
-		near.Deliver(to(args[0], string(v.bytes)))
+		near.Deliver(to(args[0], string(v.Bytes)))
 	case "loses":
 		pass := from.pass
 		from.pass = func([]byte) {}
-		near.Deliver(to(args[0], string(v.bytes)))
+		near.Deliver(to(args[0], string(v.Bytes)))
 		from.pass = pass
 	case "reports":
 		near.Lost(loss(args))
 	case "sends":
-		if s.seen[from] == len(from.sent) || !slices.Equal(from.sent[s.seen[from]], v.bytes) {
-			s.t.Fatalf("%s: the vector has % x, the code % x", v.means, v.bytes, from.sent[s.seen[from]:])
+		if s.seen[from] == len(from.sent) || !slices.Equal(from.sent[s.seen[from]], v.Bytes) {
+			s.t.Fatalf("%s: the vector has % x, the code % x", v.Means, v.Bytes, from.sent[s.seen[from]:])
 		}
 		s.seen[from]++
 	case "gets":
-		want(s.t, in, to(args[0], string(v.bytes)))
+		want(s.t, in, to(args[0], string(v.Bytes)))
 	case "hears":
 		if n := len(in.losses); n == 0 || in.losses[n-1] != loss(args) {
 			s.t.Errorf("%v: %+v", args, in.losses)
 		}
 	default:
-		s.t.Fatalf("%v is nothing to do", v.words)
+		s.t.Fatalf("%v is nothing to do", v.Words)
 	}
 }
 
@@ -111,7 +82,7 @@ func TestEndsSpeakAsTheVectorsSay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &stage{world: newWorld(t), seen: make(map[*side]int)}
 		for _, v := range vectors(t) {
-			if v.words[0] != "breach" && v.words[0] != "harmless" {
+			if v.Words[0] != "breach" && v.Words[0] != "harmless" {
 				s.play(v)
 				synctest.Wait()
 			}
@@ -127,17 +98,17 @@ func TestEndsSpeakAsTheVectorsSay(t *testing.T) {
 
 func TestPeerMaySayWhatTheVectorsSay(t *testing.T) {
 	for _, v := range vectors(t) {
-		if v.words[0] != "breach" && v.words[0] != "harmless" {
+		if v.Words[0] != "breach" && v.Words[0] != "harmless" {
 			continue
 		}
-		t.Run(v.means, func(t *testing.T) {
+		t.Run(v.Means, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t)
 				a := w.associate(4)
-				w.server.in <- v.bytes
+				w.server.in <- v.Bytes
 				synctest.Wait()
 				_, breach := w.server.failure().(*tunnel.ProtocolError)
-				if breach != (v.words[0] == "breach") {
+				if breach != (v.Words[0] == "breach") {
 					t.Errorf("the session ended with: %v", w.server.failure())
 				}
 				want(t, a.up, nil)
@@ -154,8 +125,8 @@ func TestPeerMaySayWhatTheVectorsSay(t *testing.T) {
 // Inbox gets stands at the end of what was said.
 func FuzzDatagram(f *testing.F) {
 	for _, v := range vectors(f) {
-		if len(v.words) > 1 && v.words[1] == "sends" || v.words[0] == "breach" || v.words[0] == "harmless" {
-			f.Add(v.bytes, v.bytes)
+		if len(v.Words) > 1 && v.Words[1] == "sends" || v.Words[0] == "breach" || v.Words[0] == "harmless" {
+			f.Add(v.Bytes, v.Bytes)
 		}
 	}
 	f.Fuzz(func(t *testing.T, first, second []byte) {
