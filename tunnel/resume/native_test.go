@@ -60,8 +60,8 @@ func (c *twin) past() [][]byte {
 	return slices.Clone(c.sent)
 }
 
-func twins(path tunneltest.Path) (a, b *twin) {
-	x, y := tunneltest.Link(path)
+func twins() (a, b *twin) {
+	x, y := tunneltest.Link(tunneltest.Path{})
 	up, down := make(chan []byte, 10_000), make(chan []byte, 10_000)
 	a = &twin{Conn: x, size: 1300, in: down, out: up, over: make(chan struct{})}
 	b = &twin{Conn: y, size: 1300, in: up, out: down, over: make(chan struct{})}
@@ -69,13 +69,14 @@ func twins(path tunneltest.Path) (a, b *twin) {
 	return a, b
 }
 
-// couple attaches both ends to conns.
-func (p *pair) couple(a, b net.Conn) {
-	p.t.Helper()
-	p.epoch++
-	ra, rb := p.a.Received(), p.b.Received()
-	p.carry(p.b, b, ra)
-	p.carry(p.a, a, rb)
+// newTwins gives a pair whose carrier takes datagrams at both ends, as both know.
+func newTwins(t *testing.T) (p *pair, a, b *twin) {
+	p = newPair(t, resume.Config{Grace: time.Minute})
+	p.drain()
+	a, b = twins()
+	p.couple(a, b)
+	synctest.Wait()
+	return p, a, b
 }
 
 // arrived is what has come since the last call.
@@ -94,11 +95,7 @@ func arrived(p *resume.Pipe) (got []string) {
 
 func TestDatagramsGoPastWhatHoldsTheBytesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, resume.Config{Grace: time.Minute})
-		p.drain()
-		a, b := twins(tunneltest.Path{})
-		p.couple(a, b)
-		synctest.Wait()
+		p, a, _ := newTwins(t)
 		a.Stall(true)
 		long := string(make([]byte, 1300))
 		p.a.SendDatagrams([]resume.Datagram{
@@ -122,11 +119,7 @@ func TestDatagramsGoPastWhatHoldsTheBytesUp(t *testing.T) {
 
 func TestDatagramsOfAnotherCarrierAreNotTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, resume.Config{Grace: time.Minute})
-		p.drain()
-		a, b := twins(tunneltest.Path{})
-		p.couple(a, b)
-		synctest.Wait()
+		p, a, _ := newTwins(t)
 		sendDatagram(p.a, nil, []byte("first"))
 		if got := arrived(p.b); len(got) != 1 {
 			t.Fatalf("%q came", got)
@@ -134,13 +127,9 @@ func TestDatagramsOfAnotherCarrierAreNotTaken(t *testing.T) {
 		late := a.past()[0]
 
 		// The same pipe's next carrier, and another pipe's.
-		a, b = twins(tunneltest.Path{})
+		a, b := twins()
 		p.couple(a, b)
-		other := newPair(t, resume.Config{Grace: time.Minute})
-		other.drain()
-		c, d := twins(tunneltest.Path{})
-		other.couple(c, d)
-		synctest.Wait()
+		other, _, d := newTwins(t)
 		for _, in := range []chan []byte{b.in, d.in} {
 			in <- late
 			in <- late[:4]
@@ -162,7 +151,7 @@ func TestDatagramsGoWithTheBytesIfOneEndCannotElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPair(t, resume.Config{Grace: time.Minute})
 		p.drain()
-		a, b := twins(tunneltest.Path{})
+		a, b := twins()
 		p.couple(a, b.Conn)
 		synctest.Wait()
 		for n, end := range []*resume.Pipe{p.a, p.b} {
@@ -181,11 +170,7 @@ func TestDatagramsGoWithTheBytesIfOneEndCannotElse(t *testing.T) {
 // TestDatagramsPastTheBytesAreNoSignOfLife cuts the bytes off, and nothing else.
 func TestDatagramsPastTheBytesAreNoSignOfLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, resume.Config{Grace: time.Minute})
-		p.drain()
-		a, b := twins(tunneltest.Path{})
-		p.couple(a, b)
-		synctest.Wait()
+		p, a, _ := newTwins(t)
 		a.Stall(true)
 		began := time.Now()
 		for state, _ := p.a.State(); state.Attached; state, _ = p.a.State() {

@@ -74,12 +74,20 @@ func (l *link) served() (why [2]error) {
 func (p *pair) attach(path tunneltest.Path) *link {
 	p.t.Helper()
 	a, b := tunneltest.Link(path)
+	p.last = p.couple(a, b)
+	p.last.conn = a
+	return p.last
+}
+
+// couple connects both ends anew, by conns of the test's.
+func (p *pair) couple(a, b net.Conn) *link {
+	p.t.Helper()
 	p.epoch++
 	ra, rb := p.a.Received(), p.b.Received()
-	p.last = &link{conn: a}
-	p.last.b, p.last.whyB = p.carry(p.b, b, ra)
-	p.last.a, p.last.whyA = p.carry(p.a, a, rb)
-	return p.last
+	l := new(link)
+	l.b, l.whyB = p.carry(p.b, b, ra)
+	l.a, l.whyA = p.carry(p.a, a, rb)
+	return l
 }
 
 func (p *pair) carry(end *resume.Pipe, conn net.Conn, offset uint64) (*resume.Carrier, chan error) {
