@@ -113,22 +113,6 @@ type identity struct {
 	DeviceID string `json:"device_id"`
 }
 
-func (r *road) identity(t *testing.T) identity {
-	t.Helper()
-	var report struct {
-		Server struct {
-			Sessions []identity `json:"sessions"`
-		} `json:"server"`
-	}
-	if err := json.Unmarshal([]byte(adit(t, serverNS, "status", "--json", "--dir", r.serverDir)), &report); err != nil {
-		t.Fatal(err)
-	}
-	if n := len(report.Server.Sessions); n != 1 {
-		t.Fatalf("the server has %d sessions, want 1", n)
-	}
-	return report.Server.Sessions[0]
-}
-
 // clientStatus is what the client tells of its carrier.
 type clientStatus struct {
 	Connected  bool   `json:"connected"`
@@ -166,7 +150,7 @@ func TestSessionMovesBetweenTLSAndWireGuardWithoutLosingAByte(t *testing.T) {
 	road.startClient(t)
 	l := startLoad(t, atTarget(t), road.throughDoor, loadConfig{streams: 32, least: sized[int64](256<<10, 16<<20), ahead: 256 << 10})
 	l.waitToMove(t)
-	before := road.identity(t)
+	before := road.session(t).identity
 	var stalls []time.Duration
 	for i := range failovers {
 		time.Sleep(sized(500*time.Millisecond, 2*time.Second)) // for the carrier to get up to speed
@@ -187,7 +171,7 @@ func TestSessionMovesBetweenTLSAndWireGuardWithoutLosingAByte(t *testing.T) {
 		if *full && stall > 3*time.Second {
 			t.Error("want 3 s at most")
 		}
-		if now := road.identity(t); now != before {
+		if now := road.session(t).identity; now != before {
 			t.Errorf("the session is %+v, was %+v", now, before)
 		}
 		road.link.Block(wan.Nothing)
@@ -319,7 +303,7 @@ func TestRevokedDeviceIsShutOutOfWireGuardToo(t *testing.T) {
 	}
 	l := startLoad(t, atTarget(t), road.throughDoor, loadConfig{streams: 8, ahead: 64 << 10})
 	l.waitToMove(t)
-	id := road.identity(t)
+	id := road.session(t).identity
 	adit(t, serverNS, "device", "revoke", id.DeviceID, "--dir", road.serverDir)
 	revoked := time.Now()
 	if err := l.wait(10 * time.Second); err != nil {

@@ -255,8 +255,8 @@ func (r *road) throughDoor(target string, n int) ([]*net.TCPConn, error) {
 
 // status is what the road's server tells of its one session.
 type status struct {
-	ID      string `json:"id"`
-	Streams int    `json:"streams"`
+	identity
+	Streams int `json:"streams"`
 }
 
 func (r *road) session(t *testing.T) status {
