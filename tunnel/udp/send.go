@@ -37,7 +37,7 @@ type sender struct {
 	numbers numbers
 
 	// What send needs for a moment.
-	batch [batchSize]tunnel.Datagram
+	batch []tunnel.Datagram
 	heads []byte
 }
 
@@ -47,18 +47,16 @@ func (s *sender) send(a *Association, batch []socks.Datagram) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.heads = s.heads[:0]
-	n := 0
+	s.batch, s.heads = s.batch[:0], s.heads[:0]
 	for _, d := range batch {
 		begin := len(s.heads)
 		ordered := s.head(a, d.Addr, now)
 		if len(s.heads) > begin {
-			s.batch[n] = tunnel.Datagram{Head: s.heads[begin:], Body: d.Payload, Ordered: ordered}
-			n++
+			s.batch = append(s.batch, tunnel.Datagram{Head: s.heads[begin:], Body: d.Payload, Ordered: ordered})
 		}
 	}
-	_ = a.mux.session.SendDatagrams(s.batch[:n]) // any may be lost
-	clear(s.batch[:n])
+	_ = a.mux.session.SendDatagrams(s.batch) // any may be lost
+	clear(s.batch)
 }
 
 // head appends what goes before a payload to or from addr; nothing if that is no
