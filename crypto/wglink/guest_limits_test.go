@@ -314,6 +314,32 @@ func TestGuestWhoseAddressChangesBeginsAnew(t *testing.T) {
 	roundTrip(t, p.mustDial(t, netip.AddrPortFrom(target4, 80)), 100)
 }
 
+// The address can be another guest's as soon as the guest is out of the roster.
+func TestRemovedGuestIsEndedThoughItsAddressIsTakenAtOnce(t *testing.T) {
+	r := newRoster([32]byte{1})
+	r.hall = &hall{ctx: t.Context(), visitors: map[netip.Addr]*visitor{}}
+	for i := range 5000 {
+		goes := Guest{Key: [32]byte{2, byte(i), byte(i >> 8)}, Addresses: []netip.Addr{phone4, phone6}}
+		comes := Guest{Key: [32]byte{3, byte(i), byte(i >> 8)}, Addresses: goes.Addresses}
+		if err := r.addGuest(goes); err != nil {
+			t.Fatal(err)
+		}
+		before := r.hall.visitor(phone4)
+		var removing sync.WaitGroup
+		removing.Go(func() { r.remove(goes.Key) })
+		for r.addGuest(comes) != nil {
+		}
+		removing.Wait()
+		if before.ctx.Err() == nil {
+			t.Fatalf("in round %d it goes on", i)
+		}
+		if v := r.hall.visitor(phone6); v == nil || v.peer.key != comes.Key || v.ctx.Err() != nil {
+			t.Fatalf("in round %d the other one is not there", i)
+		}
+		r.remove(comes.Key)
+	}
+}
+
 // floodTCP sends until that fails.
 func floodTCP(ctx context.Context, c *Call) {
 	conn, err := c.Accept()

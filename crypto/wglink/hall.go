@@ -130,21 +130,15 @@ func (h *hall) welcome(p *peer) {
 	}
 }
 
-// evict forgets a guest and ends what it has open.
-func (h *hall) evict(p *peer) {
-	var out *visitor
+// evict forgets a guest, and gives what the caller has to end.
+func (h *hall) evict(p *peer) *visitor {
 	h.mu.Lock()
+	defer h.mu.Unlock()
+	v := h.visitors[p.addresses[0]]
 	for _, a := range p.addresses {
-		// A guest may have been added again.
-		if v := h.visitors[a]; v != nil && v.peer == p {
-			out = v
-			delete(h.visitors, a)
-		}
+		delete(h.visitors, a)
 	}
-	h.mu.Unlock()
-	if out != nil {
-		out.end()
-	}
+	return v
 }
 
 // visitor gives the guest that has an inner address; nil if there is none.

@@ -141,14 +141,18 @@ func (r *roster) remove(key [32]byte) {
 	}
 	p.gone = true
 	r.rest(p)
-	conns, h := p.carriers, r.hall
+	conns := p.carriers
 	p.carriers = nil
+	var v *visitor
+	if p.guest && r.hall != nil {
+		v = r.hall.evict(p) // before the addresses can be another guest's
+	}
 	r.mu.Unlock()
 	for c := range conns {
 		c.abort()
 	}
-	if p.guest && h != nil {
-		h.evict(p)
+	if v != nil {
+		v.end()
 	}
 }
 
