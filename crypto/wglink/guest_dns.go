@@ -34,9 +34,10 @@ func (h *hall) resolve(v *visitor, source, target netip.AddrPort, message []byte
 	}()
 }
 
-// serveDNS answers the DNS messages of a connection, one after the other. Each
-// has its length before it (RFC 1035 section 4.2.2).
-func (h *hall) serveDNS(ctx context.Context, f Flow, conn Conn) {
+// serveDNS answers the DNS messages of a connection, one after the other, until
+// there is no room for one. Each has its length before it (RFC 1035 section 4.2.2).
+func (h *hall) serveDNS(c *Call, conn Conn) {
+	defer context.AfterFunc(c.ctx, func() { _ = conn.Reset() })() // it may rest for long
 	var size [2]byte
 	for {
 		_ = conn.SetDeadline(time.Now().Add(dnsIdle)) // it has no error
@@ -50,7 +51,11 @@ func (h *hall) serveDNS(ctx context.Context, f Flow, conn Conn) {
 		if _, err := io.ReadFull(conn, message); err != nil {
 			break
 		}
-		answer := h.answerDNS(ctx, Query{Flow: f, Message: message, TCP: true})
+		if !c.visitor.ask() {
+			break
+		}
+		answer := h.answerDNS(c.ctx, Query{Flow: c.Flow, Message: message, TCP: true})
+		c.visitor.answered()
 		if len(answer) > maxDatagram {
 			break
 		}

@@ -144,7 +144,7 @@ func (h *hall) arrive(r *tcp.ForwarderRequest) {
 	case c.Target.Port() == doorPort:
 		c.take(func(conn Conn) { h.host.Door(c.ctx, c.Flow, conn) })
 	case c.Target.Port() == dnsPort:
-		c.take(func(conn Conn) { h.serveDNS(c.ctx, c.Flow, conn) })
+		c.take(func(conn Conn) { h.serveDNS(c, conn) })
 	default:
 		c.Refuse(Refused)
 	}

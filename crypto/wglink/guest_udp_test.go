@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"strings"
@@ -299,6 +300,44 @@ func TestPortsMayBeUsedByManyAtOnce(t *testing.T) {
 }
 
 var errSilent = errors.New("no reason that IP knows")
+
+func TestDNSOverTCPHasNoMoreRoomThanOverUDP(t *testing.T) {
+	e := startHost(t, &fakeHost{resolve: func(_ context.Context, q Query) ([]byte, error) { return q.Message, nil }})
+	p := e.newPhone(t, phone4)
+	v := e.visitorOf(phone4)
+	for range maxAsking {
+		if !v.ask() {
+			t.Fatal("there is less room than there should be")
+		}
+	}
+	defer func() {
+		for range maxAsking - 1 {
+			v.answered()
+		}
+	}()
+	to := netip.AddrPortFrom(inner4.Addr(), dnsPort)
+	query := append([]byte{0, dnsHeader}, make([]byte, dnsHeader)...)
+	c := p.mustDial(t, to)
+	_, _ = c.Write(query)
+	if n, err := c.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("without room for it %d bytes come back, and %v", n, err)
+	}
+	v.answered()
+	c = p.mustDial(t, to)
+	for range 3 {
+		_, _ = c.Write(query)
+		if err := readFull(c, make([]byte, len(query))); err != nil {
+			t.Errorf("with room for one there is no answer: %v", err)
+		}
+	}
+	// It rests now, but holds nobody up who wants an end.
+	v.cancel()
+	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_, err := c.Read(make([]byte, 1))
+	if late, ok := errors.AsType[net.Error](err); !ok || late.Timeout() {
+		t.Errorf("when the guest has to go, Read gives %v", err)
+	}
+}
 
 func TestServerAnswersDNSAtItsInnerAddress(t *testing.T) {
 	query := make([]byte, 40)

@@ -227,8 +227,8 @@ func (v *visitor) flow(source, target netip.AddrPort) Flow {
 	return Flow{Guest: v.peer.key, Remote: v.peer.place(), Source: source, Target: target}
 }
 
-// ask lets a goroutine begin that asks something for a guest. It must end with
-// answered.
+// ask tells whether something may be asked for a guest, which ends with answered.
+// Until then the hall waits for it.
 func (v *visitor) ask() bool {
 	if !v.hall.begin() {
 		return false
