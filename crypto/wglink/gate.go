@@ -102,7 +102,7 @@ func (g *gate) crowded() bool {
 func (g *gate) run(ctx context.Context) {
 	g.rate.Init()
 	defer g.rate.Close()
-	for {
+	for ctx.Err() == nil {
 		select {
 		case m := <-g.proved:
 			g.judge(m, true)

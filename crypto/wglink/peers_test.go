@@ -345,6 +345,24 @@ func TestAddressesOfPeersAreTheirOwn(t *testing.T) {
 	}
 }
 
+// Whoever has shown a cookie goes first, but a server can stop under a flood of them.
+func TestGateEndsThoughThereAreMoreToJudge(t *testing.T) {
+	key := deviceKey(t)
+	g, err := newGate(key, &socket{closed: make(chan struct{})}, newRoster(key.Public()), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range cap(g.proved) {
+		g.proved <- lateMessage{from: netip.MustParseAddrPort("192.0.2.1:1")}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	g.run(ctx)
+	if n := len(g.proved); n != cap(g.proved) {
+		t.Errorf("it has judged %d before it ended", cap(g.proved)-n)
+	}
+}
+
 func FuzzGate(f *testing.F) {
 	f.Add(make([]byte, initiationSize))
 	key, err := keys.NewDevice()
