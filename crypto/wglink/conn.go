@@ -81,13 +81,14 @@ func newConn(endpoint tcpip.Endpoint, queue *waiter.Queue, local, remote netip.A
 	return c
 }
 
-// tune sets what keeps a connection from outliving its peer. The options exist,
-// so there is no error.
-func tune(endpoint tcpip.Endpoint) {
-	patience, idle, interval := tcpip.TCPUserTimeoutOption(userTimeout), tcpip.KeepaliveIdleOption(keepAliveIdle), tcpip.KeepaliveIntervalOption(keepAliveInterval)
+// tune sets what keeps a connection from outliving its peer: how long sent bytes may
+// go unacknowledged (RFC 5482), after how long without any it is probed, and how often.
+// The options exist, so there is no error.
+func tune(endpoint tcpip.Endpoint, unacknowledged, idle, interval time.Duration) {
+	patience, rest, gap := tcpip.TCPUserTimeoutOption(unacknowledged), tcpip.KeepaliveIdleOption(idle), tcpip.KeepaliveIntervalOption(interval)
 	_ = endpoint.SetSockOpt(&patience)
-	_ = endpoint.SetSockOpt(&idle)
-	_ = endpoint.SetSockOpt(&interval)
+	_ = endpoint.SetSockOpt(&rest)
+	_ = endpoint.SetSockOpt(&gap)
 	_ = endpoint.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
 	endpoint.SocketOptions().SetKeepAlive(true)
 	endpoint.SocketOptions().SetDelayOption(false)
@@ -100,7 +101,7 @@ func connect(ctx context.Context, s *stack.Stack, local netip.Addr, to netip.Add
 	if terr != nil {
 		return nil, stackError(terr)
 	}
-	tune(endpoint)
+	tune(endpoint, userTimeout, keepAliveIdle, keepAliveInterval)
 	entry, connected := waiter.NewChannelEntry(waiter.WritableEvents | waiter.EventHUp | waiter.EventErr)
 	queue.EventRegister(&entry)
 	defer queue.EventUnregister(&entry)

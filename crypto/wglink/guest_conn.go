@@ -60,18 +60,12 @@ type guestConn struct {
 func newGuestConn(c *Call, endpoint tcpip.Endpoint, queue *waiter.Queue) *guestConn {
 	g := &guestConn{visitor: c.visitor, tcpConn: newConn(endpoint, queue, c.Target, c.Source)}
 	g.onClose, g.buffers = g.closed, g
-	patience, idle, gap := tcpip.TCPUserTimeoutOption(guestUserTimeout), tcpip.KeepaliveIdleOption(guestKeepAliveIdle), tcpip.KeepaliveIntervalOption(guestKeepAliveGap)
-	_ = endpoint.SetSockOpt(&patience) // the options exist
-	_ = endpoint.SetSockOpt(&idle)
-	_ = endpoint.SetSockOpt(&gap)
-	_ = endpoint.SetSockOptInt(tcpip.KeepaliveCountOption, keepAliveCount)
-	o := endpoint.SocketOptions()
-	o.SetKeepAlive(true)
-	o.SetDelayOption(false)
+	tune(endpoint, guestUserTimeout, guestKeepAliveIdle, guestKeepAliveGap)
 	size := int64(guestBuffer)
 	if g.take(2*(firstGuestBuffer-guestBuffer), guestRoom/2) {
 		size = firstGuestBuffer
 	}
+	o := endpoint.SocketOptions()
 	o.SetReceiveBufferSize(size, false)
 	o.SetSendBufferSize(size, true) // from now on it grows by grow alone
 	return g

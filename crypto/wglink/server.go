@@ -12,7 +12,6 @@ import (
 	"sync"
 	"time"
 
-	"gvisor.dev/gvisor/pkg/tcpip"
 	"gvisor.dev/gvisor/pkg/tcpip/transport/tcp"
 	"gvisor.dev/gvisor/pkg/waiter"
 
@@ -300,8 +299,8 @@ func (x *exchange) arrive(r *tcp.ForwarderRequest) {
 	if err != nil {
 		return
 	}
-	tune(endpoint)
-	c := newConn(endpoint, &queue, addrPort(id.LocalAddress, id.LocalPort), addrPort(id.RemoteAddress, id.RemotePort))
+	tune(endpoint, userTimeout, keepAliveIdle, keepAliveInterval)
+	c := newConn(endpoint, &queue, fromStack(id.LocalAddress, id.LocalPort), fromStack(id.RemoteAddress, id.RemotePort))
 	if !x.note(c, false) || !x.roster.keep(p, c) {
 		x.forget(c)
 		c.abort()
@@ -361,8 +360,4 @@ func (x *exchange) answer(c *tcpConn, answer []byte) error {
 		return err
 	}
 	return c.SetDeadline(time.Time{})
-}
-
-func addrPort(a tcpip.Address, port uint16) netip.AddrPort {
-	return netip.AddrPortFrom(netip.AddrFrom16(a.As16()), port)
 }
