@@ -4,8 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"io"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -24,25 +22,8 @@ func numbered(number, n int) []byte {
 func TestFloodOfDatagramsLeavesDataItsTurn(t *testing.T) {
 	const rate, span = 1 << 20, 10 * time.Second
 	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, resume.Config{Grace: time.Minute})
-		p.ended.Go(func() { io.Copy(io.Discard, p.a) })
-		var received atomic.Int64
-		p.ended.Go(func() {
-			b := make([]byte, 64<<10)
-			for {
-				n, err := p.b.Read(b)
-				if received.Add(int64(n)); err != nil {
-					return
-				}
-			}
-		})
-		p.ended.Go(func() {
-			for b := make([]byte, 40<<10); ; {
-				if _, err := p.a.Write(b); err != nil {
-					return
-				}
-			}
-		})
+		p := newTalk(t)
+		p.bulk()
 		p.attach(tunneltest.Path{Rate: rate, Delay: 10 * time.Millisecond, Queue: 64 << 10})
 		for end := time.Now().Add(span); time.Now().Before(end); time.Sleep(time.Millisecond) {
 			for n := range 8 { // eight times as fast as the path
@@ -51,7 +32,7 @@ func TestFloodOfDatagramsLeavesDataItsTurn(t *testing.T) {
 				}
 			}
 		}
-		if share := float64(received.Load()) / (rate * span.Seconds()); share < 0.25 {
+		if share := float64(p.moved.Load()) / (rate * span.Seconds()); share < 0.25 {
 			t.Errorf("data got %.0f %% of the path", 100*share)
 		}
 	})
