@@ -114,6 +114,8 @@ func (a *app) serve(ctx context.Context) error {
 
 // arrive looks at who the app is, before it has asked for anything.
 func (a *app) arrive(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
+	defer cancel()
 	conn := net.Conn(a.conn)
 	if t, ok := a.conn.(tlsConn); ok {
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -123,9 +125,7 @@ func (a *app) arrive(ctx context.Context) error {
 	}
 	var user string
 	a.entry, user, a.reason = a.door.Admission.judge(ctx, conn)
-	inTime, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
-	defer cancel()
-	a.methods = a.door.Admission.methods(inTime, a.source)
+	a.methods = a.door.Admission.methods(ctx, a.source)
 	if a.entry == open {
 		if a.known, a.reason = a.letIn(ctx, user); a.known == nil {
 			a.entry = refused

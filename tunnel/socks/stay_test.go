@@ -3,6 +3,7 @@ package socks
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"net/netip"
 	"os"
@@ -193,6 +194,31 @@ func TestFewStrangersAreAtTheDoorAtOnce(t *testing.T) {
 	p.leave()
 	if s.count != 2 || len(s.hosts) != 1 {
 		t.Errorf("there are %d of %d hosts", s.count, len(s.hosts))
+	}
+}
+
+func TestNobodyTakesLongerThanAHandshakeToSayWhoAnAppIs(t *testing.T) {
+	book := newGuestBook()
+	for name, test := range map[string]struct {
+		admission Admission
+		said      string
+	}{
+		"identify": {Admission{Identify: func(ctx context.Context, _ net.Conn) (string, error) {
+			<-ctx.Done()
+			return "", ctx.Err()
+		}}, ""},
+		"ticket": {Admission{GSSAPI: func(ctx context.Context, _ netip.AddrPort, _ []byte) (GSSGrant, error) {
+			<-ctx.Done()
+			return GSSGrant{}, ctx.Err()
+		}}, "\x05\x01\x01" + gssMessage(t, gssToken, []byte("ticket"))},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := dial(t, openDoor(t, &Door{Enter: book.enter, Admission: test.admission, HandshakeTimeout: 50 * time.Millisecond}))
+			send(t, c, test.said)
+			if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Error("the app still waits")
+			}
+		})
 	}
 }
 

@@ -11,6 +11,8 @@ import (
 // loginGSS lets an app in that has been told to use method 01. From then on its
 // connection is protected as agreed.
 func (a *app) loginGSS(ctx context.Context) (*guest, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
+	defer cancel()
 	var g *guest
 	channel, err := NegotiateGSS(ctx, a.in, a.conn, func(ctx context.Context, token []byte) (GSSGrant, error) {
 		grant, err := a.door.Admission.GSSAPI(ctx, a.source, token)
