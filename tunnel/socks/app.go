@@ -54,7 +54,7 @@ type app struct {
 	reason  error    // why entry is refused
 	known   *guest   // for an app that need not say who it is
 	stay    *stay    // of the last guest; nil if the door keeps no books
-	place   *place   // among the strangers
+	place   *place   // among the door's strangers
 }
 
 func newApp(s *serving, c net.Conn) (*app, error) {

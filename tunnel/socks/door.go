@@ -96,7 +96,7 @@ type serving struct {
 	udp  udpDesk
 
 	sessions  sessions6
-	strangers strangers
+	strangers places
 	ports     ports6
 }
 

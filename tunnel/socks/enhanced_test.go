@@ -188,9 +188,8 @@ func TestInterleavedFragmentsComeOutWhole(t *testing.T) {
 }
 
 func TestFragmentsOfEnhancedModeAreForgottenInTime(t *testing.T) {
-	desk := new(udpDesk)
 	u := &enhancedUDP{mode: &enhanced{app: &app{door: &serving{}}}, remote: here}
-	u.mode.app.door.udp.hosts, desk = nil, &u.mode.app.door.udp
+	desk := &u.mode.app.door.udp
 	now := time.Unix(1000, 0)
 	first := now.Add(fragmentTimeout)
 	for i := range 3 {

@@ -1,7 +1,6 @@
 package socks
 
 import (
-	"cmp"
 	"context"
 	"net/netip"
 	"sync"
@@ -23,6 +22,7 @@ type enhancedUDP struct {
 	allowed   atomic.Uint32 // directions
 
 	socket      *udpSocket // nil if datagrams travel on the connection
+	place       *place     // if they do
 	association Association
 	outside     netip.AddrPort
 	closing     chan struct{}
@@ -89,10 +89,8 @@ func (u *enhancedUDP) openSide() (err error) {
 		u.socket, err = a.openUDP(u.local)
 		return err
 	}
-	if !a.door.udp.enter(a.source.Addr(), cmp.Or(a.door.UDP.MaxAssociations, DefaultMaxAssociations)) {
-		return errAssociations
-	}
-	return nil
+	u.place, err = a.door.takePlace(a.source.Addr())
+	return err
 }
 
 func (u *enhancedUDP) closeSide() {
@@ -100,7 +98,7 @@ func (u *enhancedUDP) closeSide() {
 		u.socket.close()
 		return
 	}
-	u.mode.app.door.udp.leave(u.mode.app.source.Addr())
+	u.place.leave()
 }
 
 // serve carries datagrams until the association is closed. If it ends by itself, so does

@@ -179,7 +179,7 @@ func TestFewStrangersAreAtTheDoorAtOnce(t *testing.T) {
 	expect(t, first, "\x01\x00")
 	stranger()
 
-	var s strangers
+	var s places
 	for i, want := range []bool{true, true, false} {
 		source := netip.MustParseAddr("2001:db8::" + string(rune('1'+i)))
 		if _, ok := s.enter(source, 100, 2); ok != want {

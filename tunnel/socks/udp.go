@@ -40,8 +40,8 @@ type UDP struct {
 	// come over loopback are told the real one.
 	Advertise netip.Addr
 
-	// MaxAssociations is how many associations each listener has at once. A host has at
-	// most a quarter of them. Zero is DefaultMaxAssociations.
+	// MaxAssociations is how many associations each listener has at once. A host, which
+	// has a /64 in IPv6, has at most a quarter of them. Zero is DefaultMaxAssociations.
 	MaxAssociations int
 }
 
@@ -54,39 +54,11 @@ var (
 
 // udpDesk is what the associations of one listener share. The zero udpDesk is ready.
 type udpDesk struct {
-	mu    sync.Mutex
-	count int
-	hosts map[netip.Addr]int
-
-	unfinished atomic.Int64 // bytes of fragments
+	associations places
+	unfinished   atomic.Int64 // bytes of fragments
 
 	once    sync.Once
 	reading chan struct{} // holds an item for each association that reads
-}
-
-// enter counts an association in.
-func (d *udpDesk) enter(host netip.Addr, limit int) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.count >= limit || d.hosts[host] >= max(1, limit/hostShare) {
-		return false
-	}
-	if d.hosts == nil {
-		d.hosts = make(map[netip.Addr]int)
-	}
-	d.count++
-	d.hosts[host]++
-	return true
-}
-
-// leave counts an association out.
-func (d *udpDesk) leave(host netip.Addr) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.count--
-	if d.hosts[host]--; d.hosts[host] == 0 {
-		delete(d.hosts, host)
-	}
 }
 
 // turns is where associations queue to read.
@@ -175,6 +147,16 @@ func (a *app) hold() error {
 	return errTalks
 }
 
+// takePlace gives the place of one more association of a host's.
+func (s *serving) takePlace(host netip.Addr) (*place, error) {
+	limit := cmp.Or(s.UDP.MaxAssociations, DefaultMaxAssociations)
+	place, ok := s.udp.associations.enter(host, limit, max(1, limit/hostShare))
+	if !ok {
+		return nil, errAssociations
+	}
+	return place, nil
+}
+
 // openUDP opens the port for an app's datagrams. The hint is where the app says that
 // it will send from.
 func (a *app) openUDP(hint Addr) (*udpSocket, error) {
@@ -182,15 +164,16 @@ func (a *app) openUDP(hint Addr) (*udpSocket, error) {
 		return nil, errUDPOff
 	}
 	local, host := a.udpHosts(hint)
-	if !a.door.udp.enter(host, cmp.Or(a.door.UDP.MaxAssociations, DefaultMaxAssociations)) {
-		return nil, errAssociations
+	place, err := a.door.takePlace(host)
+	if err != nil {
+		return nil, err
 	}
 	s, err := newUDPSocket(local)
 	if err != nil {
-		a.door.udp.leave(host)
+		place.leave()
 		return nil, fmt.Errorf("open a port for datagrams: %w", err)
 	}
-	s.desk, s.host = &a.door.udp, host
+	s.desk, s.host, s.place = &a.door.udp, host, place
 	if c, ok := a.conn.(*gssConn); ok {
 		s.channel = c.channel // datagrams are protected as their connection is
 	}

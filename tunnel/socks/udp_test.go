@@ -252,7 +252,6 @@ func TestFragmentsComeOutWhole(t *testing.T) {
 }
 
 func TestUnfinishedDatagramsAreForgottenInTime(t *testing.T) {
-	e := newEchoes()
 	socket := &udpSocket{}
 	u := &udp5{socket: socket, fragments: reassembly{desk: new(udpDesk)}}
 	from := netip.MustParseAddrPort("127.0.0.1:5004")
@@ -266,7 +265,6 @@ func TestUnfinishedDatagramsAreForgottenInTime(t *testing.T) {
 	if again := u.forget(until); !again.IsZero() || u.fragments.desk.unfinished.Load() != 0 {
 		t.Errorf("%d bytes are kept until %v", u.fragments.desk.unfinished.Load(), again)
 	}
-	_ = e
 }
 
 // impatient is a dialect that has something to forget soon after its first packet.
@@ -561,21 +559,35 @@ func TestAssociationsHaveLimits(t *testing.T) {
 }
 
 func TestAListenersAssociationsAreCounted(t *testing.T) {
-	var d udpDesk
-	hosts := []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("2001:db8::1")}
-	for _, want := range []bool{true, true, false} {
-		if d.enter(hosts[0], 8) != want {
-			t.Errorf("one more of the same host: %v", !want)
+	s := &serving{Door: Door{UDP: UDP{MaxAssociations: 8}}}
+	var taken []*place
+	for _, step := range []struct {
+		host string
+		ok   bool
+	}{
+		{"192.0.2.1", true},
+		{"192.0.2.1", true},
+		{"192.0.2.1", false}, // more than a host may have
+		{"2001:db8::1", true},
+		{"2001:db8::2", true},
+		{"2001:db8::3", false}, // the same network, which is one host
+		{"2001:db8:0:1::1", true},
+		{"192.0.2.2", true},
+		{"192.0.2.3", true},
+		{"192.0.2.4", true},
+		{"192.0.2.5", false}, // more than the listener may have
+	} {
+		p, err := s.takePlace(netip.MustParseAddr(step.host))
+		if (err == nil) != step.ok {
+			t.Errorf("one more of %s: %v", step.host, err)
 		}
+		taken = append(taken, p)
 	}
-	if !d.enter(hosts[1], 3) || d.enter(hosts[2], 3) {
-		t.Error("the limit of the listener does not hold")
+	for _, p := range taken {
+		p.leave()
 	}
-	for _, h := range []netip.Addr{hosts[0], hosts[0], hosts[1]} {
-		d.leave(h)
-	}
-	if d.count != 0 || len(d.hosts) != 0 {
-		t.Errorf("%d associations of %v are left", d.count, d.hosts)
+	if n := &s.udp.associations; n.count != 0 || len(n.hosts) != 0 {
+		t.Errorf("%d associations of %v are left", n.count, n.hosts)
 	}
 }
 

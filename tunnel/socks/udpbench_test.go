@@ -18,7 +18,6 @@ func benchmarkSocket(b *testing.B) (*udpSocket, *net.UDPConn) {
 		b.Fatal(err)
 	}
 	s.desk, s.host = new(udpDesk), local
-	s.desk.enter(local, 1<<10)
 	b.Cleanup(s.close)
 	app := listenUDP(b, local, 0)
 	app.SetDeadline(time.Time{})

@@ -57,10 +57,10 @@ type udpSocket struct {
 	local netip.AddrPort
 	told  netip.AddrPort // where the app is told to send to
 	desk  *udpDesk
+	place *place                            // of the association
 	host  netip.Addr                        // the app's
 	vet   func(source netip.AddrPort) error // judges who is first; nil for anybody on host
 	app   atomic.Pointer[udpApp]
-	once  sync.Once
 
 	channel *GSSChannel // what packets are protected by; nil for nothing
 	batchConn
@@ -105,10 +105,8 @@ func openUDPSocket(local netip.AddrPort) (*udpSocket, error) {
 
 // close ends receive, and counts the association out.
 func (s *udpSocket) close() {
-	s.once.Do(func() {
-		s.conn.Close()
-		s.desk.leave(s.host)
-	})
+	s.conn.Close()
+	s.place.leave()
 }
 
 // settle makes app the only one who may send, and gets what comes back.

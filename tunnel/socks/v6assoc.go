@@ -35,6 +35,7 @@ type udp6 struct {
 	id     uint64
 	host   netip.Addr // the app's; not valid where it has none
 	losses bool       // the app wants to hear of them
+	place  *place     // among the door's associations
 	port   *port6     // nil if there is none: then there is TCP alone
 
 	association Association // set before the app knows the id
@@ -78,17 +79,17 @@ func (a *app) open6(ctx context.Context, g *guest, r Request) (*udp6, Reply, err
 	var id [8]byte
 	rand.Read(id[:]) // never fails
 	u := &udp6{id: binary.BigEndian.Uint64(id[:]), host: a.source.Addr(), over: make(chan struct{}), more: make(chan struct{}, 1)}
-	if !a.door.udp.enter(u.host, cmp.Or(a.door.UDP.MaxAssociations, DefaultMaxAssociations)) {
-		return nil, Reply{}, errAssociations
+	var err error
+	if u.place, err = a.door.takePlace(u.host); err != nil {
+		return nil, Reply{}, err
 	}
 	errorsWanted, asked := findStack(r.Stack, StackUDPErrors6)
 	u.losses = errorsWanted == StackOn6
 	r.Dst = Addr{IP: netip.IPv4Unspecified()} // an address at an exit that the app does not know
 	var reply Reply
-	var err error
 	gone := a.attend(ctx, func(ctx context.Context) { u.association, reply, err = g.associate(ctx, r, u) })
 	if gone != nil || err != nil {
-		a.door.udp.leave(u.host)
+		u.place.leave()
 		if err == nil {
 			u.association.Close()
 		}
@@ -105,7 +106,7 @@ func (a *app) open6(ctx context.Context, g *guest, r Request) (*udp6, Reply, err
 func (a *app) close6(u *udp6) {
 	a.door.ports.leave(u)
 	u.association.Close()
-	a.door.udp.leave(u.host)
+	u.place.leave()
 }
 
 // keep6 serves an association until it is over, or the app has gone.

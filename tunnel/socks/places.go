@@ -5,23 +5,23 @@ import (
 	"sync"
 )
 
-// strangers counts the apps at a listener that have not been let in yet. The zero
-// value is ready.
-type strangers struct {
+// places are counted for what there may only be so many of at a listener: apps that have
+// not been let in yet, and associations. The zero value is ready.
+type places struct {
 	mu    sync.Mutex
 	count int
 	hosts map[netip.Addr]int
 }
 
-// place is a stranger's place. A nil place is one where nobody counts.
+// place is one of them. A nil place is one where nobody counts.
 type place struct {
-	among *strangers
+	among *places
 	host  netip.Addr
 	once  sync.Once
 }
 
-// enter gives a place, unless as many are there as may be: in all, and from one host.
-func (s *strangers) enter(source netip.Addr, most, mostOfHost int) (*place, bool) {
+// enter gives a place, unless as many are taken as may be: in all, and by one host.
+func (s *places) enter(source netip.Addr, most, mostOfHost int) (*place, bool) {
 	if source.Is6() { // whoever has one of these has all
 		source = netip.PrefixFrom(source.WithZone(""), 64).Masked().Addr()
 	}
