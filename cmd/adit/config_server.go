@@ -30,6 +30,7 @@ type serverConfig struct {
 	Doors  []serverDoorConfig `toml:"door"`
 	Login  loginConfig        `toml:"login"`
 	Bind   bindConfig         `toml:"bind"`
+	UDP    udpConfig          `toml:"udp"`
 	Limits limitsConfig       `toml:"limits"`
 	Log    logConfig          `toml:"log"`
 }
@@ -109,6 +110,7 @@ func defaultServerConfig() serverConfig {
 		WireGuard: wireGuardConfig{MTU: 1420, Network: defaultNetwork},
 		Login:     defaultLoginConfig(),
 		Bind:      defaultBindConfig(),
+		UDP:       defaultUDPConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -149,6 +151,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	validateDoors(c.Doors, report)
 	c.Login.validate(report)
 	c.Bind.validate(report)
+	c.UDP.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

@@ -281,6 +281,14 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	if err != nil {
 		return err
 	}
+	exit := &server.Exit{
+		Allow: allow,
+		Own:   slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
+		Binds: binds,
+	}
+	if err := cfg.UDP.set(exit); err != nil {
+		return err
+	}
 	cert, err := loadCertificate(cfg, p.dir, p.key)
 	if err != nil {
 		return err
@@ -291,11 +299,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	}
 	p.cert.Store(cert)
 	p.site.set(site)
-	p.exit.Store(&server.Exit{
-		Allow: allow,
-		Own:   slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
-		Binds: binds,
-	})
+	p.exit.Store(exit)
 	p.log.set(cfg.Log)
 	if p.server != nil {
 		p.server.SetGrace(graceOf(cfg))
