@@ -24,7 +24,9 @@
 // An authenticator is taken once. Besides, an app that asks for mutual
 // authentication, as all known ones do, gets a key of its own for each context, so
 // that what was recorded from an earlier one is worth nothing: neither after a
-// restart nor at another server with the same keytab.
+// restart nor at another server with the same keytab. Where an app may go on
+// without any message that the context protects, only the acceptor's own memory
+// stands against replays, and each acceptor has its own.
 package gss
 
 import (
