@@ -103,11 +103,14 @@ func (s *Store) checkPassword(ctx context.Context, name, password string, from n
 	if ValidName(name) != nil {
 		name = "?" // all that no user can have are counted as one
 	}
+	if user.Disabled {
+		hash = "" // his password is as wrong as any other, every time
+	}
 	right, err := s.passwords.check(ctx, attempt{user: name, password: password, hash: hash, from: from}, s.now)
 	switch {
 	case err != nil:
 		return User{}, err
-	case !right || user.Disabled:
+	case !right:
 		return User{}, ErrPassword
 	}
 	return user, nil
