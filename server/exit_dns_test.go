@@ -291,6 +291,11 @@ func TestServersOfThisHostAreReadAnew(t *testing.T) {
 	if len(x.servers) > 0 {
 		t.Errorf("servers of a file that is gone: %v", x.servers)
 	}
+	write("nameserver 192.0.2.2", began)
+	x.reload(path)
+	if len(x.servers) != 1 {
+		t.Errorf("servers of a file that has come back as it was: %v", x.servers)
+	}
 }
 
 func FuzzExchange(f *testing.F) {

@@ -200,16 +200,16 @@ func (e *Exit) systemServers() []netip.AddrPort {
 // reload reads the servers if the file has changed. x.mu is held.
 func (x *exchanges) reload(path string) {
 	info, err := os.Stat(path)
-	if err != nil {
-		x.servers = nil
+	if err == nil && info.ModTime().Equal(x.written) {
 		return
 	}
-	if info.ModTime().Equal(x.written) {
+	// What cannot be read now is read when it can be, also if it is of the same age.
+	x.servers, x.written = nil, time.Time{}
+	if err != nil {
 		return
 	}
 	f, err := os.Open(path)
 	if err != nil {
-		x.servers = nil
 		return
 	}
 	defer f.Close()
