@@ -107,6 +107,7 @@ func (d *Door) Serve(ctx context.Context, ln net.Listener) error {
 		Admission:        socks.Admission{Identify: d.identify, Methods: d.methods},
 		UDP:              socks.UDP{Off: !d.cfg.UDP},
 		TLS:              d.cfg.TLS,
+		From:             d.cfg.From,
 		HandshakeTimeout: handshakeTimeout,
 		MaxStrangers:     maxStrangers,
 		MaxHostStrangers: maxHostStrangers,
@@ -196,16 +197,11 @@ func (d *Door) acceptTicket(ctx context.Context, _ netip.AddrPort, token []byte)
 	return socks.GSSGrant{User: user.Name, Context: c, Reply: reply, Protection: d.cfg.Protection, NEC: d.cfg.NEC}, nil
 }
 
-var errFrom = errors.New("nobody may come from there")
-
 // identify says who an app is by its connection.
 func (d *Door) identify(_ context.Context, conn net.Conn) (user string, err error) {
 	source, err := sourceOf(conn)
 	if err != nil {
 		return "", err
-	}
-	if len(d.cfg.From) > 0 && !slices.ContainsFunc(d.cfg.From, func(p netip.Prefix) bool { return p.Contains(source) }) {
-		return "", errFrom
 	}
 	for _, m := range d.cfg.Methods {
 		switch m {

@@ -251,9 +251,30 @@ func TestUsersComeInByNetwork(t *testing.T) {
 	g.talk(g.dial(), "\x05\x01\x00", "\x05\x00")
 	g = open(t, Config{Methods: []Method{Network}, Networks: map[netip.Prefix]string{netip.MustParsePrefix("192.0.2.0/24"): "anna"}})
 	g.talk(g.dial(), "\x05\x02\x00\x02", "\x05\xff")
-	g = open(t, Config{Methods: []Method{Password}, From: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}})
-	g.talk(g.dial(), "\x05\x01\x02"+login, "\x05\xff")
+}
+
+func TestNobodyComesInFromElsewhere(t *testing.T) {
+	g := open(t, Config{
+		Methods: []Method{Password},
+		From:    []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")},
+		TLS: &tls.Config{GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) {
+			t.Error("an app from elsewhere gets as far as TLS")
+			return nil, nil
+		}},
+	})
+	c, err := net.Dial("tcp", g.at)
+	if err == nil { // it may be closed as soon as it is open
+		defer c.Close()
+		err = tls.Client(c, &tls.Config{ServerName: "door"}).HandshakeContext(t.Context())
+	}
+	if err == nil {
+		t.Error("an app from elsewhere shakes hands")
+	}
 	g.expectLog("nobody may come from there")
+	g = open(t, Config{Methods: []Method{Password}, From: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}})
+	c = g.dial()
+	g.talk(c, "\x05\x01\x02"+login, "\x05\x02\x01\x00")
+	g.through(c)
 }
 
 func TestUsersComeInByCertificate(t *testing.T) {

@@ -50,6 +50,10 @@ type Door struct {
 	// as many as there are connections.
 	MaxStrangers, MaxHostStrangers int
 
+	// From are the networks whose hosts may come at all: what comes from elsewhere is
+	// closed before it takes a stranger's place or TLS's time. Empty: all may.
+	From []netip.Prefix
+
 	// Enter, if it is set, begins the stay of an app that has been let in as a user,
 	// who has no name if nobody asks for one. The stay takes the place of Relay. The
 	// error keeps the app outside. It is safe for concurrent use.
@@ -158,6 +162,13 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 		s.Log.Error("cannot serve this kind of listener", "err", err)
 		return
 	}
+	if !s.mayCome(a.source.Addr()) {
+		conn.Close()
+		if s.warn.allows() {
+			s.Log.Warn("turned an app away: nobody may come from there", "app", a.source)
+		}
+		return
+	}
 	place, ok := s.strangers.enter(a.source.Addr(), s.MaxStrangers, s.MaxHostStrangers)
 	if !ok {
 		conn.Close()
@@ -174,6 +185,11 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 		return
 	}
 	s.Log.Debug("app's connection ended", "app", a.source, "err", err)
+}
+
+// mayCome tells whether an address is in [Door.From].
+func (s *serving) mayCome(source netip.Addr) bool {
+	return len(s.From) == 0 || slices.ContainsFunc(s.From, func(p netip.Prefix) bool { return p.Contains(source) })
 }
 
 // pace keeps a flood of events from becoming a flood of log lines.
