@@ -21,7 +21,6 @@ func (l *lane) bind(ctx context.Context, stream *tunnel.Stream, c *caller, r soc
 		l.acceptAt(ctx, stream, o.SessionID)
 		return
 	}
-	r.Stack = o.Stack
 	binding, reply, err := c.Bind(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"slices"
 	"sync"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -105,10 +107,7 @@ func (c *caller) usage() Usage {
 func (c *caller) end(reason error) {
 	c.mu.Lock()
 	c.gone = reason
-	flows := make([]*flow, 0, len(c.flows))
-	for f := range c.flows {
-		flows = append(flows, f)
-	}
+	flows := slices.Collect(maps.Keys(c.flows))
 	c.mu.Unlock()
 	for _, f := range flows {
 		f.cut(reason)

@@ -48,7 +48,6 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	case socks.Bind:
 		l.bind(ctx, stream, c, r, request.Options)
 	case socks.Associate:
-		r.Stack = request.Options.Stack
 		l.associate(ctx, stream, c, r)
 	default:
 		l.refuse(stream, socks.CommandNotSupported)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -56,11 +57,7 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, query, true) }
 		return newNameConn(ctx, r.Initial, exchange), socks.Reply{}, nil
 	}
-	timeout := e.Timeout
-	if timeout == 0 {
-		timeout = DefaultConnectTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
 	targets, err := e.targets(ctx, r.Dst)
 	if err != nil {
@@ -83,6 +80,9 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 	}
 	return conn, socks.Reply{Bound: addrPort(conn.LocalAddr()), Stack: w.report(conn)}, nil
 }
+
+// timeout is Timeout, or what holds without one.
+func (e *Exit) timeout() time.Duration { return cmp.Or(e.Timeout, DefaultConnectTimeout) }
 
 // dial connects to one address that has been judged, and has the very address
 // judged again that the socket is about to connect to.

@@ -61,11 +61,7 @@ func (e *Exit) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.
 }
 
 func (e *Exit) bind(ctx context.Context, r socks.Request) (*binding, socks.Reply, error) {
-	timeout := e.Timeout
-	if timeout == 0 {
-		timeout = DefaultConnectTimeout
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
 	peers, err := e.peers(ctx, r.Dst)
 	if err != nil {

@@ -129,7 +129,7 @@ func inOrderOf(before, addrs []netip.Addr) []netip.Addr {
 // lookUp gives the addresses of a name: those to which this host has a way, or one
 // if it has none to any. Nobody has judged them.
 func (e *Exit) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
-	ctx, cancel := context.WithTimeout(ctx, cmp.Or(e.Timeout, DefaultConnectTimeout))
+	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
 	found, err := e.resolve(ctx, socks.Addr{Name: host})
 	if err != nil {

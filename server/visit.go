@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
@@ -139,9 +141,5 @@ func (s *Server) reviewVisits(ctx context.Context) {
 func (s *Server) allVisits() []*Visit {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	all := make([]*Visit, 0, len(s.visits))
-	for v := range s.visits {
-		all = append(all, v)
-	}
-	return all
+	return slices.Collect(maps.Keys(s.visits))
 }
