@@ -69,8 +69,12 @@ func newUserList(e env) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				logins, err := s.Logins(ctx)
+				if err != nil {
+					return err
+				}
 				w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "USER\tSTATE\tGROUPS\tGRACE\tCREATED")
+				fmt.Fprintln(w, "USER\tSTATE\tGROUPS\tGRACE\tLOGINS\tCREATED")
 				for _, u := range all {
 					state := "enabled"
 					if u.Disabled {
@@ -80,7 +84,8 @@ func newUserList(e env) *cobra.Command {
 					if u.Grace != nil {
 						grace = briefly(*u.Grace)
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", u.Name, state, orDash(strings.Join(u.Groups, ",")), grace, day(u.Created))
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, state, orDash(strings.Join(u.Groups, ",")), grace,
+						orDash(strings.Join(loginsOf(logins[u.Name]), ",")), day(u.Created))
 				}
 				return w.Flush()
 			})
@@ -88,6 +93,14 @@ func newUserList(e env) *cobra.Command {
 	}
 	d.add(c)
 	return c
+}
+
+// loginsOf names what a user can log in by beside its devices.
+func loginsOf(l users.Logins) []string {
+	if l.Password {
+		return append([]string{"password"}, l.Principals...)
+	}
+	return l.Principals
 }
 
 // withStore runs do with the store of a server, which may be running.

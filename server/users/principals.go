@@ -99,20 +99,3 @@ func (s *Store) UserByPrincipal(ctx context.Context, principal string) (User, er
 	}
 	return all[0], nil
 }
-
-// Principals gives a user's principals in their order.
-func (s *Store) Principals(ctx context.Context, user string) ([]string, error) {
-	err := s.hasUser(ctx, user)
-	var all []string
-	if err == nil {
-		all, err = collect(ctx, s.reads, "SELECT name FROM principals WHERE user = ? ORDER BY name", func(rows *sql.Rows) (string, error) {
-			var name string
-			err := rows.Scan(&name)
-			return name, err
-		}, user)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("list principals: %w", err)
-	}
-	return all, nil
-}

@@ -3,6 +3,7 @@ package users
 import (
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -26,8 +27,8 @@ func TestPrincipalsLeadToTheirUser(t *testing.T) {
 			t.Errorf("%q leads to %+v, %v", p, u, err)
 		}
 	}
-	if all, err := s.Principals(t.Context(), "anna"); err != nil || !slices.Equal(all, []string{"anna/admin@ADIT.TEST", "anna@ADIT.TEST"}) {
-		t.Errorf("they are %q, %v", all, err)
+	if all, err := s.Logins(t.Context()); err != nil || !slices.Equal(all["anna"].Principals, []string{"anna/admin@ADIT.TEST", "anna@ADIT.TEST"}) {
+		t.Errorf("they are %+v, %v", all, err)
 	}
 	if err := s.RemovePrincipal(t.Context(), "bert", "anna@ADIT.TEST"); !errors.Is(err, ErrPrincipalUnknown) {
 		t.Errorf("removed from another user: %v", err)
@@ -37,6 +38,26 @@ func TestPrincipalsLeadToTheirUser(t *testing.T) {
 	must(t, s.RemoveUser(t.Context(), "anna"))
 	if _, err := s.UserByPrincipal(t.Context(), "anna/admin@ADIT.TEST"); !errors.Is(err, ErrPrincipalUnknown) {
 		t.Errorf("it leads to a user who was removed: %v", err)
+	}
+}
+
+func TestLoginsAreListed(t *testing.T) {
+	s := newStore(t)
+	for _, name := range []string{"anna", "bert", "carl", "dora"} {
+		must(t, s.AddUser(t.Context(), name))
+	}
+	must(t, s.SetPassword(t.Context(), "anna", "correct horse"))
+	must(t, s.SetPassword(t.Context(), "bert", "battery staple"))
+	must(t, s.AddPrincipal(t.Context(), "bert", "bert@ADIT.TEST"))
+	must(t, s.AddPrincipal(t.Context(), "bert", "bert/admin@ADIT.TEST"))
+	must(t, s.AddPrincipal(t.Context(), "carl", "carl@ADIT.TEST"))
+	want := map[string]Logins{
+		"anna": {Password: true},
+		"bert": {Password: true, Principals: []string{"bert/admin@ADIT.TEST", "bert@ADIT.TEST"}},
+		"carl": {Principals: []string{"carl@ADIT.TEST"}},
+	}
+	if got, err := s.Logins(t.Context()); err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("they are %+v, %v", got, err)
 	}
 }
 
