@@ -176,6 +176,49 @@ func TestPeersBeyondTheNumbersGoByTheirAddresses(t *testing.T) {
 	})
 }
 
+// TestPeersOfLongNamesBeyondTheBoundGoByThem is about what a receiver keeps.
+func TestPeersOfLongNamesBeyondTheBoundGoByThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const names = 4000 // of which 1 MiB holds about 2,800
+		w := newWorld(t)
+		name := func(n int) string { return fmt.Sprintf("n%0249d:53", n) }
+		named := func() bool { flow, _ := tunnel.TakeFlow(w.client.last()); return flow == 0 }
+		a, b := w.associate(0), w.associate(1)
+		for n := range names {
+			a.client.Deliver(to(name(n), "x"))
+			if n%500 == 0 {
+				synctest.Wait()
+			}
+		}
+		synctest.Wait()
+		if got := a.up.take(); len(got) != names || got[names-1].Addr != to(name(names-1), "")[0].Addr {
+			t.Errorf("%d datagrams came", len(got))
+		}
+		if a.client.Deliver(to(name(0), "x")); named() {
+			t.Error("the first peer goes by its name")
+		}
+		for range 3 {
+			if a.client.Deliver(to(name(names-1), "x")); !named() {
+				t.Error("the last peer goes by a number")
+			}
+			synctest.Wait()
+		}
+		if got := a.up.take(); len(got) != 4 || got[3].Addr != to(name(names-1), "")[0].Addr {
+			t.Errorf("%d datagrams came", len(got))
+		}
+		// What an association held is there for others when it is over.
+		a.close()
+		for range 2 {
+			b.client.Deliver(to(name(names), "x"))
+			synctest.Wait()
+		}
+		if named() {
+			t.Error("nothing was given back")
+		}
+		b.close()
+	})
+}
+
 // TestDatagramsFindTheirWayWhateverHappens lets associations come and go on a way that
 // loses datagrams, and keeps those that are known by a number for up to 29 s.
 func TestDatagramsFindTheirWayWhateverHappens(t *testing.T) {

@@ -13,6 +13,10 @@ import (
 // told once more.
 const tellAgain = 200 * time.Millisecond
 
+// maxKnown bounds what a receiver knows of peers, in bytes. Of more of them the other
+// end never hears that they are known, and goes on naming them.
+const maxKnown = 1 << 20
+
 // acquaintance is a peer for which a number of the other end's stands.
 type acquaintance struct {
 	association *Association
@@ -21,11 +25,20 @@ type acquaintance struct {
 	told        time.Time // when the other end was told last
 }
 
+// size is about what an acquaintance takes, in bytes.
+func (k *acquaintance) size() int {
+	if k == nil {
+		return 0
+	}
+	return 128 + len(k.addr.Name)
+}
+
 // receiver is the half of a Mux that receives.
 type receiver struct {
 	mu           sync.Mutex
 	associations map[uint32]*Association
 	known        []*acquaintance // by number, as far as there are any
+	size         int             // of those
 }
 
 // enter lets an association receive.
@@ -49,7 +62,7 @@ func (r *receiver) leave(a *Association) {
 	delete(r.associations, a.id)
 	for i, k := range r.known {
 		if k != nil && k.association == a {
-			r.known[i] = nil
+			r.know(i, nil)
 		}
 	}
 }
@@ -174,13 +187,23 @@ func (r *receiver) learn(now time.Time, a *Association, l label, addr socks.Addr
 	}
 	switch k := r.known[number]; {
 	case k == nil || l.after(k.label):
-		r.known[number] = &acquaintance{association: a, addr: addr, label: l, told: now}
-		return true
+		next := &acquaintance{association: a, addr: addr, label: l, told: now}
+		if r.size-k.size()+next.size() > maxKnown {
+			next = nil // but nobody may take the number for that of before
+		}
+		r.know(number, next)
+		return next != nil
 	case k.label == l && k.association == a && k.addr == addr && now.Sub(k.told) >= tellAgain:
 		k.told = now
 		return true
 	}
 	return false
+}
+
+// know lets a number stand for k, or for nobody.
+func (r *receiver) know(number int, k *acquaintance) {
+	r.size += k.size() - r.known[number].size()
+	r.known[number] = k
 }
 
 // lost takes a report of a loss.
