@@ -169,6 +169,32 @@ func TestSessionIsOverWithItsLastLane(t *testing.T) {
 	}
 }
 
+// A lane that was let in while there was a session does not bring it back.
+func TestLaneThatComesTooLateBeginsNoSession(t *testing.T) {
+	h := newHouse(t, nil)
+	x := h.attachLanes(h.device("anna"), 1)
+	answer, serve := h.come(x.hello(1, 1))
+	if _, err := tunnel.ParseAnswer(answer); err != nil {
+		t.Fatal(err)
+	}
+	x.lanes[0].Close(0)
+	receive(t, x.lanes[0].served, "the end of the lane")
+	for len(h.log.find(t, "session ended")) == 0 { // it tells nobody else
+		time.Sleep(time.Millisecond)
+	}
+	near, far := tunneltest.Link(tunneltest.Path{})
+	defer near.Close()
+	served := make(chan struct{})
+	h.running.Go(func() {
+		defer close(served)
+		serve(h.ctx, far)
+	})
+	receive(t, served, "the end of the late lane")
+	if st := h.Status(); len(st) > 0 {
+		t.Errorf("there is a session: %+v", st)
+	}
+}
+
 // TestRevocationEndsEveryLane has seven lanes that stand still, so that they
 // cannot be told.
 func TestRevocationEndsEveryLane(t *testing.T) {

@@ -173,14 +173,15 @@ func (s *Server) SetGrace(d time.Duration) {
 	}
 }
 
-// enter books a lane, and its session if that is new and there is room for it.
+// enter books a lane, and its session if that is new and there is room for it. A
+// session that is over stays so.
 func (s *Server) enter(l *lane) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closed || l.session.lanes[l.number] != nil:
 		return false
-	case s.sessions[l.id] == nil && !s.book(l.session):
+	case s.sessions[l.id] == nil && (l.session.booked || !s.book(l.session)):
 		return false
 	}
 	l.session.lanes[l.number] = l
@@ -198,6 +199,7 @@ func (s *Server) book(sess *session) bool {
 		s.remove(surplus)
 	}
 	s.sessions[sess.id] = sess
+	sess.booked = true
 	s.devices[string(sess.device.Key)]++
 	return true
 }

@@ -26,9 +26,10 @@ type session struct {
 	logins logins
 
 	// Under the server's mu.
-	lanes [tunnel.MaxLanes]*lane // by number; nil: there is none
-	past  tunnel.Stats           // of lanes that have ended
-	now   users.User             // the user as the store had him last
+	booked bool                   // it has begun, and may be over by now
+	lanes  [tunnel.MaxLanes]*lane // by number; nil: there is none
+	past   tunnel.Stats           // of lanes that have ended
+	now    users.User             // the user as the store had him last
 }
 
 func (s *Server) newSession(device users.Device, user users.User) *session {
