@@ -10,7 +10,7 @@ import (
 )
 
 const serverUpgradeHelp = `Let a new process take over from the server that runs in a directory, without
-losing a connection, and print its id: to change to another version of adit, or to a
+losing a session, and print its id: to change to another version of adit, or to a
 config that needs a restart.
 
 The running server starts it as it was started itself: by the same path, where there
@@ -20,10 +20,12 @@ config, and gets the listeners whose addresses are still in it; these keep their
 had happened, and the error says why. Under systemd the unit follows the new process.
 
 What survives what:
-  upgrade  Everything. New streams are the new process's. The old one stays for those
-           that it has, also when a client loses its connection later and comes back
-           from elsewhere, and ends after the last of them. Up to 8 old processes may
-           stay. Limits per user and on memory hold for each process by itself.
+  upgrade  All sessions and doors. New streams are the new process's. The old one stays
+           for those that it has, also when a client loses its connection later and
+           comes back from elsewhere, and ends after the last of them. Up to 8 old
+           processes may stay. Limits per user and on memory hold for each process by
+           itself. Connections of devices without adit, which use WireGuard alone, end;
+           their WireGuard is back after 15 seconds.
   SIGTERM  Streams have as long as "drain" in server.toml says, and are reset then. So
            it is with old processes, once no server has run for so long.
   kill -9  The streams of that process alone are lost: apps see a reset, and targets
