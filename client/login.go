@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,8 @@ var (
 	// ErrLogin says that the server does not let an app log in. It tells nobody why.
 	ErrLogin = errors.New("the server refuses the login")
 
-	errLogins = errors.New("too many users have logged in")
+	errLogins     = errors.New("too many users have logged in")
+	errUnverified = errors.New("the server does not say that it has looked at the password")
 )
 
 // logins are the users as whom apps have logged in at the server. Whoever is not the
@@ -71,17 +73,25 @@ func (c *Client) LoginMethods(ctx context.Context) (all []socks.Method, err erro
 // LogIn lets the server verify a user's password. From then on [socks.Request.User] may
 // be that user. A refusal is [ErrLogin].
 func (c *Client) LogIn(ctx context.Context, user, password string) error {
-	data, err := socks.PasswordLogin6(user, password)
-	if err == nil {
-		var g granted
-		if g, err = c.logIn(ctx, data); err == nil {
-			err = c.loggedIn(user, g)
-		}
-	}
-	if err != nil {
+	if err := c.logInByPassword(ctx, user, password); err != nil {
 		return fmt.Errorf("log in: %w", err)
 	}
 	return nil
+}
+
+func (c *Client) logInByPassword(ctx context.Context, user, password string) error {
+	data, err := socks.PasswordLogin6(user, password)
+	if err != nil {
+		return err
+	}
+	g, err := c.logIn(ctx, data)
+	switch {
+	case err != nil:
+		return err
+	case !bytes.HasPrefix(g.auth.AuthOf(socks.MethodPassword), []byte{1, 0}): // the success of RFC 1929
+		return errUnverified
+	}
+	return c.loggedIn(user, g)
 }
 
 // LogInByToken lets the server verify a GSS-API token, and gives what it has made of it.

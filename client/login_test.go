@@ -50,8 +50,11 @@ func (l *lodge) noop(s *tunnel.Stream, o socks.Options6) {
 	case o.AuthOf(socks.MethodPassword) != nil:
 		user, password, err := socks.ParsePasswordLogin6(o.AuthOf(socks.MethodPassword))
 		answer.OK = err == nil && password == user+"'s"
+		if answer.OK {
+			answer.Options.Auth = []socks.AuthData6{{Method: byte(socks.MethodPassword), Data: []byte{1, 0}}}
+		}
 		if user == "bob" && answer.OK {
-			answer.Options.Auth = []socks.AuthData6{reference}
+			answer.Options.Auth = append(answer.Options.Auth, reference)
 		}
 	default:
 		token, err := socks.ParseTokenLogin6(o.AuthOf(socks.MethodGSSAPI))
@@ -143,4 +146,20 @@ func TestFlowsOfOthersAreRefusedInTheNextSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	conn.Close()
+}
+
+// A server that knows no logins drops the option, and says that all is well.
+func TestPasswordThatTheServerHasNotLookedAtIsNotRight(t *testing.T) {
+	h := newHub(t, func(_ context.Context, s *tunnel.Stream) {
+		if _, err := socks.ReadRequest6(s); err == nil {
+			accept(s)
+		}
+	})
+	c := start(t, h, nil)
+	if err := c.LogIn(t.Context(), "alice", "anything"); err == nil {
+		t.Error("alice is logged in")
+	}
+	if _, err := c.LogInByToken(t.Context(), []byte("anything")); err == nil {
+		t.Error("somebody is logged in by a token")
+	}
 }
