@@ -29,12 +29,19 @@ func (p *proxy) servePAC(w http.ResponseWriter, r *http.Request) bool {
 	if !asks || r.URL.Path != "/proxy.pac" && r.URL.Path != "/wpad.dat" || !p.app.source.IsValid() {
 		return false
 	}
-	at, ok := reachedAt(r.Host, p.app.door.Names)
+	port := "80"
+	if p.app.door.TLS != nil {
+		port = "443"
+	}
+	at, ok := reachedAt(r.Host, port, p.app.door.Names)
 	if !ok {
 		return false
 	}
 	proxies := []string{"SOCKS5 " + at, "SOCKS " + at, "PROXY " + at}
-	if p.app.entry == needsProof {
+	switch {
+	case p.app.door.TLS != nil:
+		proxies = []string{"HTTPS " + at} // there is no word for SOCKS over TLS
+	case p.app.entry == needsProof:
 		slices.Reverse(proxies) // browsers give no password to SOCKS
 	}
 	h := w.Header()
@@ -49,11 +56,11 @@ func (p *proxy) servePAC(w http.ResponseWriter, r *http.Request) bool {
 }
 
 // reachedAt gives the address in a Host field, if its host is an IP address,
-// localhost or one of the names.
-func reachedAt(field string, names []string) (string, bool) {
+// localhost or one of the names. usual is the port of a field that has none.
+func reachedAt(field, usual string, names []string) (string, bool) {
 	host, port, err := net.SplitHostPort(field)
 	if err != nil {
-		host, port = strings.TrimSuffix(strings.TrimPrefix(field, "["), "]"), "80"
+		host, port = strings.TrimSuffix(strings.TrimPrefix(field, "["), "]"), usual
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
 	if err != nil || n == 0 {

@@ -82,20 +82,31 @@ func TestPACPutsHTTPFirstWhereAPasswordIsAsked(t *testing.T) {
 	}
 }
 
+func TestPACNamesAProxyOverTLSWhereTheDoorSpeaksIt(t *testing.T) {
+	at := tlsDoor(t, passwordDoor(never{t: t}))
+	for host, want := range map[string]string{"192.0.2.1:1080": "192.0.2.1:1080", "localhost": "localhost:443"} {
+		app, _ := at()
+		_, body := exchange(t, app, bufio.NewReader(app), "GET /proxy.pac HTTP/1.1\r\nHost: "+host+"\r\n\r\n")
+		if !strings.Contains(body, `return "HTTPS `+want+`";`) {
+			t.Errorf("%s: %q", host, body)
+		}
+	}
+}
+
 // FuzzPACHost checks that nothing of a Host field gets into the file but an address.
 func FuzzPACHost(f *testing.F) {
 	for _, s := range []string{"127.0.0.1:1080", "[::1]", "localhost", `a";alert(1);"`, "::1:80", "[::ffff:1.2.3.4]:1"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, field string) {
-		at, ok := reachedAt(field, nil)
+		at, ok := reachedAt(field, "80", nil)
 		if !ok {
 			return
 		}
 		if a, err := ParseAddr(at); err != nil || a.Name != "" && a.Name != "localhost" || a.Port == 0 {
 			t.Errorf("%q gives %q", field, at)
 		}
-		if again, ok := reachedAt(at, nil); !ok || again != at {
+		if again, ok := reachedAt(at, "80", nil); !ok || again != at {
 			t.Errorf("%q gives %q, and that %q", field, at, again)
 		}
 	})
