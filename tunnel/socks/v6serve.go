@@ -1,8 +1,6 @@
 package socks
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -129,16 +127,12 @@ func (a *app) authenticate6(ctx context.Context, o Options6, say *Options6) (*gu
 
 // login6 takes a user and a password from a request's option.
 func (a *app) login6(ctx context.Context, data []byte, say *Options6) (*guest, error) {
-	in := bufio.NewReader(bytes.NewReader(data))
-	user, password, err := readLogin5(in)
-	if rest := readAhead(in); err != nil || len(rest) > 3 || len(bytes.Trim(rest, "\x00")) > 0 {
-		err = &Error{NotAllowed, errors.New("SOCKS 6 login option is malformed")}
-	}
 	var g *guest
-	if err == nil {
-		if g = a.login(ctx, user, password); g == nil {
-			err = errLogin
-		}
+	user, password, err := ParsePasswordLogin6(data)
+	if err != nil {
+		err = &Error{NotAllowed, err}
+	} else if g = a.login(ctx, user, password); g == nil {
+		err = errLogin
 	}
 	status := byte(0)
 	if g == nil {
@@ -173,7 +167,7 @@ func (a *app) ask6(ctx context.Context, method Method) (*guest, error) {
 
 // answer6 gives an operation reply, with what was done on the app's own leg.
 func answer6(r Reply, near []StackOption6) []byte {
-	p := OperationReply6{Code: min(r.Code, TimedOut+1)}
+	p := OperationReply6{Code: r.Code}
 	if p.Code > TimedOut {
 		p.Code = GeneralFailure
 	}

@@ -96,6 +96,18 @@ func TestSocks6SessionsSpareTheLogin(t *testing.T) {
 	}
 }
 
+func TestSocks6LoginsHaveAUserAndAPassword(t *testing.T) {
+	door := openDoor(t, &Door{Relay: took()}) // where any would do
+	for data, want := range map[string]bool{
+		"\x01\x01x\x01y": true,
+		"\x01\x00\x01y":  false, "\x01\x01x\x00": false, "\x01\x01x\x05y": false, "\x02\x01x\x01y": false, "\x01\x01x\x01yz": false,
+	} {
+		if p, _ := ask6(t, door, connect6(Options6{Auth: []AuthData6{{Method: 2, Data: []byte(data)}}})); p.OK != want {
+			t.Errorf("%q: let in: %v, want %v", data, p.OK, want)
+		}
+	}
+}
+
 func TestSocks6SessionsEndAndAreForOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &guest{user: "fred", source: netip.MustParseAddrPort("192.0.2.1:1000")}
