@@ -31,12 +31,7 @@ func wishesOf(r socks.Request, addresses int) wishes {
 }
 
 func (w wishes) find(kind socks.StackKind6) (value uint16, found bool) {
-	for _, o := range w.options {
-		if o.Kind == kind && o.Leg&socks.TargetLeg6 != 0 {
-			return o.Value, true
-		}
-	}
-	return 0, false
+	return socks.FindStack6(w.options, kind)
 }
 
 func (w wishes) has(kind socks.StackKind6) bool {

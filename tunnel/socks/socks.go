@@ -144,12 +144,8 @@ type Reply struct {
 func (r Reply) Backlog() int { return backlog(r.Stack) }
 
 func backlog(options []StackOption6) int {
-	for _, o := range options {
-		if o.Kind == StackBacklog6 {
-			return int(o.Value)
-		}
-	}
-	return 0
+	n, _ := FindStack6(options, StackBacklog6)
+	return int(n)
 }
 
 // Command is a SOCKS command, by its number in SOCKS 5 and 6.

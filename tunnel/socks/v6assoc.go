@@ -83,7 +83,7 @@ func (a *app) open6(ctx context.Context, g *guest, r Request) (*udp6, Reply, err
 	if u.place, err = a.door.takePlace(u.host); err != nil {
 		return nil, Reply{}, err
 	}
-	errorsWanted, asked := findStack(r.Stack, StackUDPErrors6)
+	errorsWanted, asked := FindStack6(r.Stack, StackUDPErrors6)
 	u.losses = errorsWanted == StackOn6
 	r.Dst = Addr{IP: netip.IPv4Unspecified()} // an address at an exit that the app does not know
 	var reply Reply
@@ -312,14 +312,4 @@ func (u *udp6) write(to io.Writer) error {
 			spare = nil // a burst is over
 		}
 	}
-}
-
-// findStack gives the value of an option for the way to the target.
-func findStack(options []StackOption6, kind StackKind6) (value uint16, found bool) {
-	for _, o := range options {
-		if o.Kind == kind && o.Leg&TargetLeg6 != 0 {
-			return o.Value, true
-		}
-	}
-	return 0, false
 }

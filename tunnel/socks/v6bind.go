@@ -37,7 +37,9 @@ func (a *app) bindInSession6(ctx context.Context, g *guest, session []byte, r Re
 	case err != nil:
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	case reply.Backlog() == 0: // it is a port for one peer
-		reply.Stack = append(reply.Stack, StackOption6{Leg: TargetLeg6, Kind: StackBacklog6})
+		if _, told := FindStack6(reply.Stack, StackBacklog6); !told {
+			reply.Stack = append(reply.Stack, StackOption6{Leg: TargetLeg6, Kind: StackBacklog6})
+		}
 		return a.acceptAt6(ctx, port, reply, answer)
 	case !a.door.sessions.lend(session, unmapped(reply.Bound), port):
 		return a.refuse(errSession6, answer)

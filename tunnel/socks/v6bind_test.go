@@ -11,14 +11,12 @@ import (
 // marina is a harbour with room for several.
 type marina struct {
 	*harbour
-	berths uint16 // 0: the option is left out
+	granted []StackOption6
 }
 
 func (m marina) Bind(ctx context.Context, r Request) (Binding, Reply, error) {
 	b, reply, err := m.harbour.Bind(ctx, r)
-	if m.berths > 0 {
-		reply.Stack = []StackOption6{{TargetLeg6, StackBacklog6, m.berths}}
-	}
+	reply.Stack = m.granted
 	return b, reply, err
 }
 
@@ -53,11 +51,12 @@ var backlogOf4 = StackOption6{TargetLeg6, StackBacklog6, 4}
 
 func TestSocks6PortsTakeSeveralPeers(t *testing.T) {
 	h := newHarbour()
-	door := openDoor(t, &Door{Relay: marina{h, 3}})
+	granted := []StackOption6{{TargetLeg6, StackBacklog6, 3}}
+	door := openDoor(t, &Door{Relay: marina{h, granted}})
 	id := beginSession6(t, door)
 	holder, first := bindSix(t, door, id, Addr{Port: 21}, backlogOf4)
-	if want := (StackOption6{TargetLeg6, StackBacklog6, 3}); !slices.Equal(first.Options.Stack, []StackOption6{want}) {
-		t.Errorf("granted: %v, want %v", first.Options.Stack, want)
+	if !slices.Equal(first.Options.Stack, granted) {
+		t.Errorf("granted: %v, want %v", first.Options.Stack, granted)
 	}
 	if r := receive(t, h.asked); r.Backlog() != 4 || r.Dst.String() != "0.0.0.0:21" {
 		t.Errorf("the relay is asked for %+v", r)
@@ -86,16 +85,19 @@ func TestSocks6PortsTakeSeveralPeers(t *testing.T) {
 }
 
 func TestSocks6PortsForOnePeerAreToldSo(t *testing.T) {
-	h := newHarbour()
-	door := openDoor(t, &Door{Relay: marina{h, 0}})
-	c, first := bindSix(t, door, beginSession6(t, door), Addr{}, backlogOf4)
-	if want := (StackOption6{TargetLeg6, StackBacklog6, 0}); !slices.Equal(first.Options.Stack, []StackOption6{want}) {
-		t.Errorf("granted: %v, want %v", first.Options.Stack, want)
+	refusal := []StackOption6{{TargetLeg6, StackBacklog6, 0}}
+	for _, granted := range [][]StackOption6{nil, refusal} {
+		h := newHarbour()
+		door := openDoor(t, &Door{Relay: marina{h, granted}})
+		c, first := bindSix(t, door, beginSession6(t, door), Addr{}, backlogOf4)
+		if !slices.Equal(first.Options.Stack, refusal) {
+			t.Errorf("granted: %v, want %v", first.Options.Stack, refusal)
+		}
+		peer := h.comes(t)
+		nextReply6(t, c)
+		send(t, peer, "hello")
+		expect(t, c, "hello")
 	}
-	peer := h.comes(t)
-	nextReply6(t, c)
-	send(t, peer, "hello")
-	expect(t, c, "hello")
 }
 
 func TestSocks6PortsAreTheSessionsThatOpenedThem(t *testing.T) {

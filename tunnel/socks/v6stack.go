@@ -124,3 +124,13 @@ func checkStack6(options []StackOption6) error {
 	}
 	return nil
 }
+
+// FindStack6 gives the value of an option for the way to the target.
+func FindStack6(options []StackOption6, kind StackKind6) (value uint16, found bool) {
+	for _, o := range options {
+		if o.Kind == kind && o.Leg&TargetLeg6 != 0 {
+			return o.Value, true
+		}
+	}
+	return 0, false
+}
