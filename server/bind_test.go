@@ -256,11 +256,14 @@ func TestPortForSeveralGivesEachAStream(t *testing.T) {
 	waits := g.send(socks.Request6{Command: socks.Bind, Dst: at, Options: socks.Options6{SessionID: id}})
 	eventually(t, "three flows' lines", func() bool { return len(h.log.find(t, "flow ended")) == 3 })
 	port.CloseWrite() // a clean end ends it, too
-	if auth, err := socks.ReadAuthReply6(waits); err != nil || !auth.Options.SessionOK {
+	auth, err := socks.ReadAuthReply6(waits)
+	if err != nil || auth.Options.SessionOK == auth.Options.SessionInvalid {
 		t.Errorf("accept at a port that is being closed: %+v, %v", auth, err)
 	}
-	if op := readOperation(t, waits); op.Code == socks.Succeeded {
-		t.Errorf("accept at a port that is being closed: %+v", op)
+	if auth.OK { // the request was read before the port's end, as is likely
+		if op := readOperation(t, waits); op.Code == socks.Succeeded {
+			t.Errorf("accept at a port that is being closed: %+v", op)
+		}
 	}
 	wantClosed(t, netip.AddrPortFrom(at.IP, at.Port))
 	if _, auth, _ := g.ask(socks.Request6{Command: socks.Bind, Dst: at, Options: socks.Options6{SessionID: id}}); auth.OK || !auth.Options.SessionInvalid {
