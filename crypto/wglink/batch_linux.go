@@ -118,8 +118,8 @@ func coalesced(control []byte) int {
 		if err != nil {
 			return 0
 		}
-		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= segmentSize {
-			return int(binary.NativeEndian.Uint16(data))
+		if h.Level == unix.SOL_UDP && h.Type == unix.UDP_GRO && len(data) >= groSize {
+			return int(binary.NativeEndian.Uint32(data))
 		}
 		control = rest
 	}
