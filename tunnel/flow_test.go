@@ -3,7 +3,9 @@ package tunnel_test
 import (
 	"errors"
 	"io"
+	"net"
 	"runtime"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -159,6 +161,27 @@ func TestResetIsNoCleanEnd(t *testing.T) {
 	}
 	if _, err := c.Write([]byte("x")); !errors.Is(err, tunnel.ErrReset) {
 		t.Errorf("Write = %v, want a reset", err)
+	}
+}
+
+// Whoever comes second, be it that data arrives which nobody wants any more, must
+// not say that the stream ends before the first one has said that it is reset.
+func TestSecondResetIsNoCleanEnd(t *testing.T) {
+	x, y := tunneltest.Link(tunneltest.Path{})
+	p := newPair(t, x, y, 0)
+	defer p.stop()
+	for range 2000 {
+		c, s := p.open(t)
+		var all sync.WaitGroup
+		for range 8 {
+			all.Go(func() { c.Reset() })
+		}
+		// The handler closes s when it is reset.
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) && !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Read = %v, want a reset", err)
+		}
+		all.Wait()
+		s.Close()
 	}
 }
 

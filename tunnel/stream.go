@@ -285,12 +285,16 @@ func (s *Stream) Reset() error {
 
 func (s *Stream) reset(code resetCode) {
 	s.mu.Lock()
-	first := !s.localReset && s.peerReset == nil && !s.gone
+	again := s.localReset
+	known := s.peerReset == nil && !s.gone // to the peer
 	s.closed, s.localReset = true, true
 	s.mu.Unlock()
+	if again {
+		return // the peer may not have been told yet, and yamux would tell it of an end
+	}
 	s.stopWriting()
 	s.stopReading()
-	if first {
+	if known {
 		s.session.control(typeReset, s.id, uint32(code))
 		s.session.guard.forget(s.id)
 	} else {
