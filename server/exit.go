@@ -29,7 +29,7 @@ type Exit struct {
 	// has another address on the outside of a NAT, that goes here too.
 	Own []netip.AddrPort
 
-	Resolver Resolver      // nil means net.DefaultResolver
+	Resolver Resolver      // nil means Upstream, or else net.DefaultResolver
 	Timeout  time.Duration // for look-up and connection together; 0 means DefaultConnectTimeout
 
 	Binds Binds // for peers who come in
@@ -38,8 +38,9 @@ type Exit struct {
 	Associations    int           // how many may be open at once; 0 means DefaultAssociations
 	AssociationIdle time.Duration // ends one that nothing passes for so long, or a bit longer; 0 means never
 
-	// Upstream are the DNS servers that Exchange asks. Without any it asks those of
-	// this host, or its resolver where only that knows them.
+	// Upstream are the DNS servers that are asked for names, after this host's own
+	// file of names, and by Exchange: three of them at most. Without any those of this
+	// host are, or its resolver where only that knows them.
 	Upstream []netip.AddrPort
 
 	datagrams datagrams

@@ -96,7 +96,7 @@ func (e *Exit) peers(ctx context.Context, dst socks.Addr) ([]netip.Addr, error) 
 	if dst.Name == "" && (!dst.IP.IsValid() || dst.IP.Unmap().IsUnspecified()) {
 		return nil, nil
 	}
-	addrs, err := e.resolve(ctx, dst)
+	addrs, err := resolve(ctx, e.resolver(), dst)
 	if err != nil {
 		return nil, err
 	}

@@ -36,6 +36,9 @@ type exchanges struct {
 	asked   time.Time // when the system's servers were last looked for
 	written time.Time // when somebody last changed them
 	servers []netip.AddrPort
+
+	once     sync.Once
+	resolver *net.Resolver // see [Exit.resolver]
 }
 
 var (

@@ -14,10 +14,7 @@ import (
 )
 
 const (
-	// A name is looked up again after nameLife, as resolvers do not tell how long
-	// they would keep the answer, and after noNameLife if there was none.
-	nameLife   = time.Minute
-	noNameLife = 5 * time.Second
+	noNameLife = 5 * time.Second // after which a name without addresses is looked up again
 
 	maxNames       = 256  // that an association remembers
 	maxAsking      = 4    // of an association's look-ups at once
@@ -84,15 +81,15 @@ func (a *association) ask(n *name, host string) {
 	n.asking = true
 	a.asking++
 	a.lookups.Go(func() {
-		addrs, err := a.exit.lookUp(a.ctx, host)
+		addrs, good, err := a.exit.lookUp(a.ctx, host)
 		a.exit.datagrams.lookups.Add(-1)
-		a.Send(a.answered(n, addrs, err))
+		a.Send(a.answered(n, addrs, good, err))
 	})
 }
 
-// answered notes what has become of a look-up, and gives the datagrams that waited
-// for it.
-func (a *association) answered(n *name, addrs []netip.Addr, err error) []socks.Datagram {
+// answered notes what has become of a look-up, and how long that is good for, and
+// gives the datagrams that waited for it.
+func (a *association) answered(n *name, addrs []netip.Addr, good time.Duration, err error) []socks.Datagram {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	a.asking--
@@ -100,7 +97,7 @@ func (a *association) answered(n *name, addrs []netip.Addr, err error) []socks.D
 	dns, _ := errors.AsType[*net.DNSError](err)
 	switch {
 	case err == nil:
-		n.addrs, n.until = inOrderOf(n.addrs, addrs), time.Now().Add(nameLife)
+		n.addrs, n.until = inOrderOf(n.addrs, addrs), time.Now().Add(good)
 	case dns != nil && dns.IsNotFound, errors.Is(err, errNoAddress):
 		n.addrs, n.until = nil, time.Now().Add(noNameLife)
 	default:
@@ -126,16 +123,20 @@ func inOrderOf(before, addrs []netip.Addr) []netip.Addr {
 	return addrs
 }
 
-// lookUp gives the addresses of a name: those to which this host has a way, or one
-// if it has none to any. Nobody has judged them.
-func (e *Exit) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
+// lookUp gives the addresses of a name, and how long they are good for: those to
+// which this host has a way, or one if it has none to any. Nobody has judged them.
+func (e *Exit) lookUp(ctx context.Context, host string) (addrs []netip.Addr, good time.Duration, err error) {
 	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
-	found, err := e.resolve(ctx, socks.Addr{Name: host})
-	if err != nil {
-		return nil, err
+	resolver := e.Resolver
+	var l life
+	if resolver == nil {
+		resolver = e.newResolver(l.hear)
 	}
-	var addrs []netip.Addr
+	found, err := resolve(ctx, resolver, socks.Addr{Name: host})
+	if err != nil {
+		return nil, 0, err
+	}
 	for _, a := range found {
 		if a = a.Unmap(); hasWay(a) && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
@@ -144,7 +145,7 @@ func (e *Exit) lookUp(ctx context.Context, host string) ([]netip.Addr, error) {
 	if len(addrs) == 0 {
 		addrs = append(addrs, found[0].Unmap())
 	}
-	return addrs, nil
+	return addrs, l.bounded(), nil
 }
 
 // hasWay tells whether this host knows a way to an address. Nothing is sent.

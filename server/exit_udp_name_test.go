@@ -170,11 +170,11 @@ func TestNamesAreLookedUpAgainInTime(t *testing.T) {
 			{"nothing is known", 0, nil, notFound, netip.Addr{}, netip.Addr{}, 1},
 			{"it is known that there is none", noNameLife - 1, []netip.Addr{first}, nil, netip.Addr{}, netip.Addr{}, 0},
 			{"that is long ago", 2, []netip.Addr{first, second}, nil, netip.Addr{}, first, 1},
-			{"the answer is young", nameLife - 1, []netip.Addr{second, first}, nil, first, first, 0},
+			{"the answer is young", lifeUnsaid - 1, []netip.Addr{second, first}, nil, first, first, 0},
 			{"another order", 2, []netip.Addr{second, first}, nil, first, first, 1},
-			{"the resolver is away", nameLife + 1, nil, errors.New("away"), first, first, 1},
+			{"the resolver is away", lifeUnsaid + 1, nil, errors.New("away"), first, first, 1},
 			{"it is asked again soon", noNameLife + 1, []netip.Addr{second}, nil, first, second, 1},
-			{"the name is gone", nameLife + 1, nil, notFound, second, netip.Addr{}, 1},
+			{"the name is gone", lifeUnsaid + 1, nil, notFound, second, netip.Addr{}, 1},
 		} {
 			time.Sleep(step.after)
 			n.resolver.addrs, n.resolver.err, n.resolver.asked = step.answer, step.err, 0

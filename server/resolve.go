@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"strings"
 
@@ -37,7 +36,7 @@ func (e *Exit) targets(ctx context.Context, dst socks.Addr) ([]netip.AddrPort, e
 	if dst.Port == 0 {
 		return nil, &socks.Error{Code: socks.AddressNotSupported, Err: errNoPort}
 	}
-	addrs, err := e.resolve(ctx, dst)
+	addrs, err := resolve(ctx, e.resolver(), dst)
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +66,7 @@ func (e *Exit) targets(ctx context.Context, dst socks.Addr) ([]netip.AddrPort, e
 }
 
 // resolve gives at least one address. It asks the resolver once, or not at all.
-func (e *Exit) resolve(ctx context.Context, dst socks.Addr) ([]netip.Addr, error) {
+func resolve(ctx context.Context, resolver Resolver, dst socks.Addr) ([]netip.Addr, error) {
 	if dst.IP.IsValid() {
 		return []netip.Addr{dst.IP}, nil
 	}
@@ -77,10 +76,6 @@ func (e *Exit) resolve(ctx context.Context, dst socks.Addr) ([]netip.Addr, error
 	}
 	if a.IsValid() {
 		return []netip.Addr{a}, nil
-	}
-	resolver := e.Resolver
-	if resolver == nil {
-		resolver = net.DefaultResolver
 	}
 	addrs, err := resolver.LookupNetIP(ctx, "ip", dst.Name)
 	if err != nil {
