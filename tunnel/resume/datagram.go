@@ -105,11 +105,12 @@ func (d *datagrams) push(head, body []byte) {
 
 // grow appends a chunk for a frame of size bytes.
 func (d *datagrams) grow(size int) {
+	least := chunkFor(size)
+	size = least
 	if !d.empty() {
-		size = max(size, smallChunk+1)
+		size = max(least, largeChunk)
 	}
-	size = chunkFor(size)
-	c := d.claim(size)
+	c := d.claim(size, least)
 	if d.empty() {
 		d.first = c
 	} else {
@@ -118,11 +119,14 @@ func (d *datagrams) grow(size int) {
 	d.last = c
 }
 
-// claim gives an empty chunk, for which the oldest datagrams have to go if there
-// is no memory.
-func (d *datagrams) claim(size int) *chunk {
+// claim gives an empty chunk of size bytes, for which the oldest datagrams have to
+// go if there is no memory. Once all have gone it is one of least bytes.
+func (d *datagrams) claim(size, least int) *chunk {
 	for !d.book(size) {
 		d.free(d.shift())
+		if d.empty() {
+			size = least
+		}
 	}
 	return newChunk(size)
 }
@@ -195,7 +199,8 @@ func (d *datagrams) read(into [][]byte) (n int) {
 // begin gives room for a datagram of n bytes that is still coming, until complete
 // or abandon.
 func (d *datagrams) begin(n int) []byte {
-	d.partial = d.claim(chunkFor(n))
+	size := chunkFor(n)
+	d.partial = d.claim(size, size)
 	return d.partial.buf[:n]
 }
 

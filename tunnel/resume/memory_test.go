@@ -121,6 +121,22 @@ func TestMemoryLetsEachPipeHoldOnePiece(t *testing.T) {
 }
 
 // TestPipeHoldsNoMoreThanItsBound is about a path that swallows whatever it is given.
+func TestDatagramsWithoutMemoryHoldLittle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRaw(t, resume.Config{Grace: time.Hour, Memory: resume.NewMemory(64)})
+		_, peer, _ := r.attach(0, roomy)
+		r.read()
+		for range 100 { // nobody takes them
+			peer.Write(datagramFrame(make([]byte, 400)))
+			synctest.Wait()
+			if state, _ := r.a.State(); state.Held > 4<<10 {
+				t.Fatalf("%d bytes are held", state.Held)
+			}
+		}
+		r.close()
+	})
+}
+
 func TestPipeHoldsNoMoreThanItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := resume.NewMemory(1 << 30)
