@@ -71,10 +71,11 @@ type Carrier struct {
 // input is what Read knows of the carrier. Only Read touches it.
 type input struct {
 	*bufio.Reader
-	left     int    // payload of the current frame that has not been read
-	skip     int    // and how much of that is known already
-	datagram []byte // room for the payload, if it is a datagram's
-	partial  bool   // the last read has brought bytes that Read does not give
+	left     int       // payload of the current frame that has not been read
+	skip     int       // and how much of that is known already
+	datagram []byte    // room for the payload, if it is a datagram's
+	told     time.Time // when the peer was told of that last, or it began
+	partial  bool      // the last read has brought bytes that Read does not give
 }
 
 // inputSize is the read buffer of a carrier. Payload beyond it is read past it.

@@ -254,6 +254,33 @@ func TestDatagramThatComesInPiecesIsNotAcknowledged(t *testing.T) {
 	})
 }
 
+func TestPeerHearsThatASlowDatagramMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRaw(t, resume.Config{Grace: time.Hour, Idle: idle})
+		_, peer, _ := r.attach(0, roomy)
+		r.read()
+		var sent bytes.Buffer
+		r.ended.Go(func() { sent.ReadFrom(peer) })
+		frame := datagramFrame(bytes.Repeat([]byte{1}, 1000))
+		peer.Write(frame[:100])
+		synctest.Wait()
+		before, heard := sent.Len(), 0
+		for b := range frame[100:] {
+			peer.Write(frame[100+b : 101+b]) // 9 s in all
+			time.Sleep(10 * time.Millisecond)
+			synctest.Wait()
+			if sent.Len() > before {
+				before = sent.Len()
+				heard++
+			}
+		}
+		if heard < 15 || heard > 18 {
+			t.Errorf("the peer has heard %d times that its datagram moves", heard)
+		}
+		r.close()
+	})
+}
+
 // TestLastWordsIncludeTheReplay closes a pipe that still has to send again
 // what its last carrier lost.
 func TestLastWordsIncludeTheReplay(t *testing.T) {

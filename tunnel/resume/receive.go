@@ -14,6 +14,10 @@ const (
 	ackDelay = 100 * time.Millisecond
 )
 
+// datagramSlow is how long a datagram may be on its way in before the peer is told
+// that it moves. On a very slow path nothing else would show that the path is alive.
+const datagramSlow = 500 * time.Millisecond
+
 // Read gives the pipe's next bytes. It waits over the loss of any number of carriers,
 // and fails only when the pipe is over. It must be called again soon: everything
 // that the peer says comes with it, acknowledgements and signs of life, too.
@@ -66,8 +70,12 @@ func (p *Pipe) take(c *Carrier, n int, err error) (int, error) {
 		p.received += uint64(n)
 		now := time.Now()
 		c.hear(now)
-		if c.in.datagram == nil { // of which the peer is not told
+		switch {
+		case c.in.datagram == nil:
 			c.owe(p.received, now)
+		case now.Sub(c.in.told) >= datagramSlow:
+			c.in.told, c.ackDue = now, true
+			c.prompt()
 		}
 	}
 	if err != nil {
@@ -211,7 +219,7 @@ func (in *input) announce(p *Pipe, c *Carrier, length int) error {
 		in.Discard(length)
 		return nil
 	}
-	in.datagram, in.left = p.roomFor(c, length), length
+	in.datagram, in.left, in.told = p.roomFor(c, length), length, time.Now()
 	return nil
 }
 
