@@ -39,8 +39,8 @@ type Exit struct {
 	AssociationIdle time.Duration // ends one that nothing passes for so long, or a bit longer; 0 means never
 
 	// Upstream are the DNS servers that are asked for names, after this host's own
-	// file of names, and by Exchange: three of them at most. Without any those of this
-	// host are, or its resolver where only that knows them.
+	// file of names, and by Exchange: MaxUpstream of them at most. Without any those
+	// of this host are, or its resolver where only that knows them.
 	Upstream []netip.AddrPort
 
 	datagrams datagrams

@@ -19,6 +19,9 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
+// MaxUpstream is how many DNS servers one query may be asked in turn.
+const MaxUpstream = len(dnsTries)
+
 // dnsTries are how long the answers to one query after another are waited for.
 var dnsTries = [...]time.Duration{time.Second, 1500 * time.Millisecond, 2500 * time.Millisecond}
 
@@ -224,7 +227,7 @@ func (x *exchanges) reload(path string) {
 func parseResolvConf(text string) (servers []netip.AddrPort) {
 	for line := range strings.Lines(text) {
 		words := strings.Fields(line)
-		if len(words) < 2 || words[0] != "nameserver" || len(servers) == len(dnsTries) {
+		if len(words) < 2 || words[0] != "nameserver" || len(servers) == MaxUpstream {
 			continue
 		}
 		if a, err := netip.ParseAddr(words[1]); err == nil {

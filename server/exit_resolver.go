@@ -32,7 +32,21 @@ func (e *Exit) resolver() Resolver {
 	}
 	// One for all, as it asks but once for those who want the same at once.
 	e.exchanges.once.Do(func() { e.exchanges.resolver = e.newResolver(func([]byte) {}) })
-	return e.exchanges.resolver
+	return upstream{e.exchanges.resolver}
+}
+
+// upstream is a resolver that asks others than its library knows of.
+type upstream struct{ *net.Resolver }
+
+// LookupNetIP names in its errors no server that nobody asked.
+func (u upstream) LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error) {
+	addrs, err := u.Resolver.LookupNetIP(ctx, network, host)
+	if dns, ok := errors.AsType[*net.DNSError](err); ok {
+		said := *dns // which others may get, too
+		said.Server = ""
+		err = &said
+	}
+	return addrs, err
 }
 
 // newResolver gives a resolver that asks Upstream, or else whom the system's would

@@ -129,6 +129,7 @@ func (k *checker) server(ctx context.Context, dir string) {
 		k.port(ctx, address, running)
 	}
 	k.doors(ctx, dir, cfg, running)
+	k.dns(ctx, cfg.DNS)
 }
 
 func (k *checker) client(ctx context.Context, dir string) {

@@ -31,6 +31,7 @@ type serverConfig struct {
 	Login  loginConfig        `toml:"login"`
 	Bind   bindConfig         `toml:"bind"`
 	UDP    udpConfig          `toml:"udp"`
+	DNS    dnsConfig          `toml:"dns"`
 	Limits limitsConfig       `toml:"limits"`
 	Log    logConfig          `toml:"log"`
 }
@@ -111,6 +112,7 @@ func defaultServerConfig() serverConfig {
 		Login:     defaultLoginConfig(),
 		Bind:      defaultBindConfig(),
 		UDP:       defaultUDPConfig(),
+		DNS:       dnsConfig{Servers: []string{}},
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -152,6 +154,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.Login.validate(report)
 	c.Bind.validate(report)
 	c.UDP.validate(report)
+	c.DNS.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

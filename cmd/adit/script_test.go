@@ -26,7 +26,7 @@ import (
 const scriptLimit = 20 * time.Second
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"adit": main})
+	testscript.Main(m, map[string]func(){"adit": main, "nameserver": nameServer})
 }
 
 // TestScripts runs adit as people and scripts do. Beside the commands that
@@ -42,7 +42,8 @@ func TestMain(m *testing.M) {
 //	rewrite FILE REGEXP TEXT   replace what matches
 //	append FILE LINE           add a line
 //
-// $TARGET is a web server: /hello, and /endless, which never ends.
+// $TARGET is a web server: /hello, and /endless, which never ends; the program nameserver
+// is a DNS server.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
@@ -139,10 +140,10 @@ func startProgram(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("usage: start NAME REGEXP PROGRAM…")
 	}
 	path := args[2]
-	if path == "adit" {
+	if path == "adit" || path == "nameserver" {
 		path = ts.Getenv("PATH")
 		path, _, _ = strings.Cut(path, string(os.PathListSeparator)) // testscript puts it first
-		path += "/adit"
+		path += "/" + args[2]
 	}
 	p := &background{
 		cmd:  exec.Command(path, args[3:]...),

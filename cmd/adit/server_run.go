@@ -281,10 +281,15 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	if err != nil {
 		return err
 	}
+	upstream, err := cfg.DNS.upstream()
+	if err != nil {
+		return err
+	}
 	exit := &server.Exit{
-		Allow: allow,
-		Own:   slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
-		Binds: binds,
+		Allow:    allow,
+		Own:      slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
+		Binds:    binds,
+		Upstream: upstream,
 	}
 	if err := cfg.UDP.set(exit); err != nil {
 		return err
