@@ -21,9 +21,13 @@ func (c *Client) Associate(ctx context.Context, r socks.Request, in socks.Inbox)
 }
 
 func (c *Client) associate(ctx context.Context, r socks.Request, in socks.Inbox) (*association, socks.Reply, error) {
+	wanted := socks.Addr{IP: netip.IPv4Unspecified()}
+	if r.Dialect == socks.SOCKS6 { // others say where the app sends from
+		wanted.Port = r.Dst.Port
+	}
 	g, err := c.request(ctx, r.User, socks.Request6{
 		Command: socks.Associate,
-		Dst:     socks.Addr{IP: netip.IPv4Unspecified()}, // where the app sends from means nothing at the exit
+		Dst:     wanted,
 		Options: socks.Options6{Stack: r.Stack},
 	})
 	if err != nil {

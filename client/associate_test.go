@@ -176,3 +176,22 @@ func TestRefusedAssociationHasTheServersCode(t *testing.T) {
 		t.Errorf("%+v, %v", reply, err)
 	}
 }
+
+func TestServerHearsOfPortsThatAreWantedThere(t *testing.T) {
+	asked := make(chan socks.Request6, 1)
+	h := newHub(t, func(_ context.Context, s *tunnel.Stream) {
+		if q, err := socks.ReadRequest6(s); err == nil {
+			asked <- q
+		}
+		answer(s, socks.NotAllowed)
+	})
+	c := start(t, h, nil)
+	r := socks.Request{Command: socks.Associate, Dst: socks.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: 5005}}
+	for dialect, want := range map[socks.Dialect]string{socks.SOCKS5: "0.0.0.0:0", socks.SOCKS6: "0.0.0.0:5005"} {
+		r.Dialect = dialect
+		_, _, err := c.Associate(t.Context(), r, make(mailbox, 1))
+		if q := receive(t, asked, "the request"); q.Dst.String() != want {
+			t.Errorf("%s: the server is asked for %s (%v), want %s", dialect, q.Dst, err, want)
+		}
+	}
+}

@@ -39,6 +39,7 @@ const (
 type datagrams struct {
 	open    atomic.Int64 // associations
 	lookups atomic.Int64 // under way
+	spares  spares
 
 	denied, full, unknown atomic.Uint64 // see [Drops]
 
@@ -64,26 +65,18 @@ var errAssociations = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("
 
 // Associate opens a UDP port, one and the same for IPv4 and IPv6 where the host
 // has both. The address in the reply is unspecified, as it depends on whom a
-// datagram goes to, but the port is right. Every datagram is judged by itself,
+// datagram goes to, but the port is right, and of the parity that [socks.StackPortParity6]
+// asks for if there is such a one. Every datagram is judged by itself,
 // going and coming. An association must be closed, even when it is done. Its Close
 // must not be called by its Inbox.
-func (e *Exit) Associate(ctx context.Context, _ socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
-	limit := int64(e.Associations)
-	if limit == 0 {
-		limit = DefaultAssociations
-	}
-	if e.datagrams.open.Add(1) > limit {
-		e.datagrams.open.Add(-1)
-		return nil, socks.Reply{Code: socks.CodeOf(errAssociations)}, errAssociations
-	}
-	socket, err := openUDP(ctx)
+func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (socks.Association, socks.Reply, error) {
+	port, err := e.openPort(ctx, r)
 	if err != nil {
-		e.datagrams.open.Add(-1)
 		err = fmt.Errorf("open UDP port: %w", err)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
 	a := &association{
-		exit: e, in: in, socket: socket,
+		exit: e, in: in, socket: port.socket, spare: port.spare,
 		verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts},
 		peers:    recent[netip.AddrPort, time.Time]{limit: maxPeers},
 		names:    recent[string, *name]{limit: maxNames},
@@ -95,7 +88,7 @@ func (e *Exit) Associate(ctx context.Context, _ socks.Request, in socks.Inbox) (
 	if e.AssociationIdle > 0 {
 		a.watch()
 	}
-	return a, socks.Reply{Code: socks.Succeeded, Bound: socket.bound()}, nil
+	return a, socks.Reply{Code: socks.Succeeded, Bound: port.socket.bound(), Stack: port.stack}, nil
 }
 
 // association is a UDP port at the exit.
@@ -103,6 +96,7 @@ type association struct {
 	exit   *Exit
 	in     socks.Inbox // called by receive alone
 	socket *udpSocket
+	spare  *udpSocket    // see [exitPort]
 	done   chan struct{} // closed when receive has ended
 
 	ctx     context.Context // of look-ups
@@ -280,6 +274,7 @@ func (a *association) end() {
 	}
 	a.cancel()
 	a.socket.close()
+	a.exit.release(a.spare)
 }
 
 func (a *association) Done() <-chan struct{} { return a.done }
@@ -321,11 +316,11 @@ var packetLists = sync.Pool{New: func() any {
 	return &list
 }}
 
-// listenUDP opens a port on all addresses of this host. Only the system knows
+// listenUDP opens a port on all addresses of this host, any if it is 0. Only the system knows
 // which addresses are a network's broadcast addresses, and refuses to send there.
-func listenUDP(ctx context.Context) (*net.UDPConn, error) {
+func listenUDP(ctx context.Context, port uint16) (*net.UDPConn, error) {
 	var l net.ListenConfig
-	pc, err := l.ListenPacket(ctx, "udp", ":0")
+	pc, err := l.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, err
 	}

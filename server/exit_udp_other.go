@@ -16,8 +16,8 @@ type udpSocket struct {
 	conn *net.UDPConn
 }
 
-func openUDP(ctx context.Context) (*udpSocket, error) {
-	conn, err := listenUDP(ctx)
+func openUDP(ctx context.Context, port uint16) (*udpSocket, error) {
+	conn, err := listenUDP(ctx, port)
 	if err != nil {
 		return nil, err
 	}

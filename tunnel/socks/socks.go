@@ -32,8 +32,10 @@ type Relay interface {
 	Bind(ctx context.Context, r Request) (Binding, Reply, error)
 
 	// Associate opens a port at the exit for datagrams. The reply has its address,
-	// and in gets what comes back. r.Dst is where the app says that it will send
-	// from, which is nothing that the exit can use. ctx bounds the opening only.
+	// and in gets what comes back. In SOCKS 6 the port of r.Dst is the one to open, if
+	// it is kept for the user (see [ParityReserve6]). In other dialects r.Dst is where
+	// the app says that it will send from, which is nothing that the exit can use. ctx
+	// bounds the opening only.
 	Associate(ctx context.Context, r Request, in Inbox) (Association, Reply, error)
 }
 

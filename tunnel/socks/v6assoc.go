@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -38,6 +39,9 @@ type udp6 struct {
 	place  *place     // among the door's associations
 	port   *port6     // nil if there is none: then there is TCP alone
 
+	session []byte // that it is in; nil if it is in none
+	spare   uint16 // the port that is kept for a second one in session; 0: none
+
 	association Association // set before the app knows the id
 	over        chan struct{}
 
@@ -50,10 +54,10 @@ type udp6 struct {
 }
 
 // associate6 carries out a UDP ASSOCIATE of SOCKS 6.
-func (a *app) associate6(ctx context.Context, g *guest, r Request, answer answer) error {
+func (a *app) associate6(ctx context.Context, g *guest, session []byte, r Request, answer answer) error {
 	a.conn.SetDeadline(time.Time{})
 	a.door.Log.Debug("app asks for an association", "app", a.source, "dialect", r.Dialect)
-	u, reply, err := a.open6(ctx, g, r)
+	u, reply, err := a.open6(ctx, g, session, r)
 	switch {
 	case errors.Is(err, errGone):
 		return err
@@ -72,20 +76,20 @@ func (a *app) associate6(ctx context.Context, g *guest, r Request, answer answer
 }
 
 // open6 opens an association, and a way to it for UDP packets if there can be one.
-func (a *app) open6(ctx context.Context, g *guest, r Request) (*udp6, Reply, error) {
+func (a *app) open6(ctx context.Context, g *guest, session []byte, r Request) (*udp6, Reply, error) {
 	if a.door.UDP.Off {
 		return nil, Reply{}, errUDPOff
 	}
 	var id [8]byte
 	rand.Read(id[:]) // never fails
-	u := &udp6{id: binary.BigEndian.Uint64(id[:]), host: a.source.Addr(), over: make(chan struct{}), more: make(chan struct{}, 1)}
+	u := &udp6{id: binary.BigEndian.Uint64(id[:]), session: session, host: a.source.Addr(), over: make(chan struct{}), more: make(chan struct{}, 1)}
 	var err error
 	if u.place, err = a.door.takePlace(u.host); err != nil {
 		return nil, Reply{}, err
 	}
 	errorsWanted, asked := FindStack6(r.Stack, StackUDPErrors6)
 	u.losses = errorsWanted == StackOn6
-	r.Dst = Addr{IP: netip.IPv4Unspecified()} // an address at an exit that the app does not know
+	r = a.wish6(session, r)
 	var reply Reply
 	gone := a.attend(ctx, func(ctx context.Context) { u.association, reply, err = g.associate(ctx, r, u) })
 	if gone != nil || err != nil {
@@ -98,13 +102,37 @@ func (a *app) open6(ctx context.Context, g *guest, r Request) (*udp6, Reply, err
 	if asked {
 		reply.Stack = append(reply.Stack, StackOption6{Leg: TargetLeg6, Kind: StackUDPErrors6, Value: errorsWanted})
 	}
+	if parity, _ := FindStack6(reply.Stack, StackPortParity6); parity&ParityReserve6 != 0 {
+		u.spare = reply.Bound.Port() ^ 1
+		a.door.sessions.reserve(session, u.spare)
+	}
 	a.door.ports.join(a.conn.LocalAddr(), u, &a.door.udp)
 	return u, reply, nil
+}
+
+// wish6 gives a request as the exit is to have it. Of the address that the app wants
+// there, only a port counts that is kept in its session; and whoever names one has chosen
+// its parity.
+func (a *app) wish6(session []byte, r Request) Request {
+	wanted := r.Dst.Port
+	r.Dst = Addr{IP: netip.IPv4Unspecified()}
+	if wanted != 0 && a.door.sessions.claim(session, wanted) {
+		r.Dst.Port = wanted
+	}
+	r.Stack = slices.Clone(r.Stack)
+	for i := range r.Stack {
+		if r.Stack[i].Kind == StackPortParity6 && session == nil {
+			r.Stack[i].Value &^= ParityReserve6 // nobody could use it
+		}
+	}
+	r.Stack = slices.DeleteFunc(r.Stack, func(o StackOption6) bool { return o.Kind == StackPortParity6 && wanted != 0 })
+	return r
 }
 
 // close6 leaves nothing of an association behind.
 func (a *app) close6(u *udp6) {
 	a.door.ports.leave(u)
+	a.door.sessions.claim(u.session, u.spare)
 	u.association.Close()
 	u.place.leave()
 }

@@ -355,3 +355,64 @@ func TestSocks6DatagramsNeedAnOpenDoor(t *testing.T) {
 		t.Errorf("%+v, %v", op, err)
 	}
 }
+
+// pairing is a relay that keeps the other port of each pair where that is asked for.
+type pairing struct{ *echoes }
+
+func (p pairing) Associate(ctx context.Context, r Request, in Inbox) (Association, Reply, error) {
+	a, reply, err := p.echoes.Associate(ctx, r, in)
+	reply.Stack = r.Stack
+	return a, reply, err
+}
+
+func TestSocks6PairsOfPortsBelongToASession(t *testing.T) {
+	e := newEchoes()
+	door := openDoor(t, &Door{Relay: pairing{e}})
+	even := []StackOption6{{TargetLeg6, StackPortParity6, ParityEven6 | ParityReserve6}}
+	// associate asks for a port, within a session, and gives what the relay is asked for.
+	associate := func(id []byte, port uint16, options []StackOption6) (net.Conn, Request, OperationReply6) {
+		t.Helper()
+		c := dial(t, door)
+		q := Request6{Command: Associate, Dst: Addr{IP: netip.IPv4Unspecified(), Port: port}, Options: Options6{SessionID: id, Stack: options}}
+		send(t, c, encode6(t, q))
+		if p, err := ReadAuthReply6(c); err != nil || !p.OK {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		return c, receive(t, e.asked), nextReply6(t, c)
+	}
+	one, two := beginSession6(t, door), beginSession6(t, door)
+	first, r, reply := associate(one, 0, even)
+	if !slices.Equal(r.Stack, even) || !slices.Equal(reply.Options.Stack, even) {
+		t.Errorf("asked for %v, granted %v", r.Stack, reply.Options.Stack)
+	}
+	echo := receive(t, e.begun)
+	other := reply.Bound.Port ^ 1
+	for _, id := range [][]byte{nil, two} {
+		if _, r, _ := associate(id, other, nil); r.Dst.Port != 0 {
+			t.Error("a port is named from outside of its session")
+		}
+	}
+	// Whoever names a port has chosen its parity.
+	if _, r, _ := associate(one, other, even); r.Dst.Port != other || len(r.Stack) > 0 {
+		t.Errorf("the relay is asked for %+v", r)
+	}
+	if _, r, _ := associate(one, other, nil); r.Dst.Port != 0 {
+		t.Error("a port is named twice")
+	}
+	first.Close()
+	receive(t, echo.closed)
+	// Without a session, nobody could name the other port.
+	if _, r, _ := associate(nil, 0, even); r.Stack[0].Value != ParityEven6 {
+		t.Errorf("the relay is asked for %+v", r)
+	}
+	// What is kept ends with the association that has had it kept.
+	last, _, reply := associate(two, 0, even)
+	for range 6 {
+		echo = receive(t, e.begun)
+	}
+	last.Close()
+	receive(t, echo.closed)
+	if _, r, _ := associate(two, reply.Bound.Port^1, nil); r.Dst.Port != 0 {
+		t.Error("a port is named after its association")
+	}
+}

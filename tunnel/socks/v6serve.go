@@ -38,11 +38,19 @@ func (a *app) socks6(ctx context.Context) error {
 	r := Request{Command: q.Command, Dst: q.Dst, Dialect: SOCKS6, Initial: initial, Stack: far}
 	switch {
 	case r.Command == Associate:
-		return a.associate6(ctx, g, r, answer)
-	case r.Command == Bind && len(q.Options.SessionID) > 0 && !q.Options.SessionTeardown:
-		return a.bindInSession6(ctx, g, q.Options.SessionID, r, answer)
+		return a.associate6(ctx, g, q.Options.inSession(), r, answer)
+	case r.Command == Bind && q.Options.inSession() != nil:
+		return a.bindInSession6(ctx, g, q.Options.inSession(), r, answer)
 	}
 	return a.carry(ctx, g, r, answer)
+}
+
+// inSession gives the session that a request is in, or nil.
+func (o Options6) inSession() []byte {
+	if len(o.SessionID) == 0 || o.SessionTeardown {
+		return nil
+	}
+	return o.SessionID
 }
 
 // admit6 finds out who an app is, and answers. It has ended the connection if there
@@ -73,7 +81,7 @@ func (a *app) admit6(ctx context.Context, o Options6) (*guest, error) {
 // be told.
 func (a *app) identify6(ctx context.Context, o Options6, say *Options6) (*guest, error) {
 	sessions := &a.door.sessions
-	if len(o.SessionID) > 0 && !o.SessionTeardown {
+	if o.inSession() != nil {
 		g := a.resume(ctx, sessions, o.SessionID)
 		if g == nil {
 			say.SessionInvalid = true

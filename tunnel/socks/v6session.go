@@ -30,6 +30,7 @@ type session6 struct {
 	tokens      *tokens6 // nil before the app has asked for some
 
 	ports map[netip.AddrPort]Binding // that several peers may connect to, by their addresses
+	kept  map[uint16]struct{}        // ports of UDP that may be named
 }
 
 func (s *session6) over(now time.Time) bool {
@@ -126,6 +127,34 @@ func (t *sessions6) port(id []byte, at netip.AddrPort) Binding {
 		return s.ports[at]
 	}
 	return nil
+}
+
+// reserve lets one other request of a session name a port of UDP.
+func (t *sessions6) reserve(id []byte, port uint16) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.byID[string(id)]
+	if s == nil {
+		return
+	}
+	if s.kept == nil {
+		s.kept = make(map[uint16]struct{})
+	}
+	s.kept[port] = struct{}{}
+}
+
+// claim tells whether a session has a port of UDP that nobody in it has named, which
+// it has no longer then.
+func (t *sessions6) claim(id []byte, port uint16) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := t.byID[string(id)]
+	if s == nil {
+		return false
+	}
+	_, kept := s.kept[port]
+	delete(s.kept, port)
+	return kept
 }
 
 // tokens does what a request asks of its session's tokens, and says what came of it.

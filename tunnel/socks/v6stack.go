@@ -49,7 +49,7 @@ const (
 
 	ParityEven6    = 0x0100
 	ParityOdd6     = 0x0200
-	ParityReserve6 = 0x0001 // keeps the other port of the pair free
+	ParityReserve6 = 0x0001 // keeps the other port of the pair for a second association in the session
 )
 
 // format tells how a stack option travels: on which legs, and whether its value
