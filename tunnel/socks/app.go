@@ -127,7 +127,7 @@ func (a *app) arrive(ctx context.Context) error {
 	a.entry, user, a.reason = a.door.Admission.judge(ctx, conn)
 	a.methods = a.door.Admission.methods(ctx, a.source)
 	if a.entry == open {
-		if a.known, a.reason = a.letIn(ctx, user); a.known == nil {
+		if a.known, a.reason = a.letIn(ctx, user, MethodNone); a.known == nil {
 			a.entry = refused
 		}
 	}
@@ -162,6 +162,7 @@ func (a *app) speak(ctx context.Context) error {
 type guest struct {
 	relay  Relay
 	user   string
+	by     Method // that it has come in by
 	source netip.AddrPort
 }
 
@@ -192,10 +193,10 @@ func (a *app) choose(offered []byte) Method {
 	return noMethod
 }
 
-// letIn makes a guest of an app that has proved to be a user, or of whom no proof is
-// asked. The error says why it may not come in all the same.
-func (a *app) letIn(ctx context.Context, user string) (*guest, error) {
-	g := &guest{relay: a.door.Relay, user: user, source: a.source}
+// letIn makes a guest of an app that has proved to be a user by a method, or of whom no
+// proof is asked. The error says why it may not come in all the same.
+func (a *app) letIn(ctx context.Context, user string, by Method) (*guest, error) {
+	g := &guest{relay: a.door.Relay, user: user, by: by, source: a.source}
 	if a.door.Enter != nil {
 		if err := a.enterStay(ctx, g); err != nil {
 			return nil, err
@@ -227,24 +228,26 @@ func (a *app) login(ctx context.Context, user, password string) *guest {
 	if !a.door.Admission.Authenticate(ctx, a.source, user, password) {
 		return nil
 	}
-	return a.letInOrLog(ctx, user)
+	return a.letInOrLog(ctx, user, MethodPassword)
 }
 
 // resume gives nil unless the app may come in by a session of SOCKS 6.
 func (a *app) resume(ctx context.Context, t *sessions6, id []byte) *guest {
-	user, ok := t.user(id, a.source.Addr())
+	user, by, ok := t.user(id, a.source.Addr())
 	switch {
-	case !ok || a.entry == refused:
+	case !ok || !a.ready(by):
+		return nil // perhaps what was good enough then is not good enough here
+	case by == MethodNone && a.known.user == user:
+		return a.known
+	case by == MethodNone:
 		return nil
-	case user == "":
-		return a.known // it began where no proof is asked
 	}
-	return a.letInOrLog(ctx, user)
+	return a.letInOrLog(ctx, user, by)
 }
 
 // letInOrLog gives nil, and tells why, if the app may not come in.
-func (a *app) letInOrLog(ctx context.Context, user string) *guest {
-	g, err := a.letIn(ctx, user)
+func (a *app) letInOrLog(ctx context.Context, user string, by Method) *guest {
+	g, err := a.letIn(ctx, user, by)
 	if err != nil && a.door.warn.allows() {
 		a.door.Log.Warn("refused an app", "app", a.source, "err", err)
 	}

@@ -19,7 +19,7 @@ func (a *app) loginGSS(ctx context.Context) (*guest, error) {
 		if err != nil || grant.User == "" {
 			return GSSGrant{}, err
 		}
-		g, err = a.letIn(ctx, grant.User)
+		g, err = a.letIn(ctx, grant.User, MethodGSSAPI)
 		return grant, err
 	})
 	if err != nil {

@@ -6,9 +6,11 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"math"
+	"net"
 	"net/netip"
 	"reflect"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,29 +110,101 @@ func TestSocks6LoginsHaveAUserAndAPassword(t *testing.T) {
 	}
 }
 
+func TestSocks6SessionsAreNoBetterThanTheirMethod(t *testing.T) {
+	const none, password = MethodNone, MethodPassword
+	var mu sync.Mutex
+	var methods []Method
+	var user string
+	d := passwordDoor(took())
+	d.Admission.Methods = func(context.Context, netip.AddrPort) []Method {
+		mu.Lock()
+		defer mu.Unlock()
+		return methods
+	}
+	d.Admission.Identify = func(context.Context, net.Conn) (string, error) {
+		mu.Lock()
+		defer mu.Unlock()
+		return user, nil
+	}
+	door := openDoor(t, d)
+	set := func(who string, all ...Method) {
+		mu.Lock()
+		defer mu.Unlock()
+		user, methods = who, all
+	}
+	set("", password)
+	byPassword, _ := ask6(t, door, connect6(Options6{Auth: login6, SessionRequest: true}))
+	set("gateway", none)
+	byAddress, _ := ask6(t, door, connect6(Options6{SessionRequest: true}))
+	for _, test := range []struct {
+		user       string
+		methods    []Method
+		pass, none bool // which of the sessions goes on
+	}{
+		{"gateway", []Method{none, password}, true, true},
+		{"", []Method{none, password}, true, false},
+		{"other", []Method{none, password}, true, false},
+		{"gateway", []Method{none}, false, true},
+		{"gateway", []Method{password}, true, false},
+		{"gateway", nil, false, false},
+	} {
+		set(test.user, test.methods...)
+		for id, want := range map[string]bool{string(byPassword.Options.SessionID): test.pass, string(byAddress.Options.SessionID): test.none} {
+			if p, _ := ask6(t, door, connect6(Options6{SessionID: []byte(id)})); p.OK != want || p.Options.SessionInvalid == want {
+				t.Errorf("%q, %v: a session goes on: %v, want %v", test.user, test.methods, p.OK, want)
+			}
+		}
+	}
+}
+
+func TestSocks6TakesNoTickets(t *testing.T) {
+	d := passwordDoor(took())
+	d.Admission.GSSAPI = func(context.Context, netip.AddrPort, []byte) (GSSGrant, error) {
+		t.Error("a ticket is looked at")
+		return GSSGrant{}, errLogin
+	}
+	door := openDoor(t, d)
+	ticket, err := TokenLogin6([]byte("a ticket"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, _ := ask6(t, door, connect6(Options6{Auth: []AuthData6{ticket}})); p.OK || p.Options.Selected != nil {
+		t.Errorf("with the request: %+v", p)
+	}
+	offer := &MethodOffer6{Methods: []byte{byte(MethodGSSAPI)}}
+	p, _ := ask6(t, door, connect6(Options6{Offer: offer, Auth: []AuthData6{ticket}}))
+	if p.OK || p.Options.Selected == nil || *p.Options.Selected != byte(noMethod) {
+		t.Errorf("offered: %+v", p)
+	}
+	// The password is the one that counts.
+	if p, op := ask6(t, door, connect6(Options6{Offer: offer, Auth: append(login6[:1:1], ticket)})); !p.OK || op.Code != ConnectionRefused {
+		t.Errorf("beside a password: %+v, %+v", p, op)
+	}
+}
+
 func TestSocks6SessionsEndAndAreForOneAddress(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		g := &guest{user: "fred", source: netip.MustParseAddrPort("192.0.2.1:1000")}
 		home := g.source.Addr()
 		var s sessions6
 		id := s.begin(g)
-		if _, ok := s.user(id, netip.MustParseAddr("192.0.2.2")); ok {
+		if _, _, ok := s.user(id, netip.MustParseAddr("192.0.2.2")); ok {
 			t.Error("a session is good from another address")
 		}
 		s.end(id, &guest{user: "eve", source: g.source})
 		for range 6 {
 			time.Sleep(sessionIdle6)
-			if user, ok := s.user(id, home); !ok || user != "fred" {
+			if user, _, ok := s.user(id, home); !ok || user != "fred" {
 				t.Errorf("used in time, and not good: %q", user)
 			}
 		}
 		time.Sleep(time.Second)
-		if _, ok := s.user(id, home); ok {
+		if _, _, ok := s.user(id, home); ok {
 			t.Error("a session is good for ever")
 		}
 		id = s.begin(g)
 		time.Sleep(sessionIdle6 + 1)
-		if _, ok := s.user(id, home); ok {
+		if _, _, ok := s.user(id, home); ok {
 			t.Error("a session that nobody used is good")
 		}
 	})
@@ -149,10 +223,10 @@ func TestSocks6SessionsHaveALimit(t *testing.T) {
 		if len(s.byID) != maxSessions6 {
 			t.Errorf("there are %d sessions", len(s.byID))
 		}
-		if _, ok := s.user(first, netip.Addr{}); !ok {
+		if _, _, ok := s.user(first, netip.Addr{}); !ok {
 			t.Error("the session that was used all the time had to go")
 		}
-		if _, ok := s.user(second, netip.Addr{}); ok {
+		if _, _, ok := s.user(second, netip.Addr{}); ok {
 			t.Error("the session that was never used could stay")
 		}
 	})

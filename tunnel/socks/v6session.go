@@ -25,6 +25,7 @@ type sessions6 struct {
 
 type session6 struct {
 	user        string
+	by          Method     // which it began by
 	from        netip.Addr // where all of its connections come from
 	began, used time.Time
 	tokens      *tokens6 // nil before the app has asked for some
@@ -49,7 +50,7 @@ func (t *sessions6) begin(g *guest) []byte {
 	if len(t.byID) >= maxSessions6 {
 		t.makeRoom(now)
 	}
-	t.byID[string(id)] = &session6{user: g.user, from: g.source.Addr(), began: now, used: now}
+	t.byID[string(id)] = &session6{user: g.user, by: g.by, from: g.source.Addr(), began: now, used: now}
 	return id
 }
 
@@ -68,21 +69,22 @@ func (t *sessions6) makeRoom(now time.Time) {
 	}
 }
 
-// user tells whose a session is, if it goes on and may be used from there.
-func (t *sessions6) user(id []byte, from netip.Addr) (string, bool) {
+// user tells whose a session is, and by which method that was proved, if it goes on and
+// may be used from there.
+func (t *sessions6) user(id []byte, from netip.Addr) (user string, by Method, ok bool) {
 	now := time.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := t.byID[string(id)]
 	if s == nil || s.from != from {
-		return "", false
+		return "", 0, false
 	}
 	if s.over(now) {
 		delete(t.byID, string(id))
-		return "", false
+		return "", 0, false
 	}
 	s.used = now
-	return s.user, true
+	return s.user, s.by, true
 }
 
 // end ends a session, if it is this guest's.
