@@ -1,0 +1,113 @@
+/*
+Package policy decides by rules who may do what. It does no input or output: rules go
+in as text, and a decision and the rule that has made it come out.
+
+# The file
+
+A policy is a TOML file. Its rules are gone through in their order, and the first that matches
+decides. What no rule matches is denied.
+
+	zone = "Europe/Berlin" # of days and hours; UTC if there is none
+
+	[groups] # beside the groups that users are in already
+	partners = ["acme", "widgets"]
+
+	[lists] # names and networks, from files
+	ads = "ads.hosts"
+
+	[[rule]]
+	name = "no advertisements"
+	lists = ["ads"]
+	then = "deny"
+
+	[[rule]]
+	name = "partners' video"
+	groups = ["partners"]
+	names = ["media.example.com"]
+	networks = ["192.0.2.0/24"]
+	protocols = ["rtsp", "hls"]
+	days = ["mon-fri"]
+	hours = ["08:00-18:00"]
+	protection = ["tls", "wireguard", "ipsec"]
+	then = "allow"
+	ceiling_down = "8 Mbit/s"
+
+	[[expect]]
+	user = "acme"
+	to = "media.example.com:554"
+	address = "192.0.2.7"
+	protocol = "rtsp"
+	protection = ["tls"]
+	at = 2026-07-01T09:30:00+02:00
+	outcome = "allow"
+	rule = "partners' video"
+
+# Clauses
+
+A rule matches if all its clauses do; one without any matches everything. A clause is
+a list of words and matches if one of them does. A word with an exclamation mark before it is
+an exception: if it matches, the clause does not. A clause of nothing but
+exceptions matches everything else.
+
+	users, groups, devices   who asks
+	from                     networks that he comes from
+	doors                    what he comes in by: the address that a door listens on, or "session" or "wireguard"
+	methods                  by which he has proved who he is: device, guest, password, gssapi, certificate, network
+	protection               of the path: tls, wireguard, ipsec, gss-integrity, gss-confidentiality, none
+	ciphers                  of the path, as TLS calls them
+
+	dialects                 socks4, socks4a, socks5, socks6, http-connect, http, wireguard, direct
+	commands                 connect, bind, associate, resolve, ping
+	asked                    whether for a name or an address
+	names                    www.example.com; .example.com for that and all below it; with * and ? within a label
+	networks                 192.0.2.0/24, or one address
+	ports                    443, or 8000-8100
+	protocols                application protocols, or @ and a group of them
+	lists                    of the table [lists]: the name or the address is on one
+
+	days                     sat, or mon-fri
+	hours                    08:00-18:00, or 22:00-06:00 for both ends of a day
+	zone                     of days and hours in this rule
+	when                     an expression, see below
+
+Names are compared in lower case, without a dot behind them, and in ASCII. A clause of
+names judges the name that was asked for, and one of networks the address that it has: a
+rule with both demands both. An address that was asked for has no name, and no word of
+names matches it.
+
+# Outcomes
+
+"then" is "allow" or "deny". A rule that allows may limit what it allows:
+
+	rate_up, rate_down           what its flows have for sure together: "1 Mbit/s"
+	ceiling_up, ceiling_down     what they have at most
+	quota_per_day                of each user: "10 GB"
+	quota_per_month
+	max_flows                    of each user at once: 20
+	idle, total                  time-outs: "5m", "8h"
+	record                       none, summary or full
+	udp_filtering                endpoint-independent, address-dependent or address-and-port-dependent
+
+# Expressions
+
+"when" is an expression of the language at https://expr-lang.org/docs/language-definition, for
+what the clauses cannot say. It is true or false, and its words are user, groups,
+device, from, door, method, protection, cipher, dialect, command, name, address, port,
+protocol, carries, weekday ("mon"), hour and minute. Of the language's functions it has len, lower,
+upper, trim, split, indexOf, hasPrefix, hasSuffix and abs, and
+within(address, "192.0.2.0/24"). A request is denied for which an expression fails that would have to be judged.
+
+# Stages
+
+A name's address is known after its look-up, and a protocol after some bytes. Before that,
+a request is neither allowed nor denied as long as what is not known yet can make a
+difference.
+
+# Examples
+
+An [[expect]] is a request in the singular of the words above, and the outcome and the
+rule that it is to have. Examples are decided before a policy takes effect, which it
+does not if one has another outcome. With neither address nor protocol, the outcome
+may be "needs address" or "needs protocol".
+*/
+package policy

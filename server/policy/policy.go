@@ -1,0 +1,275 @@
+package policy
+
+import (
+	"net/netip"
+	"slices"
+	"time"
+)
+
+// Policy is a file of rules that is ready for decisions. It does not change, and may be
+// used by many at once.
+type Policy struct {
+	file     string
+	rules    []*Rule
+	groups   map[string][]string // of users
+	expected []expectation
+	timed    bool
+
+	sets     *sets
+	values   [valueKinds]*valueIndex
+	from     *networkIndex
+	networks *networkIndex
+	names    *nameIndex
+	ports    *portIndex
+
+	closer    bitset // rules that have a say after the indexes
+	addressed bitset // rules that depend on the address
+	spoken    bitset // rules that depend on the protocol
+}
+
+// Rules gives all rules in their order.
+func (p *Policy) Rules() []*Rule { return slices.Clone(p.rules) }
+
+// Timed tells whether a decision may change only because time goes by. It does so at
+// full minutes.
+func (p *Policy) Timed() bool { return p.timed }
+
+// Needs tells whether a decision may depend on the address that a name has, and on the
+// application protocol.
+func (p *Policy) Needs() (address, protocol bool) {
+	some := func(word uint64) bool { return word != 0 }
+	return slices.ContainsFunc(p.addressed, some), slices.ContainsFunc(p.spoken, some)
+}
+
+// compile makes the indexes.
+func (p *Policy) compile() {
+	p.sets = &sets{rules: len(p.rules)}
+	for kind := range p.values {
+		p.values[kind] = newValueIndex(p.sets)
+	}
+	p.from, p.networks = newNetworkIndex(p.sets), newNetworkIndex(p.sets)
+	p.names, p.ports = newNameIndex(p.sets), newPortIndex(p.sets)
+	p.closer, p.addressed, p.spoken = p.sets.empty(), p.sets.empty(), p.sets.empty()
+	for i, r := range p.rules {
+		r.number = i
+		p.enter(r)
+	}
+	for _, x := range p.values {
+		x.ready()
+	}
+	p.from.ready()
+	p.networks.ready()
+	p.names.ready()
+	p.ports.ready()
+}
+
+func (p *Policy) enter(r *Rule) {
+	for kind, w := range r.values {
+		p.values[kind].add(r.number, w)
+	}
+	p.from.add(r.number, r.from)
+	p.networks.add(r.number, r.networks)
+	p.names.add(r.number, r.names)
+	p.ports.add(r.number, r.ports)
+	if r.closer() {
+		p.closer.add(r.number)
+	}
+	address, protocol := r.late()
+	if address {
+		p.addressed.add(r.number)
+	}
+	if protocol {
+		p.spoken.add(r.number)
+	}
+	p.timed = p.timed || r.timed()
+}
+
+// Who is who makes requests, and how they come.
+type Who struct {
+	User       string
+	Groups     []string // beside those of the policy's file
+	Device     string
+	From       netip.Addr
+	Door       string
+	Method     string   // by which he has proved who he is
+	Protection []string // of the path; several layers may protect it
+	Cipher     string
+}
+
+// Caller is somebody as a policy sees him. It may be used by many at once.
+type Caller struct {
+	policy *Policy
+	who    Who
+	rules  *set // that may match
+}
+
+// For looks up what the rules say of who makes requests, so that this need not be done
+// for each of them.
+func (p *Policy) For(who Who) *Caller {
+	who.From = who.From.Unmap().WithZone("")
+	who.Groups = slices.Concat(who.Groups, p.groups[who.User])
+	if len(who.Protection) == 0 {
+		who.Protection = []string{"none"}
+	}
+	c := &Caller{policy: p, who: who}
+	rules := p.sets.full()
+	keep := func(s *set) {
+		for i, w := range s.words {
+			rules[i] &= w
+		}
+	}
+	for kind := range callerKinds {
+		keep(p.values[kind].together(valuesOf(kind, c, nil)...))
+	}
+	keep(p.from.find(who.From))
+	c.rules = newSet(rules)
+	return c
+}
+
+// Request is what somebody asks for, as far as it is known.
+type Request struct {
+	Dialect string
+	Command string
+
+	// Name is the name asked for, as [CanonicalName] spells it; empty if an address was
+	// asked for. A name that is an address is none.
+	Name string
+
+	// Addr is the address asked for, or that the name has; invalid as long as that is
+	// not known. It is neither mapped nor has it a zone. Where a name has several, each has a decision of its own.
+	Addr netip.Addr
+	Port uint16
+
+	Protocol string // empty as long as it is not known
+	Carries  string // another protocol in Protocol
+
+	Time time.Time
+}
+
+func (q *Request) asked() string {
+	if q.Name != "" {
+		return "name"
+	}
+	return "address"
+}
+
+// Outcome is what comes of a request.
+type Outcome byte
+
+// The outcomes.
+const (
+	Deny          Outcome = iota
+	Allow                 // whatever else becomes known
+	NeedsAddress          // nothing can be said before the address is known
+	NeedsProtocol         // nothing can be said before the protocol is known
+)
+
+func (o Outcome) String() string {
+	return [...]string{"deny", "allow", "needs address", "needs protocol"}[o]
+}
+
+// Decision is what a policy says of a request.
+type Decision struct {
+	Outcome Outcome
+
+	// Rule has decided, or is the first that may do so later. nil: no rule matches, and
+	// nothing is allowed that no rule allows.
+	Rule *Rule
+
+	// Failed is why Rule could not be judged, which denies the request.
+	Failed error
+}
+
+// Decide decides by the first rule that matches. It allows nothing that something which is
+// not known yet could forbid, and denies only what nothing can allow any more.
+func (c *Caller) Decide(q Request) Decision {
+	p := c.policy
+	var room [8]*set
+	picked := append(room[:0], c.rules)
+	// Those first that say most.
+	if p.names.used {
+		picked = append(picked, p.names.find(q.Name))
+	}
+	if p.networks.used && q.Addr.IsValid() {
+		picked = append(picked, p.networks.find(q.Addr))
+	}
+	if p.ports.used {
+		picked = append(picked, p.ports.find(q.Port))
+	}
+	if x := p.values[dialects]; x.used {
+		picked = append(picked, x.find(q.Dialect))
+	}
+	if x := p.values[commands]; x.used {
+		picked = append(picked, x.find(q.Command))
+	}
+	if x := p.values[asked]; x.used {
+		picked = append(picked, x.find(q.asked()))
+	}
+	if x := p.values[protocols]; x.used && q.Carries != "" {
+		picked = append(picked, x.together(q.Protocol, q.Carries))
+	} else if x.used && q.Protocol != "" {
+		picked = append(picked, x.find(q.Protocol))
+	}
+	var s search
+	eachCommon(picked, func(i int) bool {
+		r := p.rules[i]
+		return !s.ends(r, c.judge(r, &q))
+	})
+	return s.decision(c, &q)
+}
+
+// judge judges a rule that passes what the indexes know.
+func (c *Caller) judge(r *Rule, q *Request) truth {
+	p := c.policy
+	said := yes
+	if p.closer.has(r.number) {
+		said = r.look(c, q)
+	}
+	if q.Protocol == "" && !r.values[protocols].empty() {
+		said = max(said, needsProtocol)
+	}
+	if !q.Addr.IsValid() && !r.networks.empty() {
+		said = max(said, needsAddress)
+	}
+	return said
+}
+
+// search goes through rules in their order.
+type search struct {
+	rule   *Rule // that matches
+	failed bool
+
+	open    *Rule // the first that may match
+	said    truth // of it; yes if there is none
+	allowed bool  // one that may match would allow it
+}
+
+// ends takes what is said of the next rule, and tells whether it is the last one that
+// matters.
+func (s *search) ends(r *Rule, said truth) bool {
+	switch said {
+	case no:
+		return false
+	case yes, broken:
+		s.rule, s.failed = r, said == broken
+		return true
+	}
+	if said > s.said {
+		s.open, s.said = r, said
+	}
+	s.allowed = s.allowed || r.Allow
+	return false
+}
+
+func (s *search) decision(c *Caller, q *Request) Decision {
+	denied := s.rule == nil || !s.rule.Allow || s.failed
+	switch {
+	case s.open != nil && (s.allowed || !denied):
+		return Decision{Outcome: [...]Outcome{needsAddress: NeedsAddress, needsProtocol: NeedsProtocol}[s.said], Rule: s.open}
+	case s.failed:
+		return Decision{Outcome: Deny, Rule: s.rule, Failed: s.rule.when.failure(s.rule, c, q)}
+	case denied:
+		return Decision{Outcome: Deny, Rule: s.rule}
+	}
+	return Decision{Outcome: Allow, Rule: s.rule}
+}
