@@ -33,7 +33,7 @@ const lastWords = 5 * time.Second
 // What an end had sent before it was reset still goes to the other one, as it
 // does without a relay, unless that takes nothing for 5 s.
 func Copy(ctx context.Context, a, b Conn) Result {
-	c := copying{a: newEnd(a), b: newEnd(b)}
+	c := copying{a: newEnd(a), b: newEnd(b), reset: make(chan struct{})}
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
 
@@ -43,20 +43,22 @@ func Copy(ctx context.Context, a, b Conn) Result {
 	r.Up = c.direction(c.b, c.a)
 	down.Wait()
 
+	if p := c.err.Load(); p != nil {
+		r.Err = *p
+		<-c.reset // a Close that is faster would be a clean end
+	}
 	// Both conns have sent and received their ends, or have been reset, so there
 	// is nothing that these could lose.
 	a.Close()
 	b.Close()
-	if p := c.err.Load(); p != nil {
-		r.Err = *p
-	}
 	return r
 }
 
 // copying is what the two directions of a [Copy] share.
 type copying struct {
-	a, b *end
-	err  atomic.Pointer[error] // what broke the connection
+	a, b  *end
+	err   atomic.Pointer[error] // what broke the connection
+	reset chan struct{}         // closed when both ends have been reset
 }
 
 // fail resets both ends and keeps the first reason.
@@ -64,6 +66,7 @@ func (c *copying) fail(err error) {
 	if c.err.CompareAndSwap(nil, &err) {
 		Fail(c.a.Conn, err)
 		Fail(c.b.Conn, err)
+		close(c.reset)
 	}
 }
 

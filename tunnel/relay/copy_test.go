@@ -342,3 +342,47 @@ func TestCopyDoesNotWaitForEverForLastWordsToBeTaken(t *testing.T) {
 		}
 	})
 }
+
+// slow is a conn that wakes those who wait as soon as it is being reset, and takes
+// its time until it says so.
+type slow struct{ *listening }
+
+func (c slow) Reset() error {
+	c.listening.Reset()
+	time.Sleep(time.Second)
+	return nil
+}
+
+// first notes what is called first, Close or Reset.
+type first struct {
+	*listening
+	once sync.Once
+	call string
+}
+
+func (c *first) Close() error {
+	c.once.Do(func() { c.call = "Close" })
+	return c.listening.Close()
+}
+
+func (c *first) Reset() error {
+	c.once.Do(func() { c.call = "Reset" })
+	return c.listening.Reset()
+}
+
+// The app waits in Write and has nothing more to say, so both directions are over as
+// soon as it is reset, and before its target is.
+func TestNobodyIsClosedBeforeHeIsReset(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		app := slow{&listening{said: true, reset: make(chan struct{}), pause: time.Hour}}
+		target := &first{listening: &listening{reset: make(chan struct{})}}
+		time.AfterFunc(time.Second, cancel)
+		if r := Copy(ctx, app, target); !errors.Is(r.Err, context.Canceled) {
+			t.Errorf("result %+v", r)
+		}
+		if target.call != "Reset" {
+			t.Errorf("the target's first call is %s", target.call)
+		}
+	})
+}
