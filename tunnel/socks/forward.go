@@ -153,7 +153,7 @@ func (u *upgraded) Write(b []byte) (int, error) {
 func (u *upgraded) CloseWrite() error { return u.target.CloseWrite() }
 
 func (u *upgraded) Close() error {
-	if u.app.broken.Load() {
+	if u.app.lies() {
 		u.target.Reset()
 	}
 	return u.body.Close()

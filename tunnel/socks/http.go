@@ -31,6 +31,7 @@ const (
 // "http://" URL. Every app's connection has a server of its own, so that none
 // sees anything of another.
 func (a *app) http(ctx context.Context) error {
+	stopped := ctx.Done()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	timeout := a.door.HandshakeTimeout
@@ -39,7 +40,7 @@ func (a *app) http(ctx context.Context) error {
 	}
 	p := &proxy{
 		app:   a,
-		conn:  &httpConn{Conn: a.conn, in: a.in, timeout: timeout},
+		conn:  &httpConn{Conn: a.conn, in: a.in, timeout: timeout, stopped: stopped},
 		log:   slog.NewLogLogger(a.door.Log.Handler(), slog.LevelDebug),
 		ended: make(chan struct{}),
 	}

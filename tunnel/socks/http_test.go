@@ -366,8 +366,13 @@ func TestBrokenResponsesDoNotLookComplete(t *testing.T) {
 // upgrade opens a WebSocket, or what looks like one, through plain proxying.
 func upgrade(t *testing.T) (app, far *net.TCPConn) {
 	t.Helper()
+	return upgradeAt(t, openDoor(t, &Door{Relay: direct{}}))
+}
+
+func upgradeAt(t *testing.T, door string) (app, far *net.TCPConn) {
+	t.Helper()
 	target := listen(t, "127.0.0.1:0")
-	app = dial(t, openDoor(t, &Door{Relay: direct{}}))
+	app = dial(t, door)
 	send(t, app, "GET http://"+target.Addr().String()+"/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 	far = accept(t, target)
 	r, err := http.ReadRequest(bufio.NewReader(far))
@@ -393,6 +398,21 @@ func TestWebSocketsPassPlainProxying(t *testing.T) {
 	expectEnd(t, app)
 }
 
+// Most of what the target says is in the door's socket when both directions end.
+func TestEndOfWebSocketsWaitsForWhatCameBefore(t *testing.T) {
+	const size = 1 << 20
+	for range 10 {
+		app, far := upgrade(t)
+		app.CloseWrite()
+		expectEnd(t, far)
+		send(t, far, string(make([]byte, size)))
+		far.CloseWrite()
+		if n, err := io.Copy(io.Discard, app); n != size || err != nil {
+			t.Fatalf("the app reads %d bytes (%v), want %d", n, err, size)
+		}
+	}
+}
+
 func TestWebSocketsPassResetsOn(t *testing.T) {
 	for _, appResets := range []bool{true, false} {
 		near, other := upgrade(t)
@@ -402,6 +422,23 @@ func TestWebSocketsPassResetsOn(t *testing.T) {
 		near.SetLinger(0)
 		near.Close()
 		expectReset(t, other)
+	}
+}
+
+func TestDoorThatStopsResetsWebSockets(t *testing.T) {
+	for range 20 {
+		ctx, stop := context.WithCancel(t.Context())
+		ln := listen(t, "127.0.0.1:0")
+		d := Door{Relay: direct{}}
+		served := make(chan error, 1)
+		go func() { served <- d.Serve(ctx, ln) }()
+		app, far := upgradeAt(t, ln.Addr().String())
+		stop()
+		expectReset(t, far)
+		expectReset(t, app)
+		if err := <-served; err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"errors"
 	"io"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -13,17 +14,18 @@ import (
 // httpConn is an app's connection while an HTTP server has it.
 type httpConn struct {
 	relay.Conn
-	in       *bufio.Reader // of Conn
-	timeout  time.Duration // of handshakes
-	admitted atomic.Bool   // a request was a guest's
-	upgraded atomic.Bool   // the server has nothing to do with it any more
-	broken   atomic.Bool   // a clean end would be a lie
+	in       *bufio.Reader   // of Conn
+	timeout  time.Duration   // of handshakes
+	admitted atomic.Bool     // a request was a guest's
+	upgraded atomic.Bool     // the server has nothing to do with it any more
+	broken   atomic.Bool     // an end came too early
+	stopped  <-chan struct{} // closed when the door resets its connections
 }
 
 func (c *httpConn) Read(b []byte) (int, error) {
 	n, err := c.in.Read(b)
-	if err != nil && !errors.Is(err, io.EOF) && c.upgraded.Load() {
-		c.broken.Store(true)
+	if err != nil && c.upgraded.Load() && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrDeadlineExceeded) {
+		c.broken.Store(true) // a time-out is how the server stops reading when it is left
 	}
 	return n, err
 }
@@ -56,10 +58,20 @@ func (c *httpConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
+// lies tells whether a clean end would be a lie.
+func (c *httpConn) lies() bool {
+	select {
+	case <-c.stopped:
+		return true
+	default:
+		return c.broken.Load()
+	}
+}
+
 // Close resets a connection whose end came too early: HTTP has responses that
 // nothing but a clean end tells complete.
 func (c *httpConn) Close() error {
-	if c.broken.Load() {
+	if c.lies() {
 		return c.Reset()
 	}
 	return c.Conn.Close()
