@@ -135,7 +135,7 @@ func (e *end) write(p []byte) error {
 // be had once: if the Write of the other direction has got the ECONNRESET, Read
 // reports a clean end.
 func (e *end) wasReset() bool {
-	if !gone(e.Conn) {
+	if !Gone(e.Conn) {
 		return false
 	}
 	// A Write that is under way returns at once, so this does not wait. It fails

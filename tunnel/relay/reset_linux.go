@@ -6,9 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// gone tells whether a connection does not exist any more in the kernel,
-// because it was reset or because both directions have ended.
-func gone(c Conn) bool {
+// Gone tells whether a connection does not exist any more in the kernel,
+// because it was reset or because both directions have ended. It is false where that
+// cannot be told.
+func Gone(c Conn) bool {
 	s, ok := c.(syscall.Conn)
 	if !ok {
 		return false

@@ -65,7 +65,7 @@ func TestResetIsNoEndForTheReaderIfAWriteHasTakenTheError(t *testing.T) {
 // waitGone waits for a reset to arrive. To ask the socket for it would take the error away.
 func waitGone(t *testing.T, e *end) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !gone(e.Conn); time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(patience); !Gone(e.Conn); time.Sleep(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the reset does not arrive")
 		}

@@ -2,5 +2,5 @@
 
 package relay
 
-// gone cannot be told here. A Read reports what the kernel says.
-func gone(Conn) bool { return false }
+// Gone cannot be told here. A Read reports what the kernel says.
+func Gone(Conn) bool { return false }

@@ -181,7 +181,9 @@ func (c *gssConn) fill(b []byte, n int) error {
 // ended tells an end that is none: if a Write has got to know of a reset, the
 // kernel reports a clean end to Read.
 func (c *gssConn) ended(end error) error {
-	if !c.writing.TryLock() {
+	if relay.Gone(c.Conn) {
+		c.writing.Lock() // a Write that is under way returns at once
+	} else if !c.writing.TryLock() {
 		return end
 	}
 	defer c.writing.Unlock()
