@@ -1,0 +1,185 @@
+// Package shape allots bandwidth: to all, to groups, to users and to their flows, in
+// both directions, each with a rate that is guaranteed to it and one that is its
+// ceiling.
+//
+// What somebody does not use goes to those who want it. First, everybody gets what is
+// guaranteed to him, or in proportion to it if there is not so much. What is left is
+// shared by weight, up to everybody's ceiling. Within a share, flows that use little
+// of it go before those that use much.
+//
+// Bytes wait for their turn and nothing is lost. They pass in pieces that take one to four
+// milliseconds at the lowest ceiling above them, of 256 bytes at least and 64 KiB at most.
+// The package keeps no bytes: what waits is with whoever asks, and everybody asks for one piece at a
+// time, so that its only queues are as long as there are flows.
+//
+// There is no goroutine. Whoever asks does the work, and a timer that is set only while
+// somebody waits.
+package shape
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+)
+
+// Direction is up, from apps to targets, or down.
+type Direction int
+
+// The directions. What is allotted in one says nothing about the other.
+const (
+	Up Direction = iota
+	Down
+	directions
+)
+
+// Limits say what somebody gets in one direction. The zero Limits are an equal part of
+// all there is.
+type Limits struct {
+	// Guaranteed is had in any case, unless more is guaranteed in all than there is. Those who
+	// have no guarantee of their own pass on those of who is below them. A guarantee is no
+	// more than the ceiling.
+	Guaranteed Rate
+
+	// Ceiling is never exceeded, in the long run. At once may pass what goes through in
+	// 25 ms, or 512 bytes, and one piece or datagram. 0 means that there is none.
+	Ceiling Rate
+
+	// Weight is the part of what nobody is guaranteed. 0 is 1 for users and flows, and for
+	// groups as many as their users who want something have together.
+	Weight int
+}
+
+// Allotment is what somebody gets.
+type Allotment [directions]Limits
+
+// Share is a part of the bandwidth: that of all, of a group or of a user. Its methods
+// are safe for concurrent use.
+type Share struct {
+	ways [directions]*node
+}
+
+// New gives the share of all. It needs no end.
+func New(total Allotment) *Share {
+	s := new(Share)
+	for d, limits := range total {
+		s.ways[d] = newTree(limits)
+	}
+	return s
+}
+
+// Group gives a share for several users, who are then users of it.
+func (s *Share) Group(a Allotment) *Share { return s.below(a, true) }
+
+// User gives a share for somebody's flows.
+func (s *Share) User(a Allotment) *Share { return s.below(a, false) }
+
+func (s *Share) below(a Allotment, pooled bool) *Share {
+	child := new(Share)
+	for d, n := range s.ways {
+		child.ways[d] = n.add(&node{limits: a[d], pooled: pooled})
+	}
+	return child
+}
+
+// Set changes what the share gets, from now on and also for those who wait.
+func (s *Share) Set(a Allotment) {
+	for d, n := range s.ways {
+		n.set(a[d])
+	}
+}
+
+// Close gives the share back. All below it must have been closed before.
+func (s *Share) Close() {
+	for _, n := range s.ways {
+		n.close()
+	}
+}
+
+// Flow is what asks for bandwidth. Its methods are safe for concurrent use, but in one
+// direction one may ask at a time.
+type Flow struct {
+	ways [directions]*node
+	done chan struct{}
+	once sync.Once
+}
+
+// Flow gives a flow of the share, which is a user's.
+func (s *Share) Flow(a Allotment) *Flow {
+	f := &Flow{done: make(chan struct{})}
+	for d, n := range s.ways {
+		f.ways[d] = n.add(&node{limits: a[d], leaf: true})
+	}
+	return f
+}
+
+// Set changes what the flow gets, as [Share.Set] does.
+func (f *Flow) Set(a Allotment) {
+	for d, n := range f.ways {
+		n.set(a[d])
+	}
+}
+
+// Move makes the flow one of another share, of the same total, with what it gets
+// there. Who waits goes on waiting there.
+func (f *Flow) Move(to *Share, a Allotment) {
+	for d, n := range f.ways {
+		n.move(to.ways[d], a[d])
+	}
+}
+
+// Limited tells whether there is any ceiling for the flow now.
+func (f *Flow) Limited(d Direction) bool { return f.ways[d].piece.Load() > 0 }
+
+// Take waits until some of n bytes may pass, at least one and as many as make a piece, and tells
+// how many. It fails when ctx ends, and with [net.ErrClosed] when the flow is closed.
+// It costs next to nothing where there is no ceiling, and allocates nothing from
+// the second wait on.
+func (f *Flow) Take(ctx context.Context, d Direction, n int) (int, error) {
+	leaf := f.ways[d]
+	piece := int(leaf.piece.Load())
+	if piece == 0 {
+		return n, nil
+	}
+	n = min(n, piece)
+	if err := f.take(ctx, leaf, n); err != nil {
+		return 0, err
+	}
+	return n, nil
+}
+
+// TakeAll waits until n bytes may pass together, as those of a datagram must.
+func (f *Flow) TakeAll(ctx context.Context, d Direction, n int) error {
+	leaf := f.ways[d]
+	if leaf.piece.Load() == 0 {
+		return nil
+	}
+	return f.take(ctx, leaf, n)
+}
+
+func (f *Flow) take(ctx context.Context, leaf *node, n int) error {
+	if n <= 0 || leaf.ask(n) {
+		return nil
+	}
+	var err error
+	select {
+	case <-leaf.granted:
+		return nil
+	case <-ctx.Done():
+		err = context.Cause(ctx)
+	case <-f.done:
+		err = net.ErrClosed
+	}
+	leaf.withdraw()
+	return fmt.Errorf("wait for bandwidth: %w", err)
+}
+
+// Close ends the flow, and what waits in it.
+func (f *Flow) Close() {
+	f.once.Do(func() {
+		close(f.done)
+		for _, n := range f.ways {
+			n.close()
+		}
+	})
+}

@@ -1,0 +1,322 @@
+package shape
+
+import (
+	"math"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// depth is how many seconds' worth may pass at once after a pause. It makes up
+	// for timers that are late.
+	depth = 0.025
+
+	// linger is for how many seconds somebody who has been served counts as one who
+	// wants more. He has to come back with the next bytes first.
+	linger = 0.05
+
+	// minPause is the least that the timer waits.
+	minPause = 50 * time.Microsecond
+)
+
+// tree is one direction of all.
+type tree struct {
+	start time.Time
+	root  *node
+
+	mu      sync.Mutex
+	now     float64 // seconds since start
+	waiting int     // leaves that want something
+	later   heap    // by time: who is above his ceiling, and leaves that linger
+	timer   *time.Timer
+	alarm   float64 // when it fires; 0: it does not
+}
+
+// node is a place in a tree: the root, a group, a user, or the leaf of a flow. The
+// tree's mu guards it.
+type node struct {
+	tree   *tree
+	parent *node
+	below  map[*node]struct{} // all there are
+	limits Limits
+	pooled bool // weighs as much as those below it who are busy
+	leaf   bool
+	closed bool
+
+	// piece is how many bytes go at a time. 0: there is no ceiling here or above.
+	piece atomic.Int64
+
+	ready float64 // when it is below its ceiling
+
+	// What the busy ones below have in all, and what this one adds to that above.
+	guarantees, weights int64
+	guaranteed, weight  int64
+
+	// The place among those who can be served now, as pick.go has it.
+	places   [slots]int
+	due      float64 // when the guarantee has the next byte
+	isDue    bool
+	claimTag float64
+	tag      float64
+	spent    float64
+	sparse   bool
+	byClaim  bool // it is being served by its guarantee
+
+	// Those below who can be served now.
+	claims   heap    // who are due by their guarantees
+	early    heap    // who are not yet
+	shares   heap    // all but the leaves in sparing
+	sparing  heap    // leaves that use little
+	claimed  float64 // the tag of who was served last of claims
+	shared   float64 // and of shares or sparing
+	served   float64 // bytes
+	inClaims int     // services in a row
+	inSparse int
+
+	// A leaf's own.
+	wants   int // bytes
+	busy    bool
+	sleeps  bool
+	granted chan struct{}
+}
+
+func newTree(limits Limits) *node {
+	t := &tree{start: time.Now(), later: heap{slot: byTime}}
+	t.root = &node{tree: t, limits: limits}
+	t.root.init()
+	t.root.spread()
+	return t.root
+}
+
+func (n *node) init() {
+	n.claims.slot, n.early.slot = byDue, byDue
+	n.shares.slot, n.sparing.slot = byTag, byTag
+}
+
+// lock begins what changes the tree.
+func (t *tree) lock() {
+	t.mu.Lock()
+	t.now = time.Since(t.start).Seconds()
+}
+
+// unlock ends it.
+func (t *tree) unlock() {
+	t.settle()
+	t.mu.Unlock()
+}
+
+// settle serves who can be served, and sets the timer for the others.
+func (t *tree) settle() {
+	t.serve()
+	first, ok := t.later.top()
+	switch {
+	case t.waiting == 0 || !ok:
+		if t.alarm > 0 {
+			t.alarm = 0
+			t.timer.Stop()
+		}
+		return
+	case t.alarm > t.now && t.alarm <= first.key:
+		return // it is early enough, and too early does no harm
+	}
+	pause := max(time.Duration(math.Ceil((first.key-t.now)*1e9)), minPause)
+	t.alarm = t.now + pause.Seconds()
+	if t.timer == nil {
+		t.timer = time.AfterFunc(pause, t.fire)
+		return
+	}
+	t.timer.Reset(pause)
+}
+
+// fire is the timer's.
+func (t *tree) fire() {
+	t.lock()
+	t.alarm = 0
+	t.unlock()
+}
+
+// add puts a new node below n.
+func (n *node) add(child *node) *node {
+	child.init()
+	child.tree = n.tree
+	n.tree.lock()
+	defer n.tree.unlock()
+	child.attach(n)
+	return child
+}
+
+func (n *node) attach(parent *node) {
+	n.parent = parent
+	if parent.below == nil {
+		parent.below = make(map[*node]struct{})
+	}
+	parent.below[n] = struct{}{}
+	n.due, n.claimTag, n.tag, n.spent = 0, 0, 0, 0
+	n.spread()
+}
+
+// detach takes n out of the tree.
+func (n *node) detach() {
+	n.leave()
+	n.parent.replace()
+	n.busy = false
+	n.reckon()
+	n.tree.later.remove(n)
+	delete(n.parent.below, n)
+}
+
+// close takes n out for good.
+func (n *node) close() {
+	n.tree.lock()
+	defer n.tree.unlock()
+	if n.closed || n.parent == nil {
+		return
+	}
+	n.closed = true
+	n.drop()
+	n.detach()
+}
+
+// move puts a leaf below another node.
+func (n *node) move(parent *node, limits Limits) {
+	n.tree.lock()
+	defer n.tree.unlock()
+	if n.closed {
+		return
+	}
+	n.detach()
+	n.limits, n.ready = limits, 0
+	n.attach(parent)
+	if n.wants > 0 {
+		n.want()
+	}
+}
+
+// set changes what n gets.
+func (n *node) set(limits Limits) {
+	n.tree.lock()
+	defer n.tree.unlock()
+	if n.closed {
+		return
+	}
+	// What was too much stays too much, in bytes.
+	switch debt := n.ready - n.tree.now; {
+	case limits.Ceiling == 0:
+		n.ready = 0
+	case n.limits.Ceiling > 0:
+		n.ready = n.tree.now + debt*float64(n.limits.Ceiling)/float64(limits.Ceiling)
+	}
+	n.limits = limits
+	n.spread()
+	n.reckon()
+	if n.tree.later.holds(n) && !(n.leaf && n.wants == 0) {
+		n.tree.later.put(n, n.ready)
+	}
+	n.replace()
+}
+
+// spread works out the piece of n, and of all below it.
+func (n *node) spread() {
+	piece := pieceOf(n.limits.Ceiling)
+	if n.parent != nil {
+		if above := n.parent.piece.Load(); piece == 0 || (above > 0 && above < piece) {
+			piece = above
+		}
+	}
+	n.piece.Store(piece)
+	for child := range n.below {
+		child.spread()
+	}
+}
+
+const (
+	minPiece    = 256
+	middlePiece = 12_500
+	maxPiece    = 64 << 10
+)
+
+// pieceOf is how many bytes go at a time through a ceiling: what goes through in
+// a millisecond, or in four where that is little. 0: as many as they are.
+func pieceOf(ceiling Rate) int64 {
+	if ceiling == 0 {
+		return 0
+	}
+	millisecond := int64(ceiling) / 8 / 1000
+	return min(max(millisecond, min(4*millisecond, middlePiece), minPiece), maxPiece)
+}
+
+// burst is how many bytes may pass a ceiling at once, in pieces.
+func burst(ceiling Rate) float64 {
+	return float64(ceiling)/8*depthOf(ceiling) + float64(pieceOf(ceiling))
+}
+
+// depthOf is how many seconds' worth may be saved up.
+func depthOf(ceiling Rate) float64 { return max(depth, ceiling.takes(minPiece)) }
+
+// ask says that a leaf wants n bytes, and tells whether it has them already. If not,
+// granted tells when, unless withdraw comes first.
+func (n *node) ask(bytes int) bool {
+	n.tree.lock()
+	defer n.tree.mu.Unlock()
+	if n.closed {
+		return false // as it was closed, whoever waits for it sees that
+	}
+	n.wants = bytes
+	n.tree.waiting++
+	n.want()
+	n.tree.settle()
+	if n.wants == 0 {
+		return true
+	}
+	if n.granted == nil {
+		n.granted = make(chan struct{}, 1)
+	}
+	n.sleeps = true
+	return false
+}
+
+// want lines a leaf up that wants something.
+func (n *node) want() {
+	if !n.busy {
+		n.busy = true
+		n.reckon()
+	}
+	n.tree.later.remove(n)
+	n.park()
+	n.replace()
+}
+
+// withdraw ends the wait of a leaf.
+func (n *node) withdraw() {
+	n.tree.lock()
+	defer n.tree.unlock()
+	if n.wants == 0 {
+		// It was granted meanwhile, or closed.
+		select {
+		case <-n.granted:
+		default:
+		}
+		return
+	}
+	n.drop()
+	n.tree.later.put(n, n.tree.now+linger)
+	n.replace()
+}
+
+// drop forgets what a leaf wants.
+func (n *node) drop() {
+	if n.wants > 0 {
+		n.wants, n.sleeps = 0, false
+		n.tree.waiting--
+	}
+}
+
+// grant lets a leaf have what it wants.
+func (n *node) grant() {
+	sleeps := n.sleeps
+	n.drop()
+	if sleeps {
+		n.granted <- struct{}{}
+	}
+}
