@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -45,7 +44,7 @@ type Exit struct {
 
 	datagrams datagrams
 	exchanges exchanges
-	echoes    atomic.Int64 // under way
+	echoes    shares // under way
 }
 
 // keepAlive finds out within two minutes that a target or peer is gone.
@@ -55,7 +54,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // the zero address is the exit's own name service.
 func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
 	if isNameService(r.Dst) {
-		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, query, true) }
+		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, r.User, query, true) }
 		return newNameConn(ctx, r.Initial, exchange), socks.Reply{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.timeout())

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
@@ -17,7 +16,7 @@ const (
 	// dnsTimeout is how long an answer may take.
 	dnsTimeout = 5 * time.Second
 
-	maxExchanges = 1024 // under way at once
+	maxExchanges = 1024 // under way at once, of which a user has a share
 
 	// maxUDPAnswer is the longest answer over UDP. It fits every path without
 	// fragments (RFC 9715 section 3).
@@ -30,7 +29,7 @@ const (
 
 // exchanges is what all calls of Exchange share.
 type exchanges struct {
-	open atomic.Int64
+	open shares
 
 	mu      sync.Mutex
 	asked   time.Time // when the system's servers were last looked for
@@ -47,17 +46,16 @@ var (
 	errQuestions = errors.New("it does not have one question")
 )
 
-// Exchange answers a DNS query (RFC 1035 section 4) as the resolver of this host
+// Exchange answers a user's DNS query (RFC 1035 section 4) as the resolver of this host
 // would, for devices that have none of their own: it asks Upstream. tcp tells that
 // the query came over TCP. An answer that is too long for UDP is cut off, with the
 // TC bit set. What deserves no answer is an error, and so is what nobody can wait
 // for.
-func (e *Exit) Exchange(ctx context.Context, query []byte, tcp bool) ([]byte, error) {
-	if e.exchanges.open.Add(1) > maxExchanges {
-		e.exchanges.open.Add(-1)
+func (e *Exit) Exchange(ctx context.Context, user string, query []byte, tcp bool) ([]byte, error) {
+	if !e.exchanges.open.take(user, maxExchanges) {
 		return nil, errExchanges
 	}
-	defer e.exchanges.open.Add(-1)
+	defer e.exchanges.open.give(user)
 	q, err := parseDNS(query)
 	if err != nil {
 		return nil, fmt.Errorf("read DNS query: %w", err)

@@ -136,7 +136,7 @@ func withEDNS(size int) func(*dnsmessage.Message) {
 // exchangeDNS gives the answer to a query, which must be one to that very query.
 func exchangeDNS(t testing.TB, e *Exit, query []byte, tcp bool) dnsmessage.Message {
 	t.Helper()
-	b, err := e.Exchange(t.Context(), query, tcp)
+	b, err := e.Exchange(t.Context(), "", query, tcp)
 	if err != nil {
 		t.Fatal(err)
 	}

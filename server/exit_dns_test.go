@@ -209,7 +209,7 @@ func TestExchangeRefusesWhatIsNoPlainQuery(t *testing.T) {
 		"no question":   dnsQueryFor(t, "a.example.", dnsmessage.TypeA, func(m *dnsmessage.Message) { m.Questions = nil }),
 		"two questions": dnsQueryFor(t, "a.example.", dnsmessage.TypeA, func(m *dnsmessage.Message) { m.Questions = append(m.Questions, m.Questions[0]) }),
 	} {
-		if answer, err := e.Exchange(t.Context(), b, false); err == nil {
+		if answer, err := e.Exchange(t.Context(), "", b, false); err == nil {
 			t.Errorf("%s is answered: %x", name, answer)
 		}
 	}
@@ -229,14 +229,14 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 		cancel()
 	})
 	began := time.Now()
-	if _, err := e.Exchange(ctx, dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false); !errors.Is(err, context.Canceled) {
+	if _, err := e.Exchange(ctx, "", dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 	asking.Wait()
 	if took := time.Since(began); took > dnsTries[0] {
 		t.Errorf("it took %v", took)
 	}
-	if n := e.exchanges.open.Load(); n != 0 {
+	if n := e.exchanges.open.taken(); n != 0 {
 		t.Errorf("%d exchanges are open", n)
 	}
 }
@@ -244,11 +244,11 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 func TestExchangesAreCounted(t *testing.T) {
 	e := &Exit{Resolver: byName{}}
 	query := dnsQueryFor(t, "a.example.", dnsmessage.TypeA)
-	e.exchanges.open.Store(maxExchanges)
-	if _, err := e.Exchange(t.Context(), query, false); !errors.Is(err, errExchanges) {
+	full(&e.exchanges.open, "", maxExchanges)
+	if _, err := e.Exchange(t.Context(), "", query, false); !errors.Is(err, errExchanges) {
 		t.Errorf("error is %v", err)
 	}
-	e.exchanges.open.Store(maxExchanges - 1)
+	e.exchanges.open.give("")
 	exchangeDNS(t, e, query, false)
 }
 
@@ -325,7 +325,7 @@ func FuzzExchange(f *testing.F) {
 		if !q.forAddress() {
 			return
 		}
-		got, err := e.Exchange(t.Context(), b, false)
+		got, err := e.Exchange(t.Context(), "", b, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -18,26 +18,25 @@ import (
 )
 
 const (
-	maxEchoes   = 256              // under way at once
+	maxEchoes   = 256              // under way at once, of which a user has a share
 	echoTimeout = 10 * time.Second // if ctx has more patience
 )
 
 var errEchoes = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("too many echoes are under way")}
 
-// Echo sends an ICMP echo request (RFC 792, RFC 4443) with a payload of up to
+// Echo sends in a user's name an ICMP echo request (RFC 792, RFC 4443) with a payload of up to
 // 65,507 bytes to a target that is allowed, and returns nil when the reply comes.
 // Else the error's code says what is known of the target: TimedOut if nothing is.
 // It fails where the system lets adit have no ICMP socket.
-func (e *Exit) Echo(ctx context.Context, target netip.Addr, payload []byte) error {
+func (e *Exit) Echo(ctx context.Context, user string, target netip.Addr, payload []byte) error {
 	target = target.Unmap()
 	if err := e.judge(netip.AddrPortFrom(target, 0)); err != nil {
 		return err
 	}
-	if e.echoes.Add(1) > maxEchoes {
-		e.echoes.Add(-1)
+	if !e.echoes.take(user, maxEchoes) {
 		return errEchoes
 	}
-	defer e.echoes.Add(-1)
+	defer e.echoes.give(user)
 	if len(payload) > maxDatagram {
 		return &socks.Error{Code: socks.GeneralFailure, Err: fmt.Errorf("the echo has %d bytes", len(payload))}
 	}

@@ -38,7 +38,7 @@ const (
 // datagrams is what all associations of an exit share.
 type datagrams struct {
 	open    atomic.Int64 // associations
-	lookups atomic.Int64 // under way
+	lookups shares       // under way
 	spares  spares
 
 	denied, full, unknown atomic.Uint64 // see [Drops]
@@ -76,7 +76,7 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
 	a := &association{
-		exit: e, in: in, socket: port.socket, spare: port.spare,
+		exit: e, user: r.User, in: in, socket: port.socket, spare: port.spare,
 		verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts},
 		peers:    recent[netip.AddrPort, time.Time]{limit: maxPeers},
 		names:    recent[string, *name]{limit: maxNames},
@@ -94,6 +94,7 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 // association is a UDP port at the exit.
 type association struct {
 	exit   *Exit
+	user   string
 	in     socks.Inbox // called by receive alone
 	socket *udpSocket
 	spare  *udpSocket    // see [exitPort]

@@ -18,7 +18,7 @@ const (
 
 	maxNames       = 256  // that an association remembers
 	maxAsking      = 4    // of an association's look-ups at once
-	maxExitLookups = 1024 // of all associations' together
+	maxExitLookups = 1024 // of all associations' together, of which a user has a share
 	maxWaiting     = 16   // datagrams that wait for an association's look-ups
 )
 
@@ -71,18 +71,14 @@ func (a *association) queue(n *name, d socks.Datagram, now time.Time) {
 // ask starts to look a name up, if there are not too many look-ups already.
 // a.mu is held.
 func (a *association) ask(n *name, host string) {
-	if a.asking == maxAsking {
-		return
-	}
-	if a.exit.datagrams.lookups.Add(1) > maxExitLookups {
-		a.exit.datagrams.lookups.Add(-1)
+	if a.asking == maxAsking || !a.exit.datagrams.lookups.take(a.user, maxExitLookups) {
 		return
 	}
 	n.asking = true
 	a.asking++
 	a.lookups.Go(func() {
 		addrs, good, err := a.exit.lookUp(a.ctx, host)
-		a.exit.datagrams.lookups.Add(-1)
+		a.exit.datagrams.lookups.give(a.user)
 		a.Send(a.answered(n, addrs, good, err))
 	})
 }

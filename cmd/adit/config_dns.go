@@ -85,7 +85,7 @@ func askForRoot(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("make DNS query: %w", err)
 	}
-	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}}).Exchange(ctx, query, true)
+	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}}).Exchange(ctx, "", query, true)
 	if err != nil {
 		return err
 	}

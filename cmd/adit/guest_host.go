@@ -65,18 +65,20 @@ func (h *guestHost) Door(ctx context.Context, f wglink.Flow, conn wglink.Conn) {
 
 // Resolve answers a DNS message.
 func (h *guestHost) Resolve(ctx context.Context, q wglink.Query) ([]byte, error) {
-	if _, err := h.visit(ctx, q.Flow); err != nil {
+	v, err := h.visit(ctx, q.Flow)
+	if err != nil {
 		return nil, err
 	}
-	return h.exit.Load().Exchange(ctx, q.Message, q.TCP)
+	return h.exit.Load().Exchange(ctx, v.User(), q.Message, q.TCP)
 }
 
 // Echo has a target pinged.
 func (h *guestHost) Echo(ctx context.Context, f wglink.Flow, payload []byte) error {
-	if _, err := h.visit(ctx, f); err != nil {
+	v, err := h.visit(ctx, f)
+	if err != nil {
 		return err
 	}
-	if err := h.exit.Load().Echo(ctx, f.Target.Addr(), payload); err != nil {
+	if err := h.exit.Load().Echo(ctx, v.User(), f.Target.Addr(), payload); err != nil {
 		return reasonOf(socks.CodeOf(err), 0)
 	}
 	return nil
