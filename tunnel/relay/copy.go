@@ -77,12 +77,18 @@ func (c *copying) direction(dst, src *end) (n int64) {
 	defer r.release()
 	for {
 		p, err := r.next()
-		if len(p) > 0 {
-			if err := dst.write(p); err != nil {
+		for len(p) > 0 {
+			k, err := pace(dst, src, len(p))
+			if err != nil {
+				c.fail(err)
+				return n
+			}
+			if err := dst.write(p[:k]); err != nil {
 				dst.refuses(c, fmt.Errorf("write: %w", err))
 				return n
 			}
-			n += int64(len(p))
+			p = p[k:]
+			n += int64(k)
 			src.goesOn()
 		}
 		switch {
@@ -106,6 +112,7 @@ func (c *copying) direction(dst, src *end) (n int64) {
 type end struct {
 	Conn
 	first []byte // what a prefix had left to read before all else
+	pacer Pacer  // nil if bytes do not wait
 
 	writing  sync.Mutex
 	writeErr error // of the last Write
@@ -120,6 +127,9 @@ func newEnd(c Conn) *end {
 	e := &end{Conn: c}
 	if p, ok := c.(*prefixed); ok {
 		e.Conn, e.first = p.Conn, p.take()
+	}
+	if p, ok := e.Conn.(*paced); ok {
+		e.Conn, e.pacer = p.Conn, p.pacer
 	}
 	return e
 }
