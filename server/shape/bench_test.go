@@ -9,7 +9,7 @@ func BenchmarkTakeWithoutCeiling(b *testing.B) {
 	f := New(Allotment{}).User(Allotment{}).Flow(Allotment{})
 	defer f.Close()
 	for b.Loop() {
-		if n, err := f.Take(b.Context(), Down, chunk); n != chunk || err != nil {
+		if n, err := f.Take(Down, chunk); n != chunk || err != nil {
 			b.Fatal(n, err)
 		}
 	}
@@ -20,7 +20,7 @@ func BenchmarkTakeBelowTheCeiling(b *testing.B) {
 	f := New(both(Limits{Ceiling: MaxRate})).User(both(Limits{Guaranteed: Gbit})).Flow(Allotment{})
 	defer f.Close()
 	for b.Loop() {
-		if _, err := f.Take(b.Context(), Down, 1); err != nil {
+		if _, err := f.Take(Down, 1); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -66,7 +66,7 @@ func TestAWaitAllocatesNothing(t *testing.T) {
 	f := user.Flow(Allotment{})
 	defer f.Close()
 	allocs := testing.AllocsPerRun(100, func() {
-		if _, err := f.Take(t.Context(), Down, chunk); err != nil {
+		if _, err := f.Take(Down, chunk); err != nil {
 			t.Fatal(err)
 		}
 	})

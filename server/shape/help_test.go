@@ -1,7 +1,6 @@
 package shape
 
 import (
-	"context"
 	"errors"
 	"net"
 	"sync"
@@ -24,20 +23,26 @@ func both(l Limits) Allotment { return Allotment{l, l} }
 // world runs flows in virtual time.
 type world struct {
 	t     *testing.T
-	ctx   context.Context
 	flows sync.WaitGroup
-	end   func()
+	ended chan struct{}
 }
 
 // within runs a test in a world, whose flows end with it.
 func within(t *testing.T, do func(w *world)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
-		w := &world{t: t}
-		w.ctx, w.end = context.WithCancel(t.Context())
+		w := &world{t: t, ended: make(chan struct{})}
 		defer w.flows.Wait()
-		defer w.end()
+		defer close(w.ended)
 		do(w)
+	})
+}
+
+// until closes a flow when the world ends.
+func (w *world) until(f *Flow) {
+	w.flows.Go(func() {
+		<-w.ended
+		f.Close()
 	})
 }
 
@@ -57,12 +62,13 @@ func (w *world) greedy(f *Flow) *load {
 }
 
 func (w *world) run(l *load) {
+	w.until(l.Flow)
 	w.flows.Go(func() {
 		for {
 			asked := time.Now()
-			n, err := l.Take(w.ctx, Down, chunk)
+			n, err := l.Take(Down, chunk)
 			if err != nil {
-				if !errors.Is(err, context.Canceled) && !errors.Is(err, net.ErrClosed) {
+				if !errors.Is(err, net.ErrClosed) {
 					w.t.Error(err)
 				}
 				return

@@ -17,8 +17,6 @@
 package shape
 
 import (
-	"context"
-	"fmt"
 	"net"
 	"sync"
 )
@@ -132,46 +130,41 @@ func (f *Flow) Move(to *Share, a Allotment) {
 func (f *Flow) Limited(d Direction) bool { return f.ways[d].piece.Load() > 0 }
 
 // Take waits until some of n bytes may pass, at least one and as many as make a piece, and tells
-// how many. It fails when ctx ends, and with [net.ErrClosed] when the flow is closed.
-// It costs next to nothing where there is no ceiling, and allocates nothing from
+// how many. It fails with [net.ErrClosed] when the flow is closed, and nothing else ends the
+// wait. It costs next to nothing where there is no ceiling, and allocates nothing from
 // the second wait on.
-func (f *Flow) Take(ctx context.Context, d Direction, n int) (int, error) {
+func (f *Flow) Take(d Direction, n int) (int, error) {
 	leaf := f.ways[d]
 	piece := int(leaf.piece.Load())
 	if piece == 0 {
 		return n, nil
 	}
 	n = min(n, piece)
-	if err := f.take(ctx, leaf, n); err != nil {
+	if err := f.take(leaf, n); err != nil {
 		return 0, err
 	}
 	return n, nil
 }
 
 // TakeAll waits until n bytes may pass together, as those of a datagram must.
-func (f *Flow) TakeAll(ctx context.Context, d Direction, n int) error {
+func (f *Flow) TakeAll(d Direction, n int) error {
 	leaf := f.ways[d]
 	if leaf.piece.Load() == 0 {
 		return nil
 	}
-	return f.take(ctx, leaf, n)
+	return f.take(leaf, n)
 }
 
-func (f *Flow) take(ctx context.Context, leaf *node, n int) error {
+func (f *Flow) take(leaf *node, n int) error {
 	if n <= 0 || leaf.ask(n) {
 		return nil
 	}
-	var err error
 	select {
 	case <-leaf.granted:
 		return nil
-	case <-ctx.Done():
-		err = context.Cause(ctx)
 	case <-f.done:
-		err = net.ErrClosed
+		return net.ErrClosed
 	}
-	leaf.withdraw()
-	return fmt.Errorf("wait for bandwidth: %w", err)
 }
 
 // Close ends the flow, and what waits in it.

@@ -1,7 +1,6 @@
 package shape
 
 import (
-	"context"
 	"errors"
 	"math"
 	"net"
@@ -96,7 +95,7 @@ func (w *world) echoes(f *Flow, n int) (took []time.Duration) {
 	for range n {
 		time.Sleep(20 * time.Millisecond)
 		asked := time.Now()
-		if _, err := f.Take(w.ctx, Down, 100); err != nil {
+		if _, err := f.Take(Down, 100); err != nil {
 			w.t.Error(err)
 		}
 		took = append(took, time.Since(asked))
@@ -134,10 +133,11 @@ func TestSparseFlowsLeaveSomethingForTheOthers(t *testing.T) {
 		bulk := w.greedy(user.Flow(Allotment{}))
 		for range 500 { // 10 kbit/s each
 			f := user.Flow(Allotment{})
+			w.until(f)
 			w.flows.Go(func() {
-				for w.ctx.Err() == nil {
+				for {
 					time.Sleep(200 * time.Millisecond)
-					if _, err := f.Take(w.ctx, Down, 250); err != nil {
+					if _, err := f.Take(Down, 250); err != nil {
 						return
 					}
 				}
@@ -224,7 +224,7 @@ func TestDirectionsAreApart(t *testing.T) {
 		if !f.Limited(Up) || f.Limited(Down) {
 			t.Error("only up is limited")
 		}
-		if n, err := f.Take(w.ctx, Down, chunk); n != chunk || err != nil {
+		if n, err := f.Take(Down, chunk); n != chunk || err != nil {
 			t.Errorf("down: %d bytes, %v", n, err)
 		}
 	})
@@ -264,7 +264,7 @@ func TestWithoutCeilingNobodyWaitsAnyMore(t *testing.T) {
 		go func() {
 			var err error
 			for range 10 {
-				err = errors.Join(err, f.TakeAll(w.ctx, Down, 1400))
+				err = errors.Join(err, f.TakeAll(Down, 1400))
 			}
 			done <- err
 		}()
@@ -277,30 +277,24 @@ func TestWithoutCeilingNobodyWaitsAnyMore(t *testing.T) {
 	})
 }
 
-func TestAWaitEndsWithItsContextAndItsFlow(t *testing.T) {
+func TestAWaitEndsWithItsFlow(t *testing.T) {
 	within(t, func(w *world) {
 		all := New(both(Limits{Ceiling: Kbit}))
 		user := all.User(Allotment{})
 		f, other := user.Flow(Allotment{}), user.Flow(Allotment{})
-		if err := f.TakeAll(w.ctx, Down, 10_000); err != nil {
+		if err := f.TakeAll(Down, 10_000); err != nil {
 			t.Fatal(err)
 		}
-		ctx, cancel := context.WithTimeout(w.ctx, time.Second)
-		defer cancel()
-		began := time.Now()
-		if _, err := f.Take(ctx, Down, 1); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
-			t.Errorf("context: %v after %v", err, time.Since(began))
-		}
 		time.AfterFunc(time.Second, f.Close)
-		began = time.Now()
-		if _, err := f.Take(w.ctx, Down, 1); !errors.Is(err, net.ErrClosed) || time.Since(began) != time.Second {
+		began := time.Now()
+		if _, err := f.Take(Down, 1); !errors.Is(err, net.ErrClosed) || time.Since(began) != time.Second {
 			t.Errorf("close: %v after %v", err, time.Since(began))
 		}
-		if _, err := f.Take(w.ctx, Down, 1); !errors.Is(err, net.ErrClosed) {
+		if _, err := f.Take(Down, 1); !errors.Is(err, net.ErrClosed) {
 			t.Errorf("closed: %v", err)
 		}
-		// Nobody is left in the way of others: it is 10,001 bytes' time.
-		if _, err := other.Take(w.ctx, Down, 1); err != nil {
+		// Nobody is left in the way of others: it is 10,000 bytes' time.
+		if _, err := other.Take(Down, 1); err != nil {
 			t.Error(err)
 		}
 		other.Close()

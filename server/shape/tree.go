@@ -255,7 +255,7 @@ func burst(ceiling Rate) float64 {
 func depthOf(ceiling Rate) float64 { return max(depth, ceiling.takes(minPiece)) }
 
 // ask says that a leaf wants n bytes, and tells whether it has them already. If not,
-// granted tells when, unless withdraw comes first.
+// granted tells when.
 func (n *node) ask(bytes int) bool {
 	n.tree.lock()
 	defer n.tree.mu.Unlock()
@@ -284,23 +284,6 @@ func (n *node) want() {
 	}
 	n.tree.later.remove(n)
 	n.park()
-	n.replace()
-}
-
-// withdraw ends the wait of a leaf.
-func (n *node) withdraw() {
-	n.tree.lock()
-	defer n.tree.unlock()
-	if n.wants == 0 {
-		// It was granted meanwhile, or closed.
-		select {
-		case <-n.granted:
-		default:
-		}
-		return
-	}
-	n.drop()
-	n.tree.later.put(n, n.tree.now+linger)
 	n.replace()
 }
 
