@@ -1,0 +1,341 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"time"
+)
+
+// minute is how often what goes on is looked at, and what is old.
+const minute = time.Minute
+
+// flush writes all that there is.
+func (w *Writer) flush(ctx context.Context) {
+	w.writing.Lock()
+	defer w.writing.Unlock()
+	for w.take() {
+		if err := w.write(ctx); err != nil {
+			w.fail(err)
+			return
+		}
+		w.works()
+	}
+	if err := w.look(ctx); err != nil {
+		w.fail(err)
+		return
+	}
+	w.works()
+}
+
+// look does what is to be done without records, too.
+func (w *Writer) look(ctx context.Context) error {
+	if err := w.follow(ctx); err != nil {
+		return err
+	}
+	if w.before != nil && !w.waiting() {
+		err := w.before.leave(context.WithoutCancel(ctx), w.run)
+		w.before = nil
+		if err != nil {
+			w.cfg.Log.Warn("close an audit file", "error", err)
+		}
+	}
+	now := w.now()
+	if since := now.Sub(w.updated); since >= 0 && since < minute {
+		return nil
+	}
+	w.updated = now
+	return w.tidy(ctx)
+}
+
+// waiting tells whether something that goes on has no place in the file yet.
+func (w *Writer) waiting() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.begun) > 0
+}
+
+// take makes a batch of what waits, unless one is left. It tells whether there is any.
+func (w *Writer) take() bool {
+	if !w.batch.empty() {
+		return true
+	}
+	w.mu.Lock()
+	n := min(len(w.begun), maxBatch)
+	begun := slices.Clone(w.begun[:n])
+	w.begun = slices.Delete(w.begun, 0, n)
+	if n = min(len(w.ended), maxBatch); n > 0 {
+		w.batch.records = make([]entry, 0, n)
+	}
+	for _, r := range w.ended[:n] {
+		done := entry{Record: r.Record, run: w.run, number: r.number}
+		if r.entry != nil {
+			done.opening = r.entry.entry.opening
+		}
+		w.batch.records = append(w.batch.records, done)
+	}
+	w.ended = slices.Delete(w.ended, 0, n)
+	begun = slices.DeleteFunc(begun, func(e *Entry) bool { return e.ended })
+	w.mu.Unlock()
+
+	w.opening = begun
+	for _, e := range begun {
+		now := e.entry
+		now.Record = e.progress()
+		w.batch.opened = append(w.batch.opened, &now)
+	}
+	return !w.batch.empty()
+}
+
+// write writes the batch.
+func (w *Writer) write(ctx context.Context) error {
+	w.writes(time.Now())
+	defer w.writes(time.Time{})
+	if err := w.follow(ctx); err != nil {
+		return err
+	}
+	openings, err := w.day.write(ctx, &w.batch, w.now())
+	if errors.Is(err, errClosed) {
+		// Another process was faster.
+		if err = w.rotate(ctx); err == nil {
+			openings, err = w.day.write(ctx, &w.batch, w.now())
+		}
+	}
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for i, e := range w.opening {
+		e.entry.opening = openings[i]
+	}
+	w.batch, w.opening = batch{}, nil
+	return nil
+}
+
+func (w *Writer) writes(since time.Time) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.since = since
+}
+
+// follow goes on to the next file if it is time to.
+func (w *Writer) follow(ctx context.Context) error {
+	if err := w.day.there(); err != nil {
+		if w.cfg.Strict {
+			return err // somebody has to look at it
+		}
+		return w.replace(ctx)
+	}
+	now := w.now()
+	today := now.UTC().Truncate(24 * time.Hour)
+	// A clock that is put right by a little, around midnight, is no reason.
+	if today.After(w.day.day) || now.Before(w.day.day.Add(-time.Hour)) {
+		return w.rotate(ctx)
+	}
+	return nil
+}
+
+// rotate goes on to the next file.
+func (w *Writer) rotate(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	now := w.now()
+	if err := w.day.finish(ctx, now); err != nil {
+		return fmt.Errorf("%s: %w", w.day.path, err)
+	}
+	next, err := following(ctx, w.cfg.Dir, w.day, now)
+	if err != nil {
+		return err
+	}
+	if w.before != nil {
+		err = w.before.leave(ctx, w.run)
+	}
+	w.cfg.Log.Info("audit file closed", "file", w.day.name(), "head", w.day.last.Head, "next", next.name())
+	w.before, w.day = w.day, next
+	w.reopen()
+	return err
+}
+
+// replace begins a new file where there is none any more.
+func (w *Writer) replace(ctx context.Context) error {
+	ctx = context.WithoutCancel(ctx)
+	if err := privateDir(w.cfg.Dir); err != nil {
+		return err
+	}
+	all, err := files(w.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	number := w.day.number
+	if len(all) > 0 {
+		number = max(number, all[len(all)-1].number)
+	}
+	next, err := createDay(ctx, fileAt(w.cfg.Dir, number+1, w.now()), w.day.last)
+	if err != nil {
+		return err
+	}
+	gone := w.day
+	w.day = next
+	w.reopen()
+	_ = gone.close() // nobody can find it any more
+	return w.Note(Record{Kind: Act, Begin: w.now(), What: "the file " + gone.name() + " had gone, and " + next.name() + " was begun"})
+}
+
+// reopen gives what goes on a place in a new file.
+func (w *Writer) reopen() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.batch.progress = nil
+	w.begun = slices.Collect(maps.Keys(w.open))
+	w.begun = slices.DeleteFunc(w.begun, func(e *Entry) bool { return slices.Contains(w.opening, e) })
+}
+
+// newest opens the last file of a directory, or the one that is to follow it.
+func newest(ctx context.Context, dir string, now time.Time) (*day, error) {
+	all, err := files(dir)
+	if err != nil {
+		return nil, err
+	}
+	if len(all) == 0 {
+		return createDay(ctx, fileAt(dir, 1, now), seal{})
+	}
+	d, err := openDay(ctx, all[len(all)-1])
+	if err != nil {
+		return nil, err
+	}
+	closed, err := d.closed(ctx)
+	if err != nil {
+		return nil, errors.Join(err, d.close())
+	}
+	if !closed {
+		return d, nil
+	}
+	next, err := following(ctx, dir, d, now)
+	return next, errors.Join(err, d.close())
+}
+
+// following opens the file after one that is closed.
+func following(ctx context.Context, dir string, d *day, now time.Time) (*day, error) {
+	all, err := files(dir)
+	if err != nil {
+		return nil, err
+	}
+	if last := all[len(all)-1]; last.number > d.number {
+		return openDay(ctx, last)
+	}
+	return createDay(ctx, fileAt(dir, d.number+1, now), d.last)
+}
+
+func (d *day) closed(ctx context.Context) (bool, error) {
+	var n int
+	err := d.conn.QueryRowContext(ctx, "SELECT count(*) FROM closed").Scan(&n)
+	return n > 0, err
+}
+
+// tidy does what is to be done once a minute. Only that records cannot be written is
+// an error.
+func (w *Writer) tidy(ctx context.Context) error {
+	w.tellLost()
+	w.update()
+	if err := w.recover(ctx); err != nil {
+		w.cfg.Log.Warn("look for what other processes have left", "error", err)
+	}
+	if !w.batch.empty() {
+		if err := w.write(ctx); err != nil {
+			return err
+		}
+	}
+	return w.expire(ctx)
+}
+
+// tellLost tells how many records were lost.
+func (w *Writer) tellLost() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.lost == 0 {
+		return
+	}
+	w.cfg.Log.Warn("records were lost", "records", w.lost)
+	w.number++
+	w.end(ending{Record: Record{Kind: Act, Begin: w.now(), What: fmt.Sprintf("%d records were lost", w.lost)}, number: w.number})
+	w.lost = 0
+}
+
+// update notes how far everything has come that has moved.
+func (w *Writer) update() {
+	w.mu.Lock()
+	open := slices.DeleteFunc(slices.Collect(maps.Keys(w.open)), func(e *Entry) bool { return e.entry.opening == 0 })
+	w.mu.Unlock()
+	for _, e := range open {
+		now := e.progress()
+		was := &e.entry.Record
+		if now.Up == was.Up && now.Down == was.Down && now.Sent == was.Sent && now.Received == was.Received && now.Resumes == was.Resumes {
+			continue
+		}
+		e.entry.Record = now
+		w.batch.progress = append(w.batch.progress, e.entry)
+	}
+}
+
+// expire removes the files that are too old or too many.
+func (w *Writer) expire(ctx context.Context) error {
+	all, err := files(w.cfg.Dir)
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, f := range all {
+		total += f.size()
+	}
+	if w.cfg.MaxSize > 0 && w.day.size() > w.cfg.MaxSize/4 {
+		// Only whole files go, and one must stay.
+		if err := w.rotate(ctx); err != nil {
+			return err
+		}
+	}
+	for _, f := range all {
+		old := w.cfg.Keep > 0 && w.now().Sub(f.day.AddDate(0, 0, 1)) > w.cfg.Keep
+		big := w.cfg.MaxSize > 0 && total > w.cfg.MaxSize
+		if !old && !big || f.path == w.day.path || w.before != nil && f.path == w.before.path {
+			return nil
+		}
+		size := f.size()
+		if err := w.drop(ctx, f); err != nil {
+			return err
+		}
+		total -= size
+	}
+	return nil
+}
+
+// drop removes a file, and leaves a record of it.
+func (w *Writer) drop(ctx context.Context, f file) error {
+	last, err := f.lastSeal(ctx)
+	if err != nil {
+		return err
+	}
+	note := entry{run: w.run, Record: Record{Kind: Act, Begin: w.now(), What: expiredWhat(f.name(), last)}}
+	note.Exit = w.cfg.Exit
+	w.mu.Lock()
+	w.number++
+	note.number = w.number
+	w.mu.Unlock()
+	// First the record: a crash in between leaves a file too many.
+	w.batch.records = append(w.batch.records, note)
+	if err := w.write(ctx); err != nil {
+		return err
+	}
+	w.cfg.Log.Info("audit file removed", "file", f.name(), "records", last.last[tableRecords])
+	if err := f.remove(); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// expiredWhat is how the record of a removal reads. Verify looks for it.
+func expiredWhat(name string, last seal) string {
+	return fmt.Sprintf("retention removed %s up to record %d, head %s", name, last.last[tableRecords], last.Head)
+}

@@ -1,0 +1,345 @@
+package audit
+
+import (
+	"cmp"
+	"context"
+	"database/sql"
+	"encoding/binary"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	recordColumns = 24
+	originColumns = 17
+)
+
+// entry is a record on its way to the file.
+type entry struct {
+	Record
+	run     string
+	number  int64 // the Record's ID, within the run
+	opening int64 // its place in opened; 0: it has none
+}
+
+// batch is what goes to the file together.
+type batch struct {
+	opened   []*entry
+	progress []entry // of what has an opening
+	records  []entry
+}
+
+func (b *batch) empty() bool { return len(b.opened)+len(b.progress)+len(b.records) == 0 }
+
+// turn is one transaction.
+type turn struct {
+	*day
+	ctx  context.Context
+	now  time.Time
+	seal *sealing
+	outcome
+	hours map[hourKey]*hourSum
+	row   [recordColumns]any
+}
+
+// outcome is what has come of a turn.
+type outcome struct {
+	sealed   seal
+	openings []int64 // where in opened the batch's are, in its order
+}
+
+var errShrunk = errors.New("seals are missing that were in the file: somebody has put an older one in its place")
+
+func (t *turn) run(b *batch) error {
+	before, err := lastSeal(t.ctx, t.conn)
+	if err != nil {
+		return err
+	}
+	var closed int
+	if err := t.conn.QueryRowContext(t.ctx, "SELECT count(*) FROM closed").Scan(&closed); err != nil {
+		return err
+	}
+	switch {
+	case t.lost.sealed.N > 0 && before.Head == t.lost.sealed.Head:
+		t.sealed, t.openings = t.lost.sealed, t.lost.openings // it was committed after all
+		return nil
+	case closed > 0:
+		return errClosed
+	case before.N < t.last.N:
+		return errShrunk
+	}
+	t.seal, t.hours = newSealing(before), make(map[hourKey]*hourSum)
+	for _, e := range b.opened {
+		if err := t.open(e); err != nil {
+			return err
+		}
+	}
+	for i := range b.progress {
+		if err := t.note(b.progress[i].opening, &b.progress[i]); err != nil {
+			return err
+		}
+	}
+	for i := range b.records {
+		if err := t.record(&b.records[i]); err != nil {
+			return err
+		}
+	}
+	if err := t.addHours(); err != nil {
+		return err
+	}
+	if err := t.addBlocks(); err != nil {
+		return err
+	}
+	t.sealed = t.seal.close(t.now.UnixMilli())
+	return addSeal(t.ctx, t.conn, t.sealed)
+}
+
+// next is the id of the next row of a table.
+func (t *turn) next(table int) int64 { return t.seal.last[table] + 1 }
+
+// add adds a row to a table that is sealed.
+func (t *turn) add(table int, insert *sql.Stmt, row []any) error {
+	t.seal.add(table, row)
+	_, err := insert.ExecContext(t.ctx, row...)
+	return err
+}
+
+func (t *turn) open(e *entry) error {
+	if err := t.fill(t.next(tableOpened), e); err != nil {
+		return err
+	}
+	if err := t.add(tableOpened, t.addOpened, t.row[:]); err != nil {
+		return err
+	}
+	opening := t.seal.last[tableOpened]
+	t.openings = append(t.openings, opening)
+	return t.note(opening, e)
+}
+
+// note says how far something has come.
+func (t *turn) note(opening int64, e *entry) error {
+	_, err := t.setProgress.ExecContext(t.ctx, opening, e.run, e.Duration.Milliseconds(), e.Up, e.Down, e.Sent, e.Received, int64(e.Resumes))
+	return err
+}
+
+func (t *turn) record(e *entry) error {
+	if err := t.fill(t.next(tableRecords), e); err != nil {
+		return err
+	}
+	if err := t.add(tableRecords, t.addRecord, t.row[:]); err != nil {
+		return err
+	}
+	if e.Kind == Flow {
+		if err := t.count(e); err != nil {
+			return err
+		}
+	}
+	if e.opening == 0 {
+		return nil
+	}
+	_, err := t.dropProgress.ExecContext(t.ctx, e.opening)
+	return err
+}
+
+// fill makes the row of a record.
+func (t *turn) fill(id int64, e *entry) error {
+	origin, err := t.origin(e)
+	if err != nil {
+		return err
+	}
+	var words [8]int64
+	for i, text := range [...]string{e.Command, e.Name, "", e.Protocol, e.Host, e.Rule, e.End, e.What} {
+		if i == 2 {
+			words[i], err = t.address(e.Address)
+		} else {
+			words[i], err = t.word(text)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	t.row = [recordColumns]any{
+		id, int64(e.Kind), origin, e.number, e.Begin.UnixMilli(), e.Duration.Milliseconds(), int64(e.SourcePort),
+		words[0], words[1], words[2], int64(e.Port), words[3], words[4], int64(e.Decision), words[5],
+		e.Up, e.Down, e.Sent, e.Received, e.Connect.Microseconds(), e.FirstByte.Microseconds(), int64(e.Resumes), words[6], words[7],
+	}
+	return nil
+}
+
+// word gives the id of a text, which is a new one if the text is.
+func (t *turn) word(text string) (int64, error) {
+	if id, ok := t.words.get(text); ok {
+		return id, nil
+	}
+	if err := t.add(tableWords, t.addWord, []any{t.next(tableWords), Clean(text), nil}); err != nil {
+		return 0, err
+	}
+	t.words.put(text, t.seal.last[tableWords])
+	return t.seal.last[tableWords], nil
+}
+
+// address is word for an address. The zero one is no text.
+func (t *turn) address(a netip.Addr) (int64, error) {
+	if !a.IsValid() {
+		return t.word("")
+	}
+	if id, ok := t.addresses.get(a); ok {
+		return id, nil
+	}
+	ip := a.As16()
+	if err := t.add(tableWords, t.addWord, []any{t.next(tableWords), Clean(a.String()), ip[:]}); err != nil {
+		return 0, err
+	}
+	t.addresses.put(a, t.seal.last[tableWords])
+	return t.seal.last[tableWords], nil
+}
+
+// origin gives the id of a record's origin.
+func (t *turn) origin(e *entry) (int64, error) {
+	key := originKey{e.run, e.Origin}
+	if id, ok := t.origins.get(key); ok {
+		return id, nil
+	}
+	row := []any{t.next(tableOrigins), e.run}
+	for _, text := range [...]string{
+		e.Exit, e.Session, e.User, e.Device, e.Groups, addrText(e.Source), e.Door, e.Dialect, e.Method,
+		e.Carrier, e.Version, e.KeyExchange, e.Cipher, e.IPsec, e.GSS,
+	} {
+		row = append(row, Clean(text))
+	}
+	if err := t.add(tableOrigins, t.addOrigin, row); err != nil {
+		return 0, err
+	}
+	t.origins.put(key, t.seal.last[tableOrigins])
+	return t.seal.last[tableOrigins], nil
+}
+
+func addrText(a netip.Addr) string {
+	if !a.IsValid() {
+		return ""
+	}
+	return a.String()
+}
+
+// hourKey names a row of hours, and hourSum is what is added to it.
+type (
+	hourKey struct{ hour, user, groups, protocol, rule, decision int64 }
+	hourSum struct{ flows, up, down, sent, received, duration int64 }
+)
+
+const addHourQuery = `INSERT INTO hours VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
+	ON CONFLICT (hour, user, groups, protocol, rule, decision) DO UPDATE SET flows = flows + excluded.flows,
+	up = up + excluded.up, down = down + excluded.down, sent = sent + excluded.sent,
+	received = received + excluded.received, duration = duration + excluded.duration`
+
+// count adds a flow to its hour.
+func (t *turn) count(e *entry) error {
+	user, err := t.word(e.User)
+	if err != nil {
+		return err
+	}
+	groups, err := t.word(e.Groups)
+	if err != nil {
+		return err
+	}
+	// t.row has the other words.
+	key := hourKey{hourOf(e.Begin.UnixMilli()), user, groups, t.row[11].(int64), t.row[14].(int64), int64(e.Decision)}
+	sum := t.hours[key]
+	if sum == nil {
+		sum = new(hourSum)
+		t.hours[key] = sum
+	}
+	sum.flows++
+	sum.up += e.Up
+	sum.down += e.Down
+	sum.sent += e.Sent
+	sum.received += e.Received
+	sum.duration += e.Duration.Milliseconds()
+	return nil
+}
+
+const hourMillis = int64(time.Hour / time.Millisecond)
+
+// hourOf gives the hour that a millisecond is in, before 1970, too.
+func hourOf(ms int64) int64 {
+	h := ms / hourMillis
+	if ms%hourMillis < 0 {
+		h--
+	}
+	return h
+}
+
+func (t *turn) addHours() error {
+	for k, s := range t.hours {
+		if _, err := t.addHour.ExecContext(t.ctx, k.hour, k.user, k.groups, k.protocol, k.rule, k.decision,
+			s.flows, s.up, s.down, s.sent, s.received, s.duration); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// blockBits says how many records are in a block: 4096.
+const blockBits = 12
+
+// addBlocks sums up the blocks that have become full.
+func (t *turn) addBlocks() error {
+	first, next := t.seal.before.last[tableRecords]+1, t.seal.last[tableRecords]+1
+	for n := first >> blockBits; n < next>>blockBits; n++ {
+		if err := t.addBlock(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *turn) addBlock(n int64) error {
+	b, err := sumBlock(t.ctx, t.conn, n)
+	if err == nil {
+		_, err = t.conn.ExecContext(t.ctx, "INSERT INTO blocks VALUES "+marks(5), n, b.earliest, b.latest, b.words, b.origins)
+	}
+	return err
+}
+
+// block is a row of blocks.
+type block struct {
+	earliest, latest int64
+	words, origins   []byte
+}
+
+// sumBlock makes a block's row from its records, of which there is at least one.
+func sumBlock(ctx context.Context, q queryer, n int64) (block, error) {
+	rows, err := q.QueryContext(ctx, "SELECT begin, origin, name, address, host FROM records WHERE seq BETWEEN ? AND ?",
+		n<<blockBits, (n+1)<<blockBits-1)
+	if err != nil {
+		return block{}, err
+	}
+	defer rows.Close() // Err has the error
+	var begins, origins, words []int64
+	for rows.Next() {
+		var begin, origin, name, address, host int64
+		if err := rows.Scan(&begin, &origin, &name, &address, &host); err != nil {
+			return block{}, err
+		}
+		begins, origins, words = append(begins, begin), append(origins, origin), append(words, name, address, host)
+	}
+	if len(begins) == 0 {
+		return block{}, cmp.Or(rows.Err(), errNoRecords)
+	}
+	return block{slices.Min(begins), slices.Max(begins), packed(words), packed(origins)}, rows.Err()
+}
+
+var errNoRecords = errors.New("a block has no records")
+
+// packed gives the ids, each once, as contained reads them.
+func packed(ids []int64) []byte {
+	slices.Sort(ids)
+	b, last := []byte{}, int64(0)
+	for _, id := range slices.Compact(ids) {
+		b = binary.AppendUvarint(b, uint64(id-last))
+		last = id
+	}
+	return b
+}

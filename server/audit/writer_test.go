@@ -1,0 +1,356 @@
+package audit
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+// recorded gives all records of a directory in order.
+func recorded(t testing.TB, dir string) (all []Record) {
+	t.Helper()
+	list, err := files(dir)
+	must(t, err)
+	for _, f := range list {
+		db, err := f.readable()
+		must(t, err)
+		rows, err := db.QueryContext(t.Context(), "SELECT "+recordFields+" FROM records"+recordJoins+" ORDER BY r.seq")
+		must(t, err)
+		for rows.Next() {
+			e, err := scanRecord(rows)
+			must(t, err)
+			all = append(all, e.Record)
+		}
+		must(t, errors.Join(rows.Err(), rows.Close(), db.Close()))
+	}
+	return all
+}
+
+func flush(t testing.TB, w *Writer) {
+	t.Helper()
+	w.flush(t.Context())
+	must(t, w.Failed())
+}
+
+func TestRecordComesBackAsItWent(t *testing.T) {
+	w := newWriter(t, Config{Exit: "exit.example.org"})
+	want := flowNumber(7)
+	want.Exit = "exit.example.org"
+	want.Device, want.Door, want.KeyExchange, want.Cipher, want.IPsec, want.GSS = "laptop", "partners", "X25519", "AES", "esp", "integrity"
+	want.Host, want.Sent, want.Received, want.FirstByte, want.Resumes, want.What = "sni.example.org", 3, 4, 5*time.Microsecond, 6, "what"
+	want.Begin = want.Begin.UTC().Truncate(time.Millisecond)
+	must(t, w.Note(want))
+	must(t, w.Close())
+	got := recorded(t, w.cfg.Dir)
+	want.Seq, want.ID = 1, w.run+"-1"
+	if len(got) != 1 || got[0] != want {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+}
+
+func TestShortFlowTakesOneRowAndLongOneIsSeenWhileItGoesOn(t *testing.T) {
+	w := newWriter(t, Config{})
+	short, err := w.Begin(flowNumber(1), &open{})
+	must(t, err)
+	goes := &open{}
+	long, err := w.Begin(flowNumber(2), goes)
+	must(t, err)
+	short.End(flowNumber(1))
+	flush(t, w)
+	if w.day.last.last[tableOpened] != 1 || w.day.last.last[tableRecords] != 1 {
+		t.Errorf("the seal is %+v", w.day.last)
+	}
+	goes.up = 77
+	w.updated = time.Time{}
+	flush(t, w)
+	var up int64
+	must(t, w.day.conn.QueryRowContext(t.Context(), "SELECT up FROM progress").Scan(&up))
+	if up != 77 {
+		t.Errorf("after a minute %d bytes are known", up)
+	}
+	long.End(flowNumber(2))
+	long.End(flowNumber(3)) // does nothing
+	must(t, w.Close())
+	if got := recorded(t, w.cfg.Dir); len(got) != 2 || got[1].ID != long.ID() {
+		t.Errorf("there is %+v", got)
+	}
+	if r := verifySound(t, w.cfg.Dir); r.Open != 0 || r.Records != 2 {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+func TestServeWritesFromManyGoroutinesAndCloseTheRest(t *testing.T) {
+	w := newWriter(t, Config{})
+	ctx, stop := contextOf(t)
+	var all, served sync.WaitGroup
+	served.Go(func() { must(t, w.Serve(ctx)) })
+	for i := range 8 {
+		all.Go(func() {
+			for n := range 500 {
+				e, err := w.Begin(flowNumber(n*8+i), &open{})
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if n%100 != 0 {
+					e.End(flowNumber(n*8 + i))
+				}
+			}
+		})
+	}
+	all.Wait()
+	stop()
+	served.Wait()
+	must(t, w.Close())
+	ends := make(map[string]int)
+	for _, r := range recorded(t, w.cfg.Dir) {
+		ends[r.End]++
+	}
+	if ends["ended"] != 8*495 || ends[endStopped] != 8*5 {
+		t.Errorf("flows ended as %v", ends)
+	}
+	verifySound(t, w.cfg.Dir)
+	if _, err := w.Begin(flowNumber(1), &open{}); !errors.Is(err, ErrNotRecorded) {
+		t.Errorf("a closed Writer says %v", err)
+	}
+}
+
+func TestDayEndsAndClockIsSetBack(t *testing.T) {
+	w := newWriter(t, Config{})
+	now := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
+	w.now = func() time.Time { return now }
+	must(t, w.rotate(t.Context())) // the file of today is of no use here
+	goes := &open{}
+	over, err := w.Begin(flowNumber(1), goes)
+	must(t, err)
+	flush(t, w)
+	now = now.Add(2 * time.Second)
+	must(t, w.Note(flowNumber(2)))
+	flush(t, w)
+	flush(t, w)
+	now = now.Add(-30 * time.Minute) // that is no other day
+	must(t, w.Note(flowNumber(3)))
+	flush(t, w)
+	now = now.AddDate(0, 0, -7)
+	must(t, w.Note(flowNumber(4)))
+	flush(t, w)
+	over.End(flowNumber(1))
+	must(t, w.Close())
+	all, err := files(w.cfg.Dir)
+	must(t, err)
+	var days []string
+	for _, f := range all[1:] {
+		days = append(days, strings.TrimSuffix(f.name(), suffix))
+	}
+	if got := strings.Join(days, " "); got != "000002-2026-03-01 000003-2026-03-02 000004-2026-02-22" {
+		t.Errorf("there are %s", got)
+	}
+	if r := verifySound(t, w.cfg.Dir); r.Open != 0 || r.Records != 4 {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+func TestTwoProcessesWriteToOneChain(t *testing.T) {
+	old := newWriter(t, Config{})
+	left, err := old.Begin(flowNumber(1), &open{})
+	must(t, err)
+	flush(t, old)
+	young := newWriter(t, Config{Dir: old.cfg.Dir})
+	for n := range 20 {
+		must(t, old.Note(flowNumber(n)))
+		flush(t, old)
+		must(t, young.Note(flowNumber(n)))
+		flush(t, young)
+	}
+	must(t, young.rotate(t.Context())) // as at midnight
+	flush(t, young)
+	must(t, old.Note(flowNumber(99)))
+	flush(t, old)
+	left.End(flowNumber(1))
+	must(t, errors.Join(young.Close(), old.Close()))
+	if got := recorded(t, old.cfg.Dir); len(got) != 42 || got[41].End != "ended" {
+		t.Errorf("there are %d records, the last one %+v", len(got), got[len(got)-1])
+	}
+	if r := verifySound(t, old.cfg.Dir); r.Files != 2 || r.Open != 0 {
+		t.Errorf("the report is %+v", r)
+	}
+}
+
+func TestFileThatGoesAwayEndsFlowsOfAStrictWriter(t *testing.T) {
+	w := newWriter(t, Config{Strict: true})
+	goes := &open{}
+	_, err := w.Begin(flowNumber(1), goes)
+	must(t, err)
+	flush(t, w)
+	must(t, os.Rename(w.day.path, w.day.path+".away"))
+	w.flush(t.Context())
+	if !errors.Is(w.Failed(), errGone) || !errors.Is(goes.cut, ErrNotRecorded) {
+		t.Errorf("it says %v, and the flow's end is %v", w.Failed(), goes.cut)
+	}
+	if _, err := w.Begin(flowNumber(2), &open{}); !errors.Is(err, ErrNotRecorded) {
+		t.Errorf("a flow that cannot be recorded: %v", err)
+	}
+	must(t, os.Rename(w.day.path+".away", w.day.path))
+	flush(t, w)
+	_, err = w.Begin(flowNumber(3), &open{})
+	must(t, err)
+	must(t, w.Close())
+	verifySound(t, w.cfg.Dir)
+}
+
+func TestFileThatGoesAwayIsFollowedByAnotherOfALenientWriter(t *testing.T) {
+	w := newWriter(t, Config{})
+	must(t, w.Note(flowNumber(0)))
+	flush(t, w)
+	must(t, w.rotate(t.Context()))
+	goes := &open{}
+	_, err := w.Begin(flowNumber(1), goes)
+	must(t, err)
+	flush(t, w)
+	must(t, w.day.remove())
+	must(t, w.Note(flowNumber(2)))
+	flush(t, w)
+	if goes.cut != nil {
+		t.Errorf("the flow has ended: %v", goes.cut)
+	}
+	must(t, w.Close())
+	got := recorded(t, w.cfg.Dir)
+	if len(got) != 4 || !strings.Contains(got[2].What+got[1].What, "had gone") || got[3].Open {
+		t.Errorf("there is %+v", got)
+	}
+	r, err := Verify(t.Context(), w.cfg.Dir, Head{})
+	must(t, err)
+	if len(r.Problems) != 1 || !strings.Contains(r.Problems[0], "a file is missing") {
+		t.Errorf("the problems are %q", r.Problems)
+	}
+}
+
+func TestOldAndTooManyFilesGo(t *testing.T) {
+	w := newWriter(t, Config{Keep: 48 * time.Hour})
+	now := time.Now()
+	w.now = func() time.Time { return now }
+	for range 5 {
+		must(t, w.Note(flowNumber(1)))
+		flush(t, w)
+		flush(t, w)
+		now = now.Add(24 * time.Hour)
+	}
+	flush(t, w)
+	w.updated = time.Time{}
+	flush(t, w)
+	all, err := files(w.cfg.Dir)
+	must(t, err)
+	if len(all) != 3 { // two whole days, and the one at hand
+		t.Errorf("%d files are kept", len(all))
+	}
+	verifySound(t, w.cfg.Dir)
+
+	w.cfg.MaxSize = 1
+	w.updated = time.Time{}
+	flush(t, w)
+	w.updated = time.Time{}
+	flush(t, w)
+	must(t, w.Close())
+	if all, err = files(w.cfg.Dir); err != nil || len(all) > 2 {
+		t.Errorf("%d files are kept, %v", len(all), err)
+	}
+	verifySound(t, w.cfg.Dir)
+	must(t, all[0].remove()) // not by retention
+	r, err := Verify(t.Context(), w.cfg.Dir, Head{})
+	must(t, err)
+	if r.Sound() {
+		t.Error("a file at the beginning was removed, and nobody notices")
+	}
+}
+
+func TestFileIsUpgradedAndKeepsItsHashes(t *testing.T) {
+	w := newWriter(t, Config{})
+	for n := range 10 {
+		must(t, w.Note(flowNumber(n)))
+	}
+	must(t, w.Close())
+	f, err := files(w.cfg.Dir)
+	must(t, err)
+	first, err := fs.ReadFile(migrations, "migrations/0001.sql")
+	must(t, err)
+	later := fstest.MapFS{
+		"migrations/0001.sql": {Data: first},
+		"migrations/0002.sql": {Data: []byte("ALTER TABLE records ADD COLUMN later INTEGER; ALTER TABLE origins ADD COLUMN more TEXT;")},
+	}
+	d, err := openDay(t.Context(), f[0])
+	must(t, err)
+	must(t, migrate(t.Context(), d.conn, later))
+	must(t, migrate(t.Context(), d.conn, later)) // is done
+	for table, name := range tableNames {
+		if rows := rowsOf(t, d, name); table == tableRecords && len(rows[0]) != recordColumns+1 {
+			t.Errorf("records have %d columns", len(rows[0]))
+		}
+	}
+	before := sealFrom(t, d, seal{})
+	must(t, d.close())
+	if before.Hash != w.day.last.Hash {
+		t.Error("a column that was added has changed the seal")
+	}
+	// This program does not know version 2.
+	if _, err := Open(t.Context(), Config{Dir: w.cfg.Dir}); err == nil || !strings.Contains(err.Error(), "use a newer adit") {
+		t.Errorf("a file of a later version: %v", err)
+	}
+}
+
+// rowsOf gives all rows of a table.
+func rowsOf(t *testing.T, d *day, name string) (all [][]any) {
+	t.Helper()
+	rows, err := openTable(t.Context(), d.conn, name)
+	must(t, err)
+	defer rows.close()
+	for ; rows.row != nil; rows.next() {
+		all = append(all, append([]any(nil), rows.row...))
+	}
+	must(t, rows.err)
+	return all
+}
+
+// sealFrom makes the seal of a whole file anew, which had one batch.
+func sealFrom(t *testing.T, d *day, before seal) seal {
+	t.Helper()
+	s := newSealing(before)
+	for table, name := range tableNames {
+		for _, row := range rowsOf(t, d, name) {
+			s.add(table, row)
+		}
+	}
+	return s.close(d.last.time)
+}
+
+func TestDirectoryAndFilesArePrivate(t *testing.T) {
+	w := newWriter(t, Config{})
+	must(t, w.Note(flowNumber(1)))
+	flush(t, w)
+	must(t, filepath.WalkDir(w.cfg.Dir, func(path string, e fs.DirEntry, err error) error {
+		info, err2 := e.Info()
+		if err := errors.Join(err, err2); err != nil {
+			return err
+		}
+		if info.Mode().Perm()&0o077 != 0 {
+			return fmt.Errorf("%s has mode %v", path, info.Mode())
+		}
+		return nil
+	}))
+	must(t, w.Close())
+	for path, mode := range map[string]fs.FileMode{w.cfg.Dir: 0o755, w.day.path: 0o640} {
+		before, err := os.Stat(path)
+		must(t, err)
+		must(t, os.Chmod(path, mode))
+		if _, err := Open(t.Context(), Config{Dir: w.cfg.Dir}); err == nil || !strings.Contains(err.Error(), "chmod") {
+			t.Errorf("%s with mode %v: %v", path, mode, err)
+		}
+		must(t, os.Chmod(path, before.Mode()))
+	}
+}
