@@ -6,6 +6,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
 
@@ -56,7 +57,11 @@ func (l *lane) login(ctx context.Context, stream *tunnel.Stream, o socks.Options
 	options, err := l.judgeLogin(ctx, o)
 	answer := []encoding.BinaryAppender{socks.AuthReply6{OK: err == nil, Options: options}, operation(socks.Reply{})}
 	if err != nil {
-		l.log.Warn("login refused", "error", err)
+		level := slog.LevelDebug
+		if l.logins.warn.Allows() {
+			level = slog.LevelWarn
+		}
+		l.log.Log(ctx, level, "login refused", "error", err)
 		answer = answer[:1]
 	}
 	if err := send(stream, answer...); err != nil {
@@ -179,6 +184,8 @@ type logins struct {
 	mu     sync.Mutex
 	byUser map[string]*loggedIn
 	over   bool
+
+	warn socks.Pace
 }
 
 type loggedIn struct {

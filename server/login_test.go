@@ -86,6 +86,22 @@ func TestAppsOfTheDevicesUserLogIn(t *testing.T) {
 	}
 }
 
+func TestRefusedLoginsAreNoFloodInTheLog(t *testing.T) {
+	const logins, burst = 200, 16
+	h := newInn(t, Login{Methods: byPassword})
+	g := h.attach(h.device("anna"))
+	began := time.Now()
+	for range logins {
+		if _, ok := g.logIn("bob", "bob's password"); ok {
+			t.Fatal("bob is let in")
+		}
+	}
+	most := burst + 1 + int(time.Since(began)/time.Second)
+	if n := len(h.log.find(t, "login refused")); n < burst || n > most {
+		t.Errorf("%d lines, want %d to %d", n, burst, most)
+	}
+}
+
 func TestAppsLogInAsOthersWhereTheyMay(t *testing.T) {
 	h := newInn(t, Login{Methods: byPassword, OtherUsers: true})
 	g, other := h.attach(h.device("anna")), h.attach(h.device("anna"))

@@ -96,7 +96,7 @@ type serving struct {
 	Door
 	free chan struct{} // holds an item for each connection
 	apps sync.WaitGroup
-	warn pace
+	warn Pace
 	udp  udpDesk
 
 	sessions  sessions6
@@ -126,7 +126,7 @@ func (s *serving) accept(ctx context.Context, ln net.Listener) (net.Conn, error)
 		if err == nil || !slices.ContainsFunc(exhausted, func(e syscall.Errno) bool { return errors.Is(err, e) }) {
 			return conn, err
 		}
-		if s.warn.allows() {
+		if s.warn.Allows() {
 			s.Log.Warn("cannot accept an app for now", "err", err)
 		}
 		select {
@@ -143,7 +143,7 @@ func (s *serving) serve(ctx context.Context, conn net.Conn) {
 	case s.free <- struct{}{}:
 	default:
 		conn.Close()
-		if s.warn.allows() {
+		if s.warn.Allows() {
 			s.Log.Warn("turned an app away: there are too many", "limit", cap(s.free))
 		}
 		return
@@ -164,7 +164,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	}
 	if !s.mayCome(a.source.Addr()) {
 		conn.Close()
-		if s.warn.allows() {
+		if s.warn.Allows() {
 			s.Log.Warn("turned an app away: nobody may come from there", "app", a.source)
 		}
 		return
@@ -172,7 +172,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	place, ok := s.strangers.enter(a.source.Addr(), s.MaxStrangers, s.MaxHostStrangers)
 	if !ok {
 		conn.Close()
-		if s.warn.allows() {
+		if s.warn.Allows() {
 			s.Log.Warn("turned an app away: too many have not been let in yet", "app", a.source)
 		}
 		return
@@ -180,7 +180,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	defer place.leave()
 	a.place = place
 	err = a.serve(ctx)
-	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.allows() {
+	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.Allows() {
 		s.Log.Warn("refused an app", "app", a.source, "err", err)
 		return
 	}
@@ -190,28 +190,4 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 // mayCome tells whether an address is in [Door.From].
 func (s *serving) mayCome(source netip.Addr) bool {
 	return len(s.From) == 0 || slices.ContainsFunc(s.From, func(p netip.Prefix) bool { return p.Contains(source) })
-}
-
-// pace keeps a flood of events from becoming a flood of log lines.
-type pace struct {
-	mu   sync.Mutex
-	next time.Time // when the last one is paid off
-}
-
-// paceBurst is how many lines come at once.
-const paceBurst = 16
-
-// allows says yes once a second in the long run.
-func (p *pace) allows() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	if p.next.Before(now) {
-		p.next = now
-	}
-	if p.next.Sub(now) > (paceBurst-1)*time.Second {
-		return false
-	}
-	p.next = p.next.Add(time.Second)
-	return true
 }
