@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -249,32 +250,58 @@ func TestRecordedMessagesAreWorthNothingElsewhere(t *testing.T) {
 func TestReplaysAreBounded(t *testing.T) {
 	var r replays
 	at := time.Now()
-	take := func(n uint64) error {
+	take := func(peer string, n uint64) error {
 		var d digest
 		binary.BigEndian.PutUint64(d[:], n)
-		return r.take(d, at)
+		return r.take(d, peer, at)
 	}
 	for n := range uint64(maxReplays) {
-		if err := take(n); err != nil {
+		if err := take(strconv.Itoa(int(n/maxPeerReplays)), n); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := take(maxReplays); !errors.Is(err, ErrBusy) {
+	if err := take("another", maxReplays); !errors.Is(err, ErrBusy) {
 		t.Errorf("one too many: %v", err)
 	}
-	if err := take(5); !errors.Is(err, ErrReplay) {
+	if err := take("another", 5); !errors.Is(err, ErrReplay) {
 		t.Errorf("a known one: %v", err)
 	}
 	at = at.Add(memory)
-	if err := take(maxReplays); err != nil {
+	if err := take("0", maxReplays); err != nil {
 		t.Errorf("later: %v", err)
 	}
-	if err := take(5); !errors.Is(err, ErrReplay) {
+	if err := take("0", 5); !errors.Is(err, ErrReplay) {
 		t.Errorf("a known one, later: %v", err)
 	}
 	at = at.Add(2 * memory)
-	if err := take(5); err != nil || len(r.now) != 1 || r.old != nil {
+	if err := take("0", 5); err != nil || len(r.now) != 1 || r.old != nil {
 		t.Errorf("much later: %v with %d and %d known", err, len(r.now), len(r.old))
+	}
+}
+
+func TestOnePrincipalLeavesRoomToOthers(t *testing.T) {
+	var r replays
+	at, n := time.Now(), uint64(0)
+	take := func(peer string) error {
+		var d digest
+		n++
+		binary.BigEndian.PutUint64(d[:], n)
+		return r.take(d, peer, at)
+	}
+	for range maxPeerReplays {
+		if err := take("alice@ADIT.TEST"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := take("alice@ADIT.TEST"); !errors.Is(err, ErrBusy) {
+		t.Errorf("one too many of alice's: %v", err)
+	}
+	if err := take("alice@OTHER.TEST"); err != nil {
+		t.Errorf("another alice's: %v", err)
+	}
+	at = at.Add(memory)
+	if err := take("alice@ADIT.TEST"); err != nil {
+		t.Errorf("alice's, later: %v", err)
 	}
 }
 

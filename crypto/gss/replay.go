@@ -13,6 +13,10 @@ const (
 	// maxReplays is how many contexts may be accepted in this time: 437 a second.
 	// At twice as many, 16 bytes each and the table around them, it takes 20 MiB.
 	maxReplays = 1 << 18
+
+	// maxPeerReplays is how many of them one principal may have, so that nobody keeps
+	// the others out: 109 a second.
+	maxPeerReplays = maxReplays / 4
 )
 
 // digest tells authenticators apart.
@@ -23,19 +27,20 @@ type digest [16]byte
 type replays struct {
 	mu       sync.Mutex
 	now, old map[digest]struct{}
-	turned   time.Time // when now was begun
+	byPeer   map[string]int // how many in now are a principal's
+	turned   time.Time      // when now was begun
 }
 
-// take fails with ErrReplay if d has been taken before, and with ErrBusy if
-// there is no room to remember it: what cannot be remembered is not accepted.
-func (r *replays) take(d digest, at time.Time) error {
+// take fails with ErrReplay if d, which is a principal's, has been taken before, and with
+// ErrBusy if there is no room to remember it: what cannot be remembered is not accepted.
+func (r *replays) take(d digest, peer string, at time.Time) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch age := at.Sub(r.turned); {
 	case age >= 2*memory:
-		r.now, r.old, r.turned = make(map[digest]struct{}), nil, at
+		r.begin(nil, at)
 	case age >= memory:
-		r.now, r.old, r.turned = make(map[digest]struct{}), r.now, at
+		r.begin(r.now, at)
 	}
 	if _, known := r.now[d]; known {
 		return ErrReplay
@@ -43,9 +48,15 @@ func (r *replays) take(d digest, at time.Time) error {
 	if _, known := r.old[d]; known {
 		return ErrReplay
 	}
-	if len(r.now) >= maxReplays {
+	if len(r.now) >= maxReplays || r.byPeer[peer] >= maxPeerReplays {
 		return ErrBusy
 	}
 	r.now[d] = struct{}{}
+	r.byPeer[peer]++
 	return nil
+}
+
+// begin begins a table after the last one.
+func (r *replays) begin(last map[digest]struct{}, at time.Time) {
+	r.now, r.old, r.byPeer, r.turned = make(map[digest]struct{}), last, make(map[string]int), at
 }

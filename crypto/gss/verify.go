@@ -72,7 +72,7 @@ func (a *Acceptor) verify(message []byte, now time.Time) (request, error) {
 	if err != nil {
 		return request{}, err
 	}
-	return accepted, a.replays.take(digest(sum[:]), now)
+	return accepted, a.replays.take(digest(sum[:]), accepted.peer.Name(), now)
 }
 
 // openTicket decrypts a ticket with the one key that fits.
