@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"time"
 
@@ -167,5 +168,21 @@ func TestWhoIsSentAwayLosesAssociations(t *testing.T) {
 	a.Close()
 	if line := h.log.find(t, "flow ended"); len(line) != 1 {
 		t.Errorf("%d flows have ended", len(line))
+	}
+}
+
+func TestPairOfPortsIsOneUsers(t *testing.T) {
+	h := newHouse(t, nil)
+	anna, bob := h.attach(h.device("anna")), h.attach(h.device("bob"))
+	wanted := parity(socks.ParityEven6 | socks.ParityReserve6)
+	_, _, first := anna.ask(socks.Request6{Command: socks.Associate, Dst: anybody, Options: socks.Options6{Stack: wanted}})
+	if first.Code != socks.Succeeded || first.Bound.Port%2 != 0 || !slices.Equal(first.Options.Stack, wanted) {
+		t.Fatalf("the first port: %+v", first)
+	}
+	other := socks.Addr{IP: anybody.IP, Port: first.Bound.Port + 1}
+	_, _, strangers := bob.ask(socks.Request6{Command: socks.Associate, Dst: other})
+	_, _, second := anna.ask(socks.Request6{Command: socks.Associate, Dst: other})
+	if strangers.Bound.Port == other.Port || second.Bound.Port != other.Port {
+		t.Errorf("of port %d bob gets %d, and anna %d", other.Port, strangers.Bound.Port, second.Bound.Port)
 	}
 }
