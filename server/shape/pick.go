@@ -126,9 +126,9 @@ func (n *node) account(size float64) {
 		p.shared = max(p.shared, n.tag)
 		n.tag += size / float64(n.weight)
 	}
-	p.served += size
+	p.passed += size
 	if n.leaf {
-		n.spent = max(n.spent, p.served-sparseWindow) + size*sparsePart
+		n.spent = max(n.spent, p.passed-sparseWindow) + size*sparsePart
 	}
 	if n.stands() {
 		n.line()
@@ -164,7 +164,7 @@ func (n *node) enter() {
 		n.claimTag = max(n.claimTag, p.claimed-behind/float64(n.guaranteed))
 	}
 	n.tag = max(n.tag, p.shared-behind/float64(n.weight))
-	n.sparse = n.leaf && n.spent <= p.served
+	n.sparse = n.leaf && n.spent <= p.passed
 	n.line()
 }
 

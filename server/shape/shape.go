@@ -155,6 +155,13 @@ func (f *Flow) TakeAll(d Direction, n int) error {
 	return f.take(leaf, n)
 }
 
+// Try tells whether n bytes may pass together now, and waits for nothing. If so, they
+// have.
+func (f *Flow) Try(d Direction, n int) bool {
+	leaf := f.ways[d]
+	return n <= 0 || leaf.piece.Load() == 0 || leaf.try(n)
+}
+
 func (f *Flow) take(leaf *node, n int) error {
 	if n <= 0 || leaf.ask(n) {
 		return nil

@@ -304,3 +304,33 @@ func TestAWaitEndsWithItsFlow(t *testing.T) {
 		}
 	})
 }
+
+func TestTryTakesWhatThereIsAndWaitsForNothing(t *testing.T) {
+	within(t, func(w *world) {
+		user := New(both(Limits{Ceiling: Mbit})).User(Allotment{})
+		f := user.Flow(Allotment{})
+		passed := func(d time.Duration) (n int) {
+			for end := time.Now().Add(d); time.Now().Before(end); time.Sleep(time.Millisecond) {
+				for f.Try(Down, 100) {
+					n++
+				}
+			}
+			return n * 800
+		}
+		if n := passed(10 * time.Second); math.Abs(float64(n)-10e6) > 1e5 {
+			t.Errorf("alone: %d bits in 10 s", n)
+		}
+		bulk := w.greedy(user.Flow(Allotment{}))
+		passed(time.Second)
+		if n := passed(10 * time.Second); n > 5e6 {
+			t.Errorf("beside another: %d bits in 10 s", n)
+		}
+		if got := w.rates(time.Second, []*load{bulk})[0]; math.Abs(got-1e6) > 5e4 {
+			t.Errorf("the other gets %.0f bit/s then", got)
+		}
+		f.Close()
+		if f.Try(Down, 1) || !f.Try(Down, 0) {
+			t.Error("a closed flow gets nothing, and that is nothing")
+		}
+	})
+}

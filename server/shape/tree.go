@@ -70,7 +70,7 @@ type node struct {
 	sparing  heap    // leaves that use little
 	claimed  float64 // the tag of who was served last of claims
 	shared   float64 // and of shares or sparing
-	served   float64 // bytes
+	passed   float64 // bytes
 	inClaims int     // services in a row
 	inSparse int
 
@@ -254,19 +254,15 @@ func burst(ceiling Rate) float64 {
 // depthOf is how many seconds' worth may be saved up.
 func depthOf(ceiling Rate) float64 { return max(depth, ceiling.takes(minPiece)) }
 
-// ask says that a leaf wants n bytes, and tells whether it has them already. If not,
+// ask says that a leaf wants so many bytes, and tells whether it has them already. If not,
 // granted tells when.
 func (n *node) ask(bytes int) bool {
 	n.tree.lock()
 	defer n.tree.mu.Unlock()
 	if n.closed {
-		return false // as it was closed, whoever waits for it sees that
+		return false // whoever waits for a flow sees that it is closed
 	}
-	n.wants = bytes
-	n.tree.waiting++
-	n.want()
-	n.tree.settle()
-	if n.wants == 0 {
+	if n.served(bytes) {
 		return true
 	}
 	if n.granted == nil {
@@ -274,6 +270,32 @@ func (n *node) ask(bytes int) bool {
 	}
 	n.sleeps = true
 	return false
+}
+
+// try is ask that leaves no wish behind.
+func (n *node) try(bytes int) bool {
+	n.tree.lock()
+	defer n.tree.mu.Unlock()
+	if n.closed {
+		return false
+	}
+	if n.served(bytes) {
+		return true
+	}
+	n.drop()
+	n.tree.later.put(n, n.tree.now+linger)
+	n.replace()
+	n.tree.settle()
+	return false
+}
+
+// served tells whether a leaf that wants so many bytes gets them at once.
+func (n *node) served(bytes int) bool {
+	n.wants = bytes
+	n.tree.waiting++
+	n.want()
+	n.tree.settle()
+	return n.wants == 0
 }
 
 // want lines a leaf up that wants something.
