@@ -66,6 +66,7 @@ func (c *caller) begin(ctx context.Context, r socks.Request) (*flow, error) {
 		c.server.dropStream(c.user)
 		return nil, &socks.Error{Code: socks.NotAllowed, Err: c.gone}
 	}
+	f.part = c.server.bandwidth.part(c.user)
 	c.flows[f] = struct{}{}
 	return f, nil
 }
@@ -76,6 +77,7 @@ func (c *caller) leave(f *flow) {
 	delete(c.flows, f)
 	c.past.add(f)
 	c.mu.Unlock()
+	f.part.close()
 	c.server.dropStream(c.user)
 }
 

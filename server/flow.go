@@ -19,6 +19,7 @@ type flow struct {
 	request socks.Request
 	began   time.Time
 	debug   bool
+	part    *part // of the bandwidth; nil for one that was not counted in
 
 	up, down       atomic.Int64 // bytes
 	sent, received atomic.Int64 // datagrams, up and down
@@ -60,7 +61,7 @@ func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 		w.Fail(reason)
 		return nil, &socks.Error{Code: socks.NotAllowed, Err: reason}
 	}
-	return w, nil
+	return relay.Paced(w, f.part), nil
 }
 
 // refused ends the flow before it had anything.

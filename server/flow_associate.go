@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/adit-net/adit/server/shape"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -13,12 +14,13 @@ func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	association, reply, err := c.server.cfg.Relay.Associate(ctx, f.request, watchedInbox{in, f})
+	inbox := newWatchedInbox(in, f)
+	association, reply, err := c.server.cfg.Relay.Associate(ctx, f.request, inbox)
 	if err != nil {
 		f.refused(err)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	a := &watchedAssociation{Association: association, flow: f}
+	a := newWatchedAssociation(association, f, inbox)
 	if reason := f.holds(a.cut); reason != nil {
 		a.cut(reason)
 		a.Close()
@@ -32,16 +34,27 @@ func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox)
 type watchedAssociation struct {
 	socks.Association
 	flow *flow
+	up   datagramQueue
+	down *datagramQueue
 
 	mu  sync.Mutex
 	why error // it was cut
+}
+
+func newWatchedAssociation(a socks.Association, f *flow, in *watchedInbox) *watchedAssociation {
+	return &watchedAssociation{
+		Association: a,
+		flow:        f,
+		up:          datagramQueue{flow: f.part.flow, way: shape.Up, pass: a.Send},
+		down:        &in.queue,
+	}
 }
 
 // Send counts what goes to the exit, whether that is allowed there or not.
 func (a *watchedAssociation) Send(batch []socks.Datagram) {
 	a.flow.up.Add(payload(batch))
 	a.flow.sent.Add(int64(len(batch)))
-	a.Association.Send(batch)
+	a.up.put(batch)
 }
 
 // cut closes the port for a reason. Whoever has it sees that it is done and closes
@@ -60,19 +73,33 @@ func (a *watchedAssociation) Close() error {
 	why := a.why
 	a.mu.Unlock()
 	a.flow.end(why, socks.Succeeded)
+	a.up.end()
+	a.down.end()
 	return err
 }
 
 // watchedInbox counts what comes.
 type watchedInbox struct {
-	socks.Inbox
-	flow *flow
+	in    socks.Inbox
+	flow  *flow
+	queue datagramQueue
 }
 
-func (in watchedInbox) Deliver(batch []socks.Datagram) {
+func newWatchedInbox(in socks.Inbox, f *flow) *watchedInbox {
+	return &watchedInbox{in: in, flow: f, queue: datagramQueue{flow: f.part.flow, way: shape.Down, pass: in.Deliver}}
+}
+
+// Lost passes a loss on, when nothing is being delivered.
+func (in *watchedInbox) Lost(l socks.Loss) {
+	in.queue.mu.Lock()
+	defer in.queue.mu.Unlock()
+	in.in.Lost(l)
+}
+
+func (in *watchedInbox) Deliver(batch []socks.Datagram) {
 	in.flow.down.Add(payload(batch))
 	in.flow.received.Add(int64(len(batch)))
-	in.Inbox.Deliver(batch)
+	in.queue.put(batch)
 }
 
 // payload is how many bytes datagrams have.

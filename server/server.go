@@ -57,6 +57,9 @@ type Config struct {
 	// nobody to ask.
 	Elsewhere func(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn))
 
+	// Bandwidth says what all flows and each user's get. The zero Bandwidth limits nothing.
+	Bandwidth Bandwidth
+
 	// Login says how apps at clients' doors log in. The zero Login lets nobody.
 	Login Login
 
@@ -75,8 +78,9 @@ type Config struct {
 type Server struct {
 	cfg Config
 
-	memory *tunnel.Memory
-	begun  chan *lane // to Serve, which runs them
+	memory    *tunnel.Memory
+	bandwidth *bandwidth
+	begun     chan *lane // to Serve, which runs them
 
 	mu       sync.Mutex
 	sessions map[[16]byte]*session
@@ -112,15 +116,16 @@ func New(cfg Config) *Server {
 		cfg.Log = slog.Default()
 	}
 	return &Server{
-		cfg:      cfg,
-		memory:   tunnel.NewMemory(int(cfg.ReplayMemory)),
-		begun:    make(chan *lane),
-		sessions: make(map[[16]byte]*session),
-		devices:  make(map[string]int),
-		streams:  make(map[string]int),
-		binds:    make(map[string]int),
-		visits:   make(map[*Visit]struct{}),
-		grace:    cfg.Grace,
+		cfg:       cfg,
+		memory:    tunnel.NewMemory(int(cfg.ReplayMemory)),
+		bandwidth: newBandwidth(cfg.Bandwidth),
+		begun:     make(chan *lane),
+		sessions:  make(map[[16]byte]*session),
+		devices:   make(map[string]int),
+		streams:   make(map[string]int),
+		binds:     make(map[string]int),
+		visits:    make(map[*Visit]struct{}),
+		grace:     cfg.Grace,
 	}
 }
 

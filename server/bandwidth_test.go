@@ -1,0 +1,226 @@
+package server
+
+import (
+	"bytes"
+	"io"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/adit-net/adit/server/shape"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// allOf allots a ceiling in both directions.
+func allOf(ceiling shape.Rate) shape.Allotment {
+	return shape.Allotment{{Ceiling: ceiling}, {Ceiling: ceiling}}
+}
+
+// flowing is a part that takes all it can get.
+type flowing struct {
+	*part
+	got atomic.Int64
+}
+
+func flowsOf(running *sync.WaitGroup, p *part) *flowing {
+	f := &flowing{part: p}
+	running.Go(func() {
+		for {
+			n, err := f.PaceRead(64 << 10)
+			if err != nil {
+				return
+			}
+			f.got.Add(int64(n))
+		}
+	})
+	return f
+}
+
+// expectRate measures for ten seconds.
+func expectRate(t *testing.T, what string, want shape.Rate, flows ...*flowing) {
+	t.Helper()
+	sum := func() (n int64) {
+		for _, f := range flows {
+			n += f.got.Load()
+		}
+		return n
+	}
+	time.Sleep(time.Second)
+	before := sum()
+	time.Sleep(10 * time.Second)
+	if got := float64(sum()-before) * 8 / 10; math.Abs(got-float64(want)) > 0.05*float64(want) {
+		t.Errorf("%s: %.0f bit/s, want %v", what, got, want)
+	}
+}
+
+func TestFlowsOfARuleKeepTogetherToWhatItGives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBandwidth(Bandwidth{Total: allOf(100 * shape.Mbit), User: allOf(40 * shape.Mbit)})
+		var running sync.WaitGroup
+		anna, bert := flowsOf(&running, b.part("anna")), flowsOf(&running, b.part("bert"))
+		expectRate(t, "a user", 40*shape.Mbit, anna)
+		anna.move("video", allOf(8*shape.Mbit))
+		bert.move("video", allOf(8*shape.Mbit))
+		expectRate(t, "both by the rule", 8*shape.Mbit, anna, bert)
+		expectRate(t, "one by the rule", 4*shape.Mbit, anna)
+		b.set(Bandwidth{User: allOf(shape.Mbit)})
+		expectRate(t, "with another default", 2*shape.Mbit, anna, bert)
+		bert.move("", shape.Allotment{})
+		b.set(Bandwidth{Total: allOf(10 * shape.Mbit)})
+		expectRate(t, "beside the rule", 5*shape.Mbit, bert)
+		anna.close()
+		expectRate(t, "alone", 10*shape.Mbit, bert)
+		bert.close()
+		bert.close()
+		bert.move("video", shape.Allotment{})
+		running.Wait()
+		if len(b.groups) > 0 {
+			t.Errorf("what is left: %v", b.groups)
+		}
+	})
+}
+
+// It would be no test to say how long it takes at most; but less it must not take.
+func TestBytesOfAConnectionWaitForTheirBandwidth(t *testing.T) {
+	const size = 300_000
+	h := newHouse(t, func(c *Config) { c.Bandwidth.User = allOf(8 * shape.Mbit) })
+	g := h.attach(h.device("anna"))
+	began := time.Now()
+	stream := g.connect(target(t, func(c *net.TCPConn) {
+		_, _ = io.Copy(c, c)
+		c.CloseWrite()
+	}))
+	sent := bytes.Repeat([]byte("0123456789"), size/10)
+	go func() {
+		_, _ = stream.Write(sent)
+		stream.CloseWrite()
+	}()
+	got, err := io.ReadAll(stream)
+	if err != nil || !bytes.Equal(got, sent) {
+		t.Errorf("%d bytes come back, %v", len(got), err)
+	}
+	// What may pass at once in each direction is 25 ms, and a piece.
+	if took, least := time.Since(began), 250*time.Millisecond; took < least {
+		t.Errorf("it took %v, less than %v", took, least)
+	}
+}
+
+func TestAConnectionThatWaitsForBandwidthEndsWithItsUser(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Bandwidth.User = allOf(shape.Kbit) })
+	g := h.attach(h.device("anna"))
+	gone := make(chan error, 1)
+	stream := g.connect(target(t, func(c *net.TCPConn) {
+		_, err := io.Copy(io.Discard, c)
+		gone <- err
+	}))
+	if _, err := stream.Write(make([]byte, 10_000)); err != nil {
+		t.Fatal(err)
+	}
+	h.must(h.store.SetUserDisabled(t.Context(), "anna", true))
+	if err := receive(t, gone, "the end of the connection"); err == nil {
+		t.Error("the target sees a clean end")
+	}
+}
+
+// letters notes what passes a queue.
+type letters struct {
+	mu     sync.Mutex
+	passed []string
+}
+
+func (l *letters) pass(batch []socks.Datagram) {
+	if !l.mu.TryLock() {
+		panic("it is called concurrently")
+	}
+	defer l.mu.Unlock()
+	for _, d := range batch {
+		l.passed = append(l.passed, string(d.Payload[:1]))
+	}
+}
+
+func (l *letters) sum() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.passed)
+}
+
+func queueAt(rate shape.Rate) (*datagramQueue, *letters, *part) {
+	p := newBandwidth(Bandwidth{User: allOf(rate)}).part("anna")
+	l := new(letters)
+	return &datagramQueue{flow: p.flow, way: shape.Up, pass: l.pass}, l, p
+}
+
+func datagramsOf(size int, first ...byte) (batch []socks.Datagram) {
+	for _, c := range first {
+		batch = append(batch, socks.Datagram{Payload: append([]byte{c}, make([]byte, size-1)...)})
+	}
+	return batch
+}
+
+func TestDatagramsWaitInOrderAndNotForLong(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, l, p := queueAt(100 * shape.Kbit) // 12,500 bytes a second
+		batch := datagramsOf(1250, []byte("abcdefghij")...)
+		q.put(batch)
+		clear(batch[9].Payload) // it is the caller's
+		time.Sleep(time.Second)
+		synctest.Wait()
+		// One more waits for its turn while the others get old.
+		want := "abcd"
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		got := ""
+		for _, c := range l.passed {
+			got += c
+		}
+		if got != want {
+			t.Errorf("%q passed, want %q", got, want)
+		}
+		if q.busy || len(q.waiting) > 0 || q.size != 0 {
+			t.Errorf("it is busy: %v, with %d datagrams of %d bytes", q.busy, len(q.waiting), q.size)
+		}
+		p.close()
+		q.end()
+	})
+}
+
+func TestOnlySoManyDatagramsWait(t *testing.T) {
+	for _, test := range []struct{ size, most int }{{10, queueDatagrams}, {10_000, queueBytes / 10_000}} {
+		synctest.Test(t, func(t *testing.T) {
+			q, l, p := queueAt(shape.Kbit)
+			for range 1000 {
+				q.put(datagramsOf(test.size, 'x'))
+			}
+			synctest.Wait()
+			if n := len(q.waiting); n > test.most || n < test.most-1 {
+				t.Errorf("%d datagrams of %d bytes wait, want %d", n, test.size, test.most)
+			}
+			p.close()
+			q.end()
+			before := l.sum()
+			q.put(datagramsOf(test.size, 'x'))
+			if l.sum() != before || q.busy {
+				t.Error("it goes on after its end")
+			}
+		})
+	}
+}
+
+func TestDatagramsKeepToTheirRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q, l, p := queueAt(shape.Mbit)
+		for range 10_000 { // 8 Mbit/s for 10 s
+			q.put(datagramsOf(1000, 'x'))
+			time.Sleep(time.Millisecond)
+		}
+		if got := l.sum() * 8000 / 10; math.Abs(float64(got)-1e6) > 5e4 {
+			t.Errorf("%d bit/s pass", got)
+		}
+		p.close()
+		q.end()
+	})
+}

@@ -1,0 +1,120 @@
+package server
+
+import (
+	"bytes"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/server/shape"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// Bounds on the datagrams of one direction of an association that wait for bandwidth.
+// What would be more is lost, and so is what has waited for longer when its turn comes.
+const (
+	queueDatagrams = 256
+	queueBytes     = 256 << 10
+	queueWait      = 250 * time.Millisecond
+)
+
+// datagramQueue is where the datagrams of one direction wait for bandwidth. While none
+// has to, it passes them on at once. Its goroutine runs while something waits.
+type datagramQueue struct {
+	flow *shape.Flow
+	way  shape.Direction
+	pass func(batch []socks.Datagram) // not called concurrently; does not wait
+
+	draining sync.WaitGroup
+
+	mu      sync.Mutex // held while pass is called
+	waiting []waitingDatagram
+	size    int // bytes of these
+	busy    bool
+	closed  bool
+}
+
+type waitingDatagram struct {
+	socks.Datagram
+	since time.Time
+}
+
+// put passes datagrams on when there is bandwidth for them, and keeps nothing of
+// batch.
+func (q *datagramQueue) put(batch []socks.Datagram) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := 0
+	for !q.busy && n < len(batch) && q.flow.Try(q.way, len(batch[n].Payload)) {
+		n++
+	}
+	if n > 0 {
+		q.pass(batch[:n])
+	}
+	for _, d := range batch[n:] {
+		q.keep(d)
+	}
+}
+
+// keep has a datagram wait, if there is room.
+func (q *datagramQueue) keep(d socks.Datagram) {
+	if q.closed || len(q.waiting) == queueDatagrams || q.size+len(d.Payload) > queueBytes {
+		return
+	}
+	d.Payload = bytes.Clone(d.Payload)
+	q.waiting = append(q.waiting, waitingDatagram{d, time.Now()})
+	q.size += len(d.Payload)
+	if !q.busy {
+		q.busy = true
+		q.draining.Go(q.drain)
+	}
+}
+
+// drain passes on what waits, until nothing does.
+func (q *datagramQueue) drain() {
+	for {
+		d, ok := q.next()
+		if !ok {
+			return
+		}
+		if err := q.flow.TakeAll(q.way, len(d[0].Payload)); err != nil {
+			q.close() // the flow has ended
+			continue
+		}
+		q.mu.Lock()
+		q.pass(d)
+		q.mu.Unlock()
+	}
+}
+
+// next gives the first that has not waited for too long. If there is none, the
+// goroutine has to end.
+func (q *datagramQueue) next() (first []socks.Datagram, ok bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	oldest := time.Now().Add(-queueWait)
+	for len(q.waiting) > 0 {
+		d := q.waiting[0]
+		q.waiting[0] = waitingDatagram{}
+		q.waiting = q.waiting[1:]
+		q.size -= len(d.Payload)
+		if d.since.After(oldest) {
+			return []socks.Datagram{d.Datagram}, true
+		}
+	}
+	q.waiting, q.busy = nil, false
+	return nil, false
+}
+
+// end waits until the queue passes nothing on any more. The flow must have ended.
+func (q *datagramQueue) end() {
+	q.close()
+	q.draining.Wait()
+}
+
+// close forgets what waits, and takes no more to wait.
+func (q *datagramQueue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.waiting, q.size = nil, 0
+}
