@@ -27,13 +27,14 @@ type serverConfig struct {
 
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
-	Doors  []serverDoorConfig `toml:"door"`
-	Login  loginConfig        `toml:"login"`
-	Bind   bindConfig         `toml:"bind"`
-	UDP    udpConfig          `toml:"udp"`
-	DNS    dnsConfig          `toml:"dns"`
-	Limits limitsConfig       `toml:"limits"`
-	Log    logConfig          `toml:"log"`
+	Doors     []serverDoorConfig `toml:"door"`
+	Login     loginConfig        `toml:"login"`
+	Bind      bindConfig         `toml:"bind"`
+	UDP       udpConfig          `toml:"udp"`
+	DNS       dnsConfig          `toml:"dns"`
+	Bandwidth bandwidthConfig    `toml:"bandwidth"`
+	Limits    limitsConfig       `toml:"limits"`
+	Log       logConfig          `toml:"log"`
 }
 
 // siteConfig says what the server shows to whoever is no adit device: a
@@ -155,6 +156,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.Bind.validate(report)
 	c.UDP.validate(report)
 	c.DNS.validate(report)
+	c.Bandwidth.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

@@ -146,6 +146,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		UserBinds:      p.cfg.Bind.PerUser,
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
+		Bandwidth:      p.cfg.Bandwidth.bandwidth(),
 		Elsewhere:      p.elsewhere,
 		Login:          login,
 		WireGuard:      p.wireGuard.public(),
@@ -308,6 +309,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.log.set(cfg.Log)
 	if p.server != nil {
 		p.server.SetGrace(graceOf(cfg))
+		p.server.SetBandwidth(cfg.Bandwidth.bandwidth())
 	}
 	p.cfg = cfg
 	return nil
