@@ -159,14 +159,51 @@ func TestGuestsOfDisabledUsersAreShutOutAndDevicesAreNot(t *testing.T) {
 		if err := store.SetUserDisabled(ctx, "alice", test.disabled); err != nil {
 			t.Fatal(err)
 		}
-		got := p.enrolled(ctx)
-		if len(got) != len(test.want) {
+		got, known := p.enrolled(ctx)
+		if !known || len(got) != len(test.want) {
 			t.Errorf("while the user is disabled (%v) %d devices may come, want %d", test.disabled, len(got), len(test.want))
 		}
 		for _, key := range test.want {
 			if got[key].Name == "" {
 				t.Errorf("while the user is disabled (%v) a device is missing", test.disabled)
 			}
+		}
+	}
+}
+
+func TestStoreWithoutAnAnswerLetsNobodyIn(t *testing.T) {
+	store, err := users.Open(t.Context(), filepath.Join(newGuestDir(t), storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.Close()
+	p := &serverProcess{store: store, log: newJournal(io.Discard, defaultLogConfig())}
+	if may, known := p.enrolled(t.Context()); known || len(may) > 0 {
+		t.Errorf("of a store that is closed it is known (%v) that %d may come", known, len(may))
+	}
+}
+
+func TestDeviceThatMayNotComeIsAnsweredForAWhile(t *testing.T) {
+	now := time.Now()
+	p := peers{in: make(map[[32]byte]users.Device), parts: make(map[[32]byte]time.Time)}
+	may := map[[32]byte]users.Device{{1}: {}, {2}: {}}
+	for _, step := range []struct {
+		after time.Duration
+		may   map[[32]byte]users.Device
+		in    int
+		next  time.Duration
+	}{
+		{0, may, 2, time.Hour},
+		{0, nil, 2, parting},
+		{parting - 1, nil, 2, 1},
+		{0, may, 2, time.Hour}, // the store answers again
+		{time.Minute, nil, 2, parting},
+		{parting, nil, 0, time.Hour},
+		{0, may, 2, time.Hour},
+	} {
+		now = now.Add(step.after)
+		if next := p.update(now, step.may); next != step.next || len(p.in) != step.in {
+			t.Errorf("%+v: %d are in, and it looks again after %v", step, len(p.in), next)
 		}
 	}
 }

@@ -151,11 +151,13 @@ func (p *serverProcess) listenWireGuard(ctx context.Context) (net.PacketConn, er
 // in to nothing. Silence would make it wait, and its apps with it.
 const parting = 1500 * time.Millisecond
 
+// retry is how soon the store is asked again that has given no answer.
+const retry = time.Second
+
 // keepPeers lets in every device that may come, and none else, until ctx ends. It
 // looks whenever something comes on changed.
 func (p *serverProcess) keepPeers(ctx context.Context, changed <-chan struct{}) {
-	in := make(map[[32]byte]users.Device)
-	parts := make(map[[32]byte]time.Time) // when those go that may not come any more
+	present := peers{in: make(map[[32]byte]users.Device), parts: make(map[[32]byte]time.Time)}
 	late := time.NewTimer(0)
 	defer late.Stop()
 	for {
@@ -165,28 +167,42 @@ func (p *serverProcess) keepPeers(ctx context.Context, changed <-chan struct{}) 
 		case <-ctx.Done():
 			return
 		}
-		may := p.enrolled(ctx)
-		maps.Copy(in, may)
-		next := time.Hour
-		for key := range in {
-			if _, ok := may[key]; ok {
-				delete(parts, key)
-				continue
-			}
-			if _, ok := parts[key]; !ok {
-				parts[key] = time.Now().Add(parting)
-			}
-			wait := time.Until(parts[key])
-			if wait > 0 {
-				next = min(next, wait)
-				continue
-			}
-			delete(in, key)
-			delete(parts, key)
+		may, known := p.enrolled(ctx)
+		next := present.update(time.Now(), may)
+		if !known {
+			next = min(next, retry)
 		}
 		late.Reset(next)
-		p.admitPeers(in, may)
+		p.admitPeers(present.in, may)
 	}
+}
+
+// peers are the devices that are answered, by their keys for WireGuard.
+type peers struct {
+	in    map[[32]byte]users.Device
+	parts map[[32]byte]time.Time // when those go that may not come any more
+}
+
+// update takes in who may come, and says when the next one goes who may not.
+func (p *peers) update(now time.Time, may map[[32]byte]users.Device) (next time.Duration) {
+	maps.Copy(p.in, may)
+	next = time.Hour
+	for key := range p.in {
+		if _, ok := may[key]; ok {
+			delete(p.parts, key)
+			continue
+		}
+		if _, ok := p.parts[key]; !ok {
+			p.parts[key] = now.Add(parting)
+		}
+		if wait := p.parts[key].Sub(now); wait > 0 {
+			next = min(next, wait)
+			continue
+		}
+		delete(p.in, key)
+		delete(p.parts, key)
+	}
+	return next
 }
 
 // admitPeers lets devices in to WireGuard, and of guests only some to anything else.
@@ -215,17 +231,17 @@ func (p *serverProcess) admitPeers(in, may map[[32]byte]users.Device) {
 	}
 }
 
-// enrolled gives the devices that may come by WireGuard, by their keys for it. If it
-// cannot be known, none may.
-func (p *serverProcess) enrolled(ctx context.Context) map[[32]byte]users.Device {
-	may := make(map[[32]byte]users.Device)
+// enrolled gives the devices that may come by WireGuard, by their keys for it. As long
+// as that is not known, none may.
+func (p *serverProcess) enrolled(ctx context.Context) (may map[[32]byte]users.Device, known bool) {
+	may = make(map[[32]byte]users.Device)
 	devices, err := p.store.Devices(ctx, "")
 	all, err2 := p.store.Users(ctx)
 	if err := errors.Join(err, err2); err != nil {
 		if ctx.Err() == nil {
 			p.log.Error("list devices", "error", err)
 		}
-		return may
+		return may, false
 	}
 	disabled := make(map[string]bool)
 	for _, u := range all {
@@ -237,5 +253,5 @@ func (p *serverProcess) enrolled(ctx context.Context) map[[32]byte]users.Device 
 			may[d.WireGuard] = d
 		}
 	}
-	return may
+	return may, true
 }
