@@ -242,6 +242,8 @@ func TestNoRequestIsLostWhileSessionsAreDrained(t *testing.T) {
 	var load sync.WaitGroup
 	var done atomic.Bool
 	var requests atomic.Int64
+	defer load.Wait()
+	defer done.Store(true)
 	for range 8 {
 		load.Go(func() {
 			for !done.Load() {
@@ -257,14 +259,11 @@ func TestNoRequestIsLostWhileSessionsAreDrained(t *testing.T) {
 	}
 	for range 6 {
 		s := h.session(t)
-		for before := requests.Load(); requests.Load() < before+20 && !t.Failed(); {
-			time.Sleep(time.Millisecond)
-		}
+		before := requests.Load()
+		until(t, func() bool { return requests.Load() >= before+20 || t.Failed() })
 		s.Drain(t.Context())
 		s.Close(0)
 	}
-	done.Store(true)
-	load.Wait()
 }
 
 // TestRequestIsMadeAgainWhenItsSessionIsLost has a server that falls over each
