@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,10 +23,9 @@ const (
 // kdc is MIT's, with two realms of its own and a cache of tickets for one user.
 // Nothing of it is outside of its directory.
 type kdc struct {
-	t    testing.TB
-	dir  string
-	port int
-	env  []string
+	t   testing.TB
+	dir string
+	env []string
 }
 
 // startKDC serves for as long as the test lasts.
@@ -47,15 +48,17 @@ func (k *kdc) path(name string) string { return filepath.Join(k.dir, name) }
 
 func (k *kdc) configure() {
 	k.t.Helper()
-	free, err := net.Listen("tcp", "127.0.0.1:0")
+	// On a loopback address of its own nobody else takes the port before the daemon does.
+	own := netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))})
+	free, err := net.Listen("tcp", netip.AddrPortFrom(own, 0).String())
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.port = free.Addr().(*net.TCPAddr).Port
+	at := free.Addr()
 	free.Close()
 	client, server := "", ""
 	for _, realm := range []string{home, neighbor} {
-		client += fmt.Sprintf("%s = {\n kdc = 127.0.0.1:%d\n}\n", realm, k.port)
+		client += fmt.Sprintf("%s = {\n kdc = %s\n}\n", realm, at)
 		server += fmt.Sprintf("%s = {\n database_name = %s\n key_stash_file = %s\n}\n", realm, k.path(realm), k.path(realm+".stash"))
 	}
 	k.write("krb5.conf", fmt.Sprintf(`[libdefaults]
@@ -71,11 +74,11 @@ localhost = %[1]s
 `, home, client))
 	k.write("kdc.conf", fmt.Sprintf(`[kdcdefaults]
 kdc_listen = ""
-kdc_tcp_listen = 127.0.0.1:%d
+kdc_tcp_listen = %s
 [realms]
 %s[logging]
 kdc = STDERR
-`, k.port, server))
+`, at, server))
 }
 
 func (k *kdc) write(name, content string) {
