@@ -119,6 +119,9 @@ func (c *Carrier) answered(p *Pipe) {
 func (c *Carrier) hear(now time.Time) {
 	c.heard = now
 	c.pipe.met = true
+	if now.Sub(c.began) > steady && !c.asking && c.least != 0 && c.pipe.trip < suspectAfter {
+		c.pipe.silences = 0 // whoever hears the other ask all the time measures no more
+	}
 }
 
 // trust clears a carrier of suspicion: what was sent on it has arrived. The caller

@@ -210,29 +210,41 @@ func TestPatienceIsForPathsThatNeverWorked(t *testing.T) {
 }
 
 func TestPatienceEndsWithAPathThatWorks(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
-		p.drain()
-		p.attach(tunneltest.Path{})
-		p.meet()
-		var took time.Duration
-		for range 6 {
-			link := p.attach(tunneltest.Path{Delay: time.Hour})
-			p.a.Write([]byte("hello"))
-			took = until(t, p.a, time.Hour, detached)
-			link.conn.Cut()
-		}
-		if took < 30*time.Second {
-			t.Errorf("the sixth path was given up after %v", took)
-		}
-		link := p.attach(tunneltest.Path{})
-		time.Sleep(2 * time.Minute)
-		link.conn.Stall(true)
-		p.a.Probe()
-		if took := until(t, p.a, time.Minute, detached); took > 5*time.Second {
-			t.Errorf("one that had worked was lost after %v", took)
-		}
-	})
+	for _, test := range []struct {
+		name string
+		peer time.Duration // its Idle: the end with the shorter one asks, and the other never does
+		use  func(*resume.Pipe)
+	}{
+		{"and we ask", 2 * idle, func(p *resume.Pipe) { p.Write([]byte("hello")) }},
+		{"and the peer asks", idle / 2, (*resume.Pipe).Probe},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				p := newPair(t, resume.Config{Grace: time.Hour, Idle: idle})
+				p.b = resume.New(resume.Config{Grace: time.Hour, Idle: test.peer})
+				p.drain()
+				p.attach(tunneltest.Path{})
+				p.meet()
+				var took time.Duration
+				for range 6 {
+					link := p.attach(tunneltest.Path{Delay: time.Hour})
+					test.use(p.a)
+					took = until(t, p.a, time.Hour, detached)
+					link.conn.Cut()
+				}
+				if took < 30*time.Second {
+					t.Errorf("the sixth path was given up after %v", took)
+				}
+				link := p.attach(tunneltest.Path{})
+				time.Sleep(2 * time.Minute)
+				link.conn.Stall(true)
+				p.a.Probe()
+				if took := until(t, p.a, time.Hour, detached); took > 5*time.Second {
+					t.Errorf("one that had worked was lost after %v", took)
+				}
+			})
+		})
+	}
 }
 
 // slow is 8 kbit/s.
