@@ -26,13 +26,20 @@ func (c *Client) Bind(ctx context.Context, r socks.Request) (socks.Binding, sock
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("bind: %w", err)
 	}
-	if g.reply.Backlog() == 0 {
+	switch {
+	case g.reply.Backlog() == 0:
 		return &binding{stream: g.stream, turn: make(chan struct{}, 1)}, g.reply, nil
+	case len(g.auth.SessionID) == 0:
+		g.stream.Reset()
+		return nil, socks.Reply{Code: socks.GeneralFailure}, fmt.Errorf("bind: %w", errNamelessPort)
 	}
 	return &sharedPort{session: g.lane.session, stream: g.stream, id: g.auth.SessionID, bound: g.reply.Bound}, g.reply, nil
 }
 
-var errPortClosed = fmt.Errorf("the port is closed: %w", net.ErrClosed)
+var (
+	errPortClosed   = fmt.Errorf("the port is closed: %w", net.ErrClosed)
+	errNamelessPort = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("the server does not say how to refer to a port for several peers")}
+)
 
 // binding is a port at the exit for one peer. Its stream becomes the connection with
 // him.

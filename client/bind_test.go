@@ -186,6 +186,23 @@ func TestAcceptCanBeGivenUpAndCalledAgain(t *testing.T) {
 	}
 }
 
+// Every Accept would open a port of its own.
+func TestPortForSeveralThatCannotBeReferredToIsNone(t *testing.T) {
+	ended := make(chan struct{}, 1)
+	h := newHub(t, func(ctx context.Context, s *tunnel.Stream) {
+		if _, err := socks.ReadRequest6(s); err != nil {
+			t.Error(err)
+		}
+		write(s, socks.AuthReply6{OK: true}, socks.OperationReply6{Bound: portAtExit, Options: socks.Options6{Stack: backlogOf(4)}})
+		<-ctx.Done()
+		ended <- struct{}{}
+	})
+	if _, reply, err := start(t, h, nil).Bind(t.Context(), severalExpected()); err == nil || reply.Code != socks.GeneralFailure {
+		t.Errorf("Bind gives %v, %v", reply.Code, err)
+	}
+	receive(t, ended, "the end of the port")
+}
+
 func TestCloseClosesThePortAndWakesAccept(t *testing.T) {
 	for _, r := range []socks.Request{peerExpected, severalExpected()} {
 		a := newHarbour(t)
