@@ -266,17 +266,30 @@ func TestIdleAssociationEnds(t *testing.T) {
 
 func TestBusyAssociationIsNotIdle(t *testing.T) {
 	const idle = 300 * time.Millisecond
-	a, in, _ := associate(t, &Exit{Allow: toLoopback, AssociationIdle: idle})
 	at := udpEcho(t, "127.0.0.1:0")
-	for began := time.Now(); time.Since(began) < 3*idle; {
-		a.Send(to(at, "x"))
-		in.next(t)
+	for range 20 {
+		a, in, _ := associate(t, &Exit{Allow: toLoopback, AssociationIdle: idle})
+		began := time.Now()
+		last, pause := began, time.Duration(0)
+		for pause < idle/2 && time.Since(began) < 3*idle {
+			a.Send(to(at, "x"))
+			select {
+			case <-in.mail:
+			case <-a.Done():
+			}
+			pause, last = max(pause, time.Since(last)), time.Now()
+		}
+		if pause >= idle/2 {
+			continue // the machine had other things to do, and it was idle
+		}
+		select {
+		case <-a.Done():
+			t.Error("it has ended")
+		default:
+		}
+		return
 	}
-	select {
-	case <-a.Done():
-		t.Error("it has ended")
-	default:
-	}
+	t.Error("the machine is too busy to tell")
 }
 
 func TestSendNeverWaits(t *testing.T) {

@@ -223,15 +223,18 @@ func TestDatagramsDoNotWaitBehindABulkDownload(t *testing.T) {
 	for moved.Load() < 5<<20 { // it is at full speed
 		time.Sleep(10 * time.Millisecond)
 	}
-	began, before := time.Now(), moved.Load()
-	busy := measure()
-	rate := float64(moved.Load()-before) / time.Since(began).Seconds()
-	t.Logf("idle %v, busy %v, beside %.1f Mbit/s", idle, busy, rate*8/1e6)
-	if busy > 2*idle {
-		t.Errorf("a round trip takes %v, and %v on an idle link", busy, idle)
+	// The machine may have had other things to do. Whoever waits behind the bulk does so
+	// every time.
+	good := false
+	for try := 0; !good && try < 5; try++ {
+		began, before := time.Now(), moved.Load()
+		busy := measure()
+		rate := float64(moved.Load()-before) / time.Since(began).Seconds()
+		t.Logf("idle %v, busy %v, beside %.1f Mbit/s", idle, busy, rate*8/1e6)
+		good = busy <= 2*idle && rate >= 0.5*12_500_000
 	}
-	if rate < 0.5*12_500_000 {
-		t.Errorf("the download makes %.1f Mbit/s only", rate*8/1e6)
+	if !good {
+		t.Error("a round trip takes more than twice what it does on an idle link, or the download makes less than half")
 	}
 	bulk.Reset()
 }
