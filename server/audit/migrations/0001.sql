@@ -12,7 +12,7 @@ CREATE TABLE words (
 	text TEXT NOT NULL,
 	ip   BLOB -- of an address, 16 bytes, so that networks are ranges
 ) STRICT;
-CREATE INDEX words_text ON words (text);
+CREATE INDEX words_text ON words (text COLLATE NOCASE);
 CREATE INDEX words_ip ON words (ip) WHERE ip IS NOT NULL;
 
 CREATE TABLE origins (
