@@ -41,7 +41,9 @@ type cable struct {
 	out    passage  // of packets to WireGuard; Read's own
 	in     *counter // of packets that WireGuard has given; nil: nobody counts
 
-	datagrams *inboxes // of the stack's connections; nil: the stack has UDP of its own
+	// inboxes are those of carriers, which is what the stack has. What it is given is
+	// IPv6 then. nil: it has other connections.
+	inboxes *inboxes
 
 	attached sync.RWMutex            // guards what follows
 	stack    stack.NetworkDispatcher // nil before and after
@@ -170,10 +172,11 @@ func (c *cable) Write(bufs [][]byte, offset int) (int, error) {
 // with, and says how many that is. The caller holds attached.
 func (c *cable) deliver(bufs [][]byte, offset int) int {
 	first := bufs[0][offset:]
-	to := c.whose(first)
-	if c.datagrams != nil && to == c.stack && c.datagrams.deliver(first) {
+	if c.inboxes != nil && isFrame(first) {
+		c.inboxes.deliver(first)
 		return 1
 	}
+	to := c.whose(first)
 	p, version, n := join(bufs, offset)
 	if p == nil {
 		return n
@@ -198,6 +201,9 @@ const (
 // joined to it have the same addresses. The caller holds attached.
 func (c *cable) whose(packet []byte) stack.NetworkDispatcher {
 	if c.guests == nil {
+		if c.inboxes != nil && len(packet) > 0 && packet[0]>>4 == header.IPv4Version {
+			return nil // a device may send packets from its tags
+		}
 		return c.stack
 	}
 	switch c.filter(packet) {

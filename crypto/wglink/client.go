@@ -201,7 +201,7 @@ func (d *Dialer) newLink(ctx context.Context, mtu int) (*link, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	local := deviceAddress(d.ServerKey, d.Key.Public())
-	e, err := newEngine(newSocket(udp), d.Key, local, mtu, deviceLogger(log))
+	e, err := newEngine(newSocket(udp), d.Key, local, toDevice, mtu, deviceLogger(log))
 	if err != nil {
 		return nil, err
 	}

@@ -3,13 +3,10 @@ package wglink
 import (
 	"encoding/binary"
 	"net"
-	"net/netip"
 	"slices"
 	"sync"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/checksum"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -21,10 +18,10 @@ const (
 	lengthSize = 2 // in front of each
 )
 
-// DatagramConn is a carrier's connection. Beside its bytes it takes datagrams, as
-// UDP between the same addresses and ports inside WireGuard, so that they wait for
-// nothing that the bytes wait for. Only its peer can send them, and none arrives twice.
-// They may get lost and overtake each other and the bytes.
+// DatagramConn is a carrier's connection. Beside its bytes it takes datagrams, in
+// packets of their own inside WireGuard, so that they wait for nothing that the bytes
+// wait for. Only its peer can send them, and none arrives twice. They may get lost and
+// overtake each other and the bytes. Both ends of a carrier are one.
 type DatagramConn interface {
 	net.Conn
 
@@ -42,10 +39,11 @@ type DatagramConn interface {
 	ReadDatagram(b []byte) (int, error)
 }
 
-// datagramConn is a TCP connection with UDP beside it.
+// datagramConn is a TCP connection with datagrams beside it.
 type datagramConn struct {
 	*tcpConn
 	cable *cable
+	tag   tag // set by enter
 	inbox inbox
 }
 
@@ -53,16 +51,16 @@ func newDatagramConn(c *tcpConn, at *cable) *datagramConn {
 	return &datagramConn{tcpConn: c, cable: at, inbox: inbox{arrived: make(chan struct{}, 1)}}
 }
 
-// enter lets datagrams come in, until leave.
-func (c *datagramConn) enter() { c.cable.datagrams.add(c.route(), &c.inbox) }
-func (c *datagramConn) leave() { c.cable.datagrams.remove(c.route(), &c.inbox) }
-
-// route is how what comes names its way.
-func (c *datagramConn) route() route { return routeOf(c.remote, c.local) }
-
-func (c *datagramConn) DatagramSize() int {
-	return c.cable.mtu - header.IPv6MinimumSize - header.UDPMinimumSize
+// enter lets datagrams of a tag come in, until leave. It fails if another connection
+// has it.
+func (c *datagramConn) enter(t tag) bool {
+	c.tag = t
+	return c.cable.inboxes.add(t, &c.inbox)
 }
+
+func (c *datagramConn) leave() { c.cable.inboxes.remove(c.tag) }
+
+func (c *datagramConn) DatagramSize() int { return c.cable.mtu - frameHead }
 
 func (c *datagramConn) WriteDatagrams(all [][]byte) {
 	size := c.DatagramSize()
@@ -85,11 +83,11 @@ func (c *datagramConn) WriteDatagrams(all [][]byte) {
 	}
 }
 
-// packet makes an IP packet of a datagram.
+// packet makes a packet of a datagram.
 func (c *datagramConn) packet(payload []byte) *stack.PacketBuffer {
-	message := udpMessage(c.local, c.remote, payload)
-	b := ipPacket(header.UDPProtocolNumber, c.local.Addr(), c.remote.Addr(), 0, message, 0, false)
-	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
+	frame := buffer.NewViewSize(frameSize(len(payload)))
+	c.cable.inboxes.back().put(frame.AsSlice(), c.tag, payload)
+	return stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithView(frame)})
 }
 
 func (c *datagramConn) ReadDatagram(b []byte) (int, error) {
@@ -118,14 +116,16 @@ type inbox struct {
 	room    []byte // that taken is in
 }
 
-// put takes a copy of a datagram, if there is room.
-func (i *inbox) put(d []byte) {
+// put takes a copy of a datagram in two parts, if there is room.
+func (i *inbox) put(first, rest []byte) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	if len(i.waiting)+lengthSize+len(d) > maxInbox {
+	size := len(first) + len(rest)
+	if len(i.waiting)+lengthSize+size > maxInbox {
 		return
 	}
-	i.waiting = append(binary.BigEndian.AppendUint16(i.waiting, uint16(len(d))), d...)
+	i.waiting = binary.BigEndian.AppendUint16(i.waiting, uint16(size))
+	i.waiting = append(append(i.waiting, first...), rest...)
 	select {
 	case i.arrived <- struct{}{}:
 	default:
@@ -147,72 +147,4 @@ func (i *inbox) take(b []byte) (n int, ok bool) {
 	n = copy(b, i.taken[lengthSize:end])
 	i.taken = i.taken[end:]
 	return n, true
-}
-
-// Places in a packet of IPv6 (RFC 8200 section 3) and UDP.
-const (
-	ipv6Next      = 6
-	ipv6Addresses = 8
-	udpHead       = header.IPv6MinimumSize + header.UDPMinimumSize
-)
-
-// route is where a packet comes from and where it goes: both addresses and both
-// ports, as they follow each other in it.
-type route [2*header.IPv6AddressSize + 4]byte
-
-func routeOf(from, to netip.AddrPort) route {
-	a, b := from.Addr().As16(), to.Addr().As16()
-	r := append(a[:], b[:]...)
-	r = binary.BigEndian.AppendUint16(r, from.Port())
-	return route(binary.BigEndian.AppendUint16(r, to.Port()))
-}
-
-// inboxes knows the connections that take datagrams.
-type inboxes struct {
-	mu  sync.RWMutex
-	all map[route]*inbox
-}
-
-func (s *inboxes) add(r route, i *inbox) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all == nil {
-		s.all = map[route]*inbox{}
-	}
-	s.all[r] = i
-}
-
-// remove forgets an inbox, but none that has taken its place.
-func (s *inboxes) remove(r route, i *inbox) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.all[r] == i {
-		delete(s.all, r)
-	}
-}
-
-// deliver takes all UDP packets and tells whether b is one. Those for no connection
-// are dropped, and those that are garbled. WireGuard has seen to it that the source
-// is the sender's.
-func (s *inboxes) deliver(b []byte) bool {
-	if len(b) < udpHead || b[0]>>4 != header.IPv6Version || b[ipv6Next] != uint8(header.UDPProtocolNumber) {
-		return false
-	}
-	s.mu.RLock()
-	i := s.all[route(b[ipv6Addresses:])]
-	s.mu.RUnlock()
-	if i != nil && isWhole(b) {
-		i.put(b[udpHead:])
-	}
-	return true
-}
-
-// isWhole tells whether a UDP packet is as long as it says, and its checksum right.
-func isWhole(b []byte) bool {
-	ip, udp := header.IPv6(b), header.UDP(b[header.IPv6MinimumSize:])
-	if int(ip.PayloadLength()) != len(udp) || int(udp.Length()) != len(udp) || udp.Checksum() == 0 {
-		return false
-	}
-	pseudo := header.PseudoHeaderChecksum(header.UDPProtocolNumber, ip.SourceAddress(), ip.DestinationAddress(), uint16(len(udp)))
-	return checksum.Checksum(udp, pseudo) == 0xffff
 }

@@ -1,13 +1,11 @@
 package wglink
 
 import (
-	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"runtime"
 	"slices"
 	"strings"
@@ -16,7 +14,6 @@ import (
 	"time"
 
 	"gvisor.dev/gvisor/pkg/buffer"
-	"gvisor.dev/gvisor/pkg/tcpip/header"
 	"gvisor.dev/gvisor/pkg/tcpip/stack"
 )
 
@@ -63,7 +60,7 @@ func hear(t testing.TB, c DatagramConn) string {
 func TestDatagramsPassBothWays(t *testing.T) {
 	e, ends := datagramExit(t)
 	near, far := attachDatagrams(t, e.dialer(t), ends)
-	if size := near.DatagramSize(); size != defaultMTU-48 || far.DatagramSize() != size {
+	if size := near.DatagramSize(); size != defaultMTU-7 || far.DatagramSize() != size {
 		t.Fatalf("datagrams may have %d and %d bytes", size, far.DatagramSize())
 	}
 	full := string(randomBytes(near.DatagramSize()))
@@ -73,6 +70,14 @@ func TestDatagramsPassBothWays(t *testing.T) {
 			if got := hear(t, way.to); got != want {
 				t.Fatalf("%d bytes came, want %d", len(got), len(want))
 			}
+		}
+	}
+	for n := range 64 {
+		want := string(randomBytes(n))
+		say(near, want)
+		say(far, want)
+		if up, down := hear(t, far), hear(t, near); up != want || down != want {
+			t.Fatalf("%q and %q came, want %q", up, down, want)
 		}
 	}
 	say(near, "longer than there is room for")
@@ -123,12 +128,18 @@ func TestDatagramsComeOutWhereTheirBytesDo(t *testing.T) {
 	}
 }
 
-// send lets a packet out that is in nobody's name.
-func (l *link) send(from, to netip.AddrPort, payload string) {
-	b := ipPacket(header.UDPProtocolNumber, from.Addr(), to.Addr(), 0, udpMessage(from, to, []byte(payload)), 0, false)
-	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)})
-	l.cable.offer(p)
+// send lets a packet out as it is.
+func (e *engine) send(packet []byte) {
+	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(packet)})
+	e.cable.offer(p)
 	p.DecRef()
+}
+
+// frameOf makes a frame.
+func frameOf(d direction, t tag, payload string) []byte {
+	b := make([]byte, frameSize(len(payload)))
+	d.put(b, t, []byte(payload))
+	return b
 }
 
 func TestOthersCannotSendDatagramsOnACarrier(t *testing.T) {
@@ -136,25 +147,19 @@ func TestOthersCannotSendDatagramsOnACarrier(t *testing.T) {
 	alice, mallory := e.dialer(t), e.dialer(t)
 	near, far := attachDatagrams(t, alice, ends)
 	own, heard := attachDatagrams(t, mallory, ends)
-	hers, his := near.local, own.local
-	for _, from := range []netip.AddrPort{
-		hers,
-		netip.AddrPortFrom(his.Addr(), hers.Port()),
-		netip.AddrPortFrom(hers.Addr(), his.Port()),
-		netip.AddrPortFrom(his.Addr(), his.Port()+1),
-		netip.AddrPortFrom(near.remote.Addr(), carrierPort),
-	} {
-		for _, to := range []netip.AddrPort{
-			near.remote,
-			hers,
-			netip.AddrPortFrom(near.remote.Addr(), carrierPort+1),
-		} {
-			mallory.link.send(from, to, "forged")
+	for _, from := range []tag{near.tag, {}, {240, 0, 0, 0}, {255, 255, 255, 255}} {
+		for _, to := range []tag{near.tag, own.tag} {
+			frame := frameOf(toServer, from, "forged, and longer than the gaps in the header")
+			copy(frame[toDevice:], to[:])
+			mallory.link.send(frame)
 		}
 	}
 	say(own, "true")
 	if got := hear(t, heard); got != "true" { // all before it has been dealt with
 		t.Errorf("%q came to its own end", got)
+	}
+	if n := e.Dropped().Source; n != 8 {
+		t.Errorf("WireGuard has dropped %d of 8", n)
 	}
 	say(near, "hers")
 	if got := hear(t, far); got != "hers" {
@@ -241,9 +246,7 @@ func TestCloseEndsDatagrams(t *testing.T) {
 	}
 	reading.Wait()
 	say(near, "late")
-	d.link.cable.datagrams.mu.RLock()
-	defer d.link.cable.datagrams.mu.RUnlock()
-	if n := len(d.link.cable.datagrams.all); n != 1 {
+	if n := d.link.cable.inboxes.len(); n != 1 {
 		t.Errorf("%d inboxes are left, want that of the other carrier", n)
 	}
 }
@@ -311,7 +314,7 @@ func TestInboxHoldsNoMoreThanItMay(t *testing.T) {
 	fill := func() (n int) {
 		for before := -1; len(i.waiting) != before; n++ {
 			before = len(i.waiting)
-			i.put(binary.BigEndian.AppendUint32(nil, uint32(n)))
+			i.put(binary.BigEndian.AppendUint32(nil, uint32(n)), nil)
 		}
 		return n - 1
 	}
@@ -336,69 +339,4 @@ func TestInboxHoldsNoMoreThanItMay(t *testing.T) {
 	if _, ok := i.take(b); ok || i.waiting != nil || i.taken != nil || i.room != nil {
 		t.Error("an empty inbox keeps memory")
 	}
-}
-
-// aWay is what packets of the tests below come by.
-var aWay = struct{ from, to netip.AddrPort }{netip.MustParseAddrPort("[fd00::1]:443"), netip.MustParseAddrPort("[fd00::2]:50000")}
-
-func aDatagram(payload string) []byte {
-	return ipPacket(header.UDPProtocolNumber, aWay.from.Addr(), aWay.to.Addr(), 0, udpMessage(aWay.from, aWay.to, []byte(payload)), 0, false)
-}
-
-func TestGarbledDatagramsAreDropped(t *testing.T) {
-	i := &inbox{arrived: make(chan struct{}, 1)}
-	var s inboxes
-	s.add(routeOf(aWay.from, aWay.to), i)
-	good := aDatagram("payload")
-	if !s.deliver(good) || len(i.waiting) != lengthSize+len("payload") {
-		t.Fatal("a datagram was not taken")
-	}
-	i.waiting = nil
-	for at := range good {
-		if at > 0 && at < 4 || at == 7 {
-			continue // class, flow label, hop limit: nothing protects them, nobody minds
-		}
-		bad := bytes.Clone(good)
-		bad[at] ^= 0x10
-		if s.deliver(bad); len(i.waiting) > 0 {
-			t.Fatalf("taken with another byte %d", at)
-		}
-	}
-	for n := range good {
-		if s.deliver(good[:n]); len(i.waiting) > 0 {
-			t.Fatalf("taken cut off at %d", n)
-		}
-	}
-	bare := bytes.Clone(good)
-	bare[header.IPv6MinimumSize+6], bare[header.IPv6MinimumSize+7] = 0, 0
-	if s.deliver(bare); len(i.waiting) > 0 {
-		t.Error("taken without a checksum")
-	}
-}
-
-func FuzzDatagram(f *testing.F) {
-	for _, payload := range []string{"", "x", "payload"} {
-		f.Add(aDatagram(payload))
-	}
-	f.Add(aDatagram("cut off")[:47])
-	f.Add([]byte{})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		i := &inbox{arrived: make(chan struct{}, 1)}
-		var s inboxes
-		s.add(routeOf(aWay.from, aWay.to), i)
-		s.deliver(b)
-		got := make([]byte, len(b))
-		n, ok := i.take(got)
-		if !ok {
-			return
-		}
-		// It is what the sender makes of that payload, but for the fields that
-		// nobody looks at.
-		want := aDatagram(string(got[:n]))
-		copy(want[:4], b[:4])
-		want[7] = b[7]
-		if want[0]>>4 != header.IPv6Version || !bytes.Equal(want, b) {
-			t.Fatalf("% x was taken", b)
-		}
-	})
 }

@@ -36,11 +36,11 @@ type engine struct {
 	device *device.Device
 }
 
-// newEngine makes an engine that is up and knows no peer. It owns the UDP
-// socket, also when it fails. The fields of s are set.
-func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, mtu int, logger *device.Logger) (*engine, error) {
+// newEngine makes an engine that is up and knows no peer. Frames of datagrams come to
+// it in one direction. It owns the UDP socket, also when it fails. The fields of s are set.
+func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, in direction, mtu int, logger *device.Logger) (*engine, error) {
 	c := newCable(mtu, s.sent)
-	c.in, c.datagrams = s.in.out, new(inboxes)
+	c.in, c.inboxes = s.in.out, newInboxes(in)
 	ip, err := newStack(c, address)
 	if err != nil {
 		s.discard()
@@ -79,10 +79,10 @@ func (e *engine) drain() {
 	}
 }
 
-// setPeer adds a peer with its inner addresses. WireGuard drops what a peer sends
-// from any other. endpoint may be empty.
+// setPeer adds a peer with its inner addresses, unless it is there. WireGuard drops
+// what a peer sends from any other. endpoint may be empty.
 func (e *engine) setPeer(key [32]byte, addresses []netip.Addr, endpoint string) error {
-	config := fmt.Sprintf("public_key=%x\nreplace_allowed_ips=true\n", key)
+	config := fmt.Sprintf("public_key=%x\n", key)
 	for _, a := range addresses {
 		config += fmt.Sprintf("allowed_ip=%s/%d\n", a, a.BitLen())
 	}
@@ -90,6 +90,16 @@ func (e *engine) setPeer(key [32]byte, addresses []netip.Addr, endpoint string) 
 		config += "endpoint=" + endpoint + "\n"
 	}
 	return e.device.IpcSet(config)
+}
+
+// allow lets a peer, if it is there, send from more addresses and receive at them.
+// Nobody else can then. forbid takes that back.
+func (e *engine) allow(key [32]byte, addresses netip.Prefix) error {
+	return e.device.IpcSet(fmt.Sprintf("public_key=%x\nupdate_only=true\nallowed_ip=%s\n", key, addresses))
+}
+
+func (e *engine) forbid(key [32]byte, addresses netip.Prefix) error {
+	return e.device.IpcSet(fmt.Sprintf("public_key=%x\nupdate_only=true\nallowed_ip=-%s\n", key, addresses))
 }
 
 func (e *engine) removePeer(key [32]byte) { e.device.RemovePeer(key) }

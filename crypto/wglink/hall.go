@@ -54,7 +54,7 @@ type hall struct {
 // destroyed after the engine is closed.
 func newHall(ctx context.Context, e *engine, cfg *ServerConfig, d *drops) (*hall, error) {
 	for _, p := range cfg.Inner {
-		if !p.IsValid() || !usable(p.Addr()) || p.Addr().IsLinkLocalUnicast() {
+		if !p.IsValid() || !usable(p.Addr()) || p.Addr().IsLinkLocalUnicast() || p.Overlaps(tags) {
 			return nil, fmt.Errorf("%v cannot be the server's inner address", p)
 		}
 	}

@@ -2,6 +2,7 @@ package wglink
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -26,6 +27,11 @@ type link struct {
 func (l *link) seek(places []netip.AddrPort) (before string, err error) {
 	l.socket.aim.Store(&remotes{all: places})
 	if err := l.setPeer(l.server, []netip.Addr{serverAddress(l.server)}, serverEndpoint); err != nil {
+		return "", fmt.Errorf("set up wireguard: %w", err)
+	}
+	// All IPv4 on the link is frames. Where WireGuard looks for the server's address
+	// they have some of a datagram.
+	if err := l.allow(l.server, netip.PrefixFrom(netip.IPv4Unspecified(), 0)); err != nil {
 		return "", fmt.Errorf("set up wireguard: %w", err)
 	}
 	before = l.lastAnswer()
@@ -96,7 +102,10 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 		return nil, fmt.Errorf("read the server's nonce: %w", err)
 	}
 	conn := newDatagramConn(c, l.cable)
-	conn.enter()
+	if !conn.enter(tagOf(nonce)) {
+		c.abort()
+		return nil, errors.New("the server's nonce is that of another carrier")
+	}
 	c.onClose = func() {
 		conn.leave()
 		l.dialer.left() // handshakes have gone on meanwhile

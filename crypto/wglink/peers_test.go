@@ -26,7 +26,7 @@ import (
 func (e *exit) newPeer(t *testing.T, key keys.WireGuardKey, address netip.Addr) *engine {
 	t.Helper()
 	s := newSocket(listen(t))
-	p, err := newEngine(s, key, address, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
+	p, err := newEngine(s, key, address, toDevice, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,7 @@ func serverID(server [32]byte) [32]byte {
 }
 
 // channelID names a carrier. The nonce is the server's, and no other carrier
-// has it.
+// has it: neither all of it nor, among those that are there, its tag.
 func channelID(server, device [32]byte, nonce []byte) [32]byte {
 	return hash(channelLabel, server[:], device[:], nonce)
 }

@@ -20,6 +20,7 @@ func TestAddressesAndChannelsAreThoseOfTheProtocol(t *testing.T) {
 		"| the server's address | `" + serverAddress(server).String() + "` |",
 		"| the device's address | `" + deviceAddress(server, device).String() + "` |",
 		"| carrier | `" + hex.EncodeToString(channel[:]) + "` |",
+		"| the carrier's tag | `" + tagOf(nonce).prefix().Addr().String() + "` |",
 	} {
 		if !strings.Contains(string(text), line) {
 			t.Errorf("the text does not say %s", line)

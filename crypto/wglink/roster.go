@@ -238,6 +238,25 @@ func (r *roster) letGo(p *peer, c *tcpConn) {
 	delete(p.carriers, c)
 }
 
+// lend lets a peer use a tag for its datagrams, which nobody else has until it is taken
+// back. It fails if the peer has been removed.
+func (r *roster) lend(p *peer, t tag) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !p.active || r.engine == nil {
+		return errStranger
+	}
+	return r.engine.allow(p.key, t.prefix())
+}
+
+func (r *roster) takeBack(p *peer, t tag) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p.active && r.engine != nil { // else it went with the peer
+		_ = r.engine.forbid(p.key, t.prefix()) // what was allowed can be forbidden
+	}
+}
+
 // place tells where a peer's last handshake came from.
 func (p *peer) place() netip.AddrPort {
 	if at := p.from.Load(); at != nil {

@@ -169,7 +169,7 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 	if x.gate, err = newGate(s.cfg.Key, socket, s.roster, x.log); err != nil {
 		return nil, err
 	}
-	if x.engine, err = newEngine(socket, s.cfg.Key, serverAddress(x.key), mtu, s.drops.logger(x.log)); err != nil {
+	if x.engine, err = newEngine(socket, s.cfg.Key, serverAddress(x.key), toServer, mtu, s.drops.logger(x.log)); err != nil {
 		return nil, err
 	}
 	if s.cfg.Host != nil {
@@ -316,8 +316,9 @@ func (x *exchange) arrive(r *tcp.ForwarderRequest) {
 func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	defer c.abort() // unless it was closed
 	_ = c.SetDeadline(time.Now().Add(openTimeout))
-	var nonce [nonceSize]byte
-	_, _ = rand.Read(nonce[:]) // it has no error
+	conn := newDatagramConn(c, x.cable)
+	nonce := enterByChance(conn)
+	defer conn.leave()
 	opening := make([]byte, OpeningSize)
 	if _, err := c.Write(nonce[:]); err != nil {
 		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
@@ -339,17 +340,27 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 		return
 	}
 	opened()
+	if err := x.roster.lend(p, conn.tag); err != nil {
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
+		return
+	}
+	defer x.roster.takeBack(p, conn.tag)
 	if err := x.answer(c, answer); err != nil {
 		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
 		return
 	}
 	if serve != nil {
-		conn := newDatagramConn(c, x.cable)
-		conn.enter()
-		defer conn.leave()
 		serve(x.ctx, conn)
 	}
 	_ = c.Close() // it has no error
+}
+
+// enterByChance draws a nonce whose tag no other connection has.
+func enterByChance(c *datagramConn) (nonce [nonceSize]byte) {
+	for entered := false; !entered; entered = c.enter(tagOf(nonce)) {
+		_, _ = rand.Read(nonce[:]) // it has no error
+	}
+	return nonce
 }
 
 func (x *exchange) answer(c *tcpConn, answer []byte) error {
