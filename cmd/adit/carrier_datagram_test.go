@@ -159,8 +159,7 @@ func (f *ferry) roundTrip(what string) *tunnel.Stream {
 	return s
 }
 
-// associate gives an association. When it returns, each end knows whether the
-// other takes datagrams past the bytes: it has been told so before other bytes.
+// associate gives an association.
 func (f *ferry) associate(in socks.Inbox) *udp.Association {
 	f.t.Helper()
 	a := f.mux.Associate(f.roundTrip("a"))

@@ -61,9 +61,9 @@ type Carrier struct {
 	start   uint64 // bytes that the pipe had moved, both ways, when it began
 	rate    meter
 	yield   yield
-	scratch [4 * smallFrame]byte
+	scratch [3 * smallFrame]byte
 
-	native native
+	native DatagramConn // conn; nil if it takes only bytes
 
 	in input // of Read
 }
@@ -119,9 +119,9 @@ func (p *Pipe) Attach(conn net.Conn, epoch, offset uint64) (*Carrier, error) {
 		wake:  make(chan struct{}, 1),
 		began: now, heard: now,
 		pingDue: true,
-		native:  newNative(conn),
 		in:      input{Reader: bufio.NewReaderSize(conn, inputSize)},
 	}
+	c.native, _ = conn.(DatagramConn)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.judge(epoch, offset); err != nil {
@@ -177,7 +177,7 @@ func (c *Carrier) Serve(ctx context.Context) error {
 	defer stop()
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
-	if c.native.conn != nil {
+	if c.native != nil {
 		receiving.Go(c.receiveNative)
 	}
 	for {

@@ -12,7 +12,6 @@ const (
 	typePong     = 4 // value
 	typeDatagram = 5 // payload
 	typeClose    = 6 // reason
-	typeNative   = 7 // token of datagrams that go past the bytes
 )
 
 // Sizes in bytes.

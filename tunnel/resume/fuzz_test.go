@@ -59,7 +59,7 @@ func (o *oracle) carrier(b []byte) {
 			return
 		default:
 			value := binary.BigEndian.Uint64(rest)
-			o.ended = kind < ack || kind > pong && kind != native || kind == ack && value > written
+			o.ended = kind < ack || kind > pong || kind == ack && value > written
 			b = rest[8:]
 		}
 	}

@@ -36,7 +36,6 @@ const (
 	ping      = 3
 	pong      = 4
 	closing   = 6
-	native    = 7
 	mostBytes = 41<<10 - 20 // of a data frame
 )
 
@@ -83,7 +82,7 @@ func TestBreachEndsThePipeAndDeliversNothingOfIt(t *testing.T) {
 		"a datagram that is too long":        datagramFrame(make([]byte, 65_797)),
 		"a datagram of 16 MiB":               {5, 255, 255, 255},
 		"a frame of type 0":                  valueFrame(0, 0),
-		"a frame of type 8":                  valueFrame(8, 0),
+		"a frame of type 7":                  valueFrame(7, 0),
 		"a frame of type 255":                valueFrame(255, 0),
 		"an acknowledgement with a length":   {ack, 0, 0, 8, 0, 0, 0, 0, 0, 0, 0, 0},
 	} {

@@ -291,8 +291,6 @@ func (p *Pipe) obey(c *Carrier, kind byte, value uint64) error {
 			p.measure(c, now)
 			return p.dun(c, now)
 		}
-	case typeNative:
-		c.native.told(value)
 	case typeClose:
 		return PeerClosed{Reason: value}
 	default:

@@ -112,7 +112,7 @@ func (p *Pipe) flush(c *Carrier, all bool) {
 
 // due tells whether there is anything but data to send.
 func (p *Pipe) due(c *Carrier) bool {
-	return c.pingDue || c.pongDue || c.ackDue || c.native.due || !p.outbound.empty() || p.err != nil
+	return c.pingDue || c.pongDue || c.ackDue || !p.outbound.empty() || p.err != nil
 }
 
 // gather gives the next bytes for c; nil if there are none. Data and datagrams
@@ -155,10 +155,6 @@ func (p *Pipe) urgent(c *Carrier, data bool, now time.Time) []byte {
 		c.pingTo = c.sentTo
 		c.ask(now)
 		b = appendValue(b, typePing, c.ping)
-	}
-	if c.native.due {
-		c.native.due = false
-		b = appendValue(b, typeNative, c.native.value())
 	}
 	if c.ackDue && !data {
 		c.told(p.received)
