@@ -222,7 +222,7 @@ func TestHostsInEverySpellingAreJudged(t *testing.T) {
 			}
 			continue
 		}
-		targets, err := e.targets(t.Context(), dst)
+		targets, err := e.targets(t.Context(), socks.Request{Dst: dst})
 		got := goes
 		switch {
 		case err == nil && len(targets) == 0:

@@ -59,7 +59,7 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
-	targets, err := e.targets(ctx, r.Dst)
+	targets, err := e.targets(ctx, r)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
@@ -69,7 +69,7 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 		attempt = inTurn
 	}
 	conn, err := attempt(ctx, targets, func(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
-		return e.dial(ctx, target, w)
+		return e.dial(ctx, r, target, w)
 	})
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
@@ -86,7 +86,7 @@ func (e *Exit) timeout() time.Duration { return cmp.Or(e.Timeout, DefaultConnect
 
 // dial connects to one address that has been judged, and has the very address
 // judged again that the socket is about to connect to.
-func (e *Exit) dial(ctx context.Context, target netip.AddrPort, w wishes) (relay.Conn, error) {
+func (e *Exit) dial(ctx context.Context, r socks.Request, target netip.AddrPort, w wishes) (relay.Conn, error) {
 	d := net.Dialer{
 		KeepAliveConfig: keepAlive, // TCP_NODELAY is Go's default
 		Control: func(_, address string, raw syscall.RawConn) error {
@@ -98,7 +98,7 @@ func (e *Exit) dial(ctx context.Context, target netip.AddrPort, w wishes) (relay
 				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", dialled, target)}
 			}
 			w.apply(raw, target.Addr().Is4())
-			return e.judge(dialled)
+			return e.permits(r, dialled)
 		},
 	}
 	d.SetMultipathTCP(w.multipath())
@@ -113,6 +113,15 @@ func (e *Exit) dial(ctx context.Context, target netip.AddrPort, w wishes) (relay
 		return nil, err
 	}
 	return relay.TCP(conn.(*net.TCPConn)), nil
+}
+
+// permits tells why there may be no connection to an address for a request; nil if there
+// may.
+func (e *Exit) permits(r socks.Request, target netip.AddrPort) error {
+	if err := e.judge(target); err != nil {
+		return err
+	}
+	return r.Permits(r.Dst.Name, target)
 }
 
 // judge tells why there may be no connection to an address; nil if there may.

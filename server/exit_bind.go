@@ -63,7 +63,7 @@ func (e *Exit) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.
 func (e *Exit) bind(ctx context.Context, r socks.Request) (*binding, socks.Reply, error) {
 	ctx, cancel := context.WithTimeout(ctx, e.timeout())
 	defer cancel()
-	peers, err := e.peers(ctx, r.Dst)
+	peers, err := e.peers(ctx, r)
 	if err != nil {
 		return nil, socks.Reply{}, err
 	}
@@ -80,7 +80,7 @@ func (e *Exit) bind(ctx context.Context, r socks.Request) (*binding, socks.Reply
 	if err != nil {
 		return nil, socks.Reply{}, err
 	}
-	b := newBinding(e, ln, peers)
+	b := newBinding(e, r, ln, peers)
 	reply := socks.Reply{Bound: netip.AddrPortFrom(at, portOf(ln))}
 	if n := min(r.Backlog(), maxBacklog); n > 0 {
 		b.many = true
@@ -90,9 +90,10 @@ func (e *Exit) bind(ctx context.Context, r socks.Request) (*binding, socks.Reply
 	return b, reply, nil
 }
 
-// peers gives the addresses that may connect; without any, all may that [Exit.judge]
-// passes.
-func (e *Exit) peers(ctx context.Context, dst socks.Addr) ([]netip.Addr, error) {
+// peers gives the addresses that may connect; without any, all may that are
+// permitted.
+func (e *Exit) peers(ctx context.Context, r socks.Request) ([]netip.Addr, error) {
+	dst := r.Dst
 	if dst.Name == "" && (!dst.IP.IsValid() || dst.IP.Unmap().IsUnspecified()) {
 		return nil, nil
 	}
@@ -104,7 +105,7 @@ func (e *Exit) peers(ctx context.Context, dst socks.Addr) ([]netip.Addr, error) 
 	var denied error
 	for _, a := range addrs {
 		a = a.Unmap()
-		if err := e.judgePeer(a); err != nil {
+		if err := e.permitsPeer(r, a); err != nil {
 			denied = err
 		} else if !slices.Contains(peers, a) {
 			peers = append(peers, a)
@@ -116,13 +117,16 @@ func (e *Exit) peers(ctx context.Context, dst socks.Addr) ([]netip.Addr, error) 
 	return peers, nil
 }
 
-// judgePeer tells why nobody may connect from an address; nil if it is allowed. What
+// permitsPeer tells why nobody may connect from an address; nil if it is allowed. What
 // may be no target may be no peer.
-func (e *Exit) judgePeer(a netip.Addr) error { return e.judge(netip.AddrPortFrom(a, 0)) }
+func (e *Exit) permitsPeer(r socks.Request, a netip.Addr) error {
+	return e.permits(r, netip.AddrPortFrom(a, 0))
+}
 
 // binding is a port that waits for peers.
 type binding struct {
 	exit     *Exit
+	request  socks.Request
 	ln       *net.TCPListener
 	peers    []netip.Addr // who may connect; none: whoever is allowed
 	many     bool         // not only the first one
@@ -136,8 +140,8 @@ type binding struct {
 	over  error // why the port is closed
 }
 
-func newBinding(e *Exit, ln *net.TCPListener, peers []netip.Addr) *binding {
-	b := &binding{exit: e, ln: ln, peers: peers, lifetime: e.Binds.Lifetime, turn: make(chan struct{}, 1)}
+func newBinding(e *Exit, r socks.Request, ln *net.TCPListener, peers []netip.Addr) *binding {
+	b := &binding{exit: e, request: r, ln: ln, peers: peers, lifetime: e.Binds.Lifetime, turn: make(chan struct{}, 1)}
 	if b.lifetime == 0 {
 		b.lifetime = DefaultBindLifetime
 	}
@@ -234,7 +238,7 @@ func (b *binding) welcomes(a netip.Addr) bool {
 	if len(b.peers) > 0 && !slices.Contains(b.peers, a) {
 		return false
 	}
-	return b.exit.judgePeer(a) == nil
+	return b.exit.permitsPeer(b.request, a) == nil
 }
 
 // taken notes that a peer has come.

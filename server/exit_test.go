@@ -229,7 +229,7 @@ func TestRebindingReachesNothingThatIsDenied(t *testing.T) {
 
 func TestDialJudgesTheVeryAddressAgain(t *testing.T) {
 	port, from := echo(t, "127.0.0.1:0")
-	conn, err := (&Exit{}).dial(t.Context(), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), wishes{})
+	conn, err := (&Exit{}).dial(t.Context(), socks.Request{}, netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port), wishes{})
 	if err == nil {
 		conn.Close()
 	}
@@ -287,7 +287,7 @@ func TestANameWithManyAddressesIsNoFlood(t *testing.T) {
 		many = append(many, netip.AddrFrom4([4]byte{198, 51, byte(i >> 8), byte(i)}), netip.MustParseAddr(fmt.Sprintf("2001:db8::%x", i+1)))
 	}
 	e := &Exit{Resolver: &answers{addrs: append(many, many...)}}
-	targets, err := e.targets(t.Context(), connectTo(t, "x.example", 80).Dst)
+	targets, err := e.targets(t.Context(), connectTo(t, "x.example", 80))
 	if err != nil || len(targets) != maxTargets {
 		t.Errorf("%d targets, %v", len(targets), err)
 	}

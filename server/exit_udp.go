@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,8 +77,9 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
 	a := &association{
-		exit: e, user: r.User, in: in, socket: port.socket, spare: port.spare,
-		verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts},
+		exit: e, user: r.User, permit: r.Permits, in: in, socket: port.socket, spare: port.spare,
+		verdicts: recent[destination, verdict]{limit: maxVerdicts},
+		calls:    recent[netip.AddrPort, string]{limit: maxPeers},
 		peers:    recent[netip.AddrPort, time.Time]{limit: maxPeers},
 		names:    recent[string, *name]{limit: maxNames},
 		done:     make(chan struct{}),
@@ -95,7 +97,8 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 type association struct {
 	exit   *Exit
 	user   string
-	in     socks.Inbox // called by receive alone
+	permit func(name string, at netip.AddrPort) error // as in [socks.Request]
+	in     socks.Inbox                                // called by receive alone
 	socket *udpSocket
 	spare  *udpSocket    // see [exitPort]
 	done   chan struct{} // closed when receive has ended
@@ -107,15 +110,23 @@ type association struct {
 
 	mu       sync.Mutex
 	ended    bool
-	idle     *time.Timer                       // nil without a limit
-	verdicts recent[netip.AddrPort, verdict]   // of peers
+	idle     *time.Timer // nil without a limit
+	verdicts recent[destination, verdict]
+	calls    recent[netip.AddrPort, string]    // by what name a peer was last sent to
 	peers    recent[netip.AddrPort, time.Time] // when they were last sent to; port 0 if ports do not count
 	names    recent[string, *name]             // in lower case
 	asking   int                               // look-ups under way
 	waiting  int                               // datagrams behind these
 }
 
-// verdict is what was said of an address.
+// destination is where a datagram goes: a name that was asked for, if it was one, and
+// an address, as soon as that is known.
+type destination struct {
+	name string
+	at   netip.AddrPort
+}
+
+// verdict is what was said of a destination.
 type verdict struct {
 	allowed bool
 	at      time.Time
@@ -151,15 +162,24 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 			continue
 		}
 		to := netip.AddrPortFrom(d.Addr.IP.Unmap(), d.Addr.Port)
+		host := ""
 		if !d.Addr.IP.IsValid() {
+			host = strings.ToLower(d.Addr.Name)
+			if !a.allows(destination{host, to}, now) {
+				a.exit.datagrams.denied.Add(1)
+				continue // nobody is told of the name
+			}
 			var known bool
-			if to, known = a.resolved(d, now); !known {
+			if to, known = a.resolved(host, d, now); !known {
 				continue
 			}
 		}
-		if !a.allows(to, now) {
+		if !a.allows(destination{host, to}, now) {
 			a.exit.datagrams.denied.Add(1)
 			continue
+		}
+		if host != "" {
+			a.calls.put(to, host)
 		}
 		if a.exit.Filtering != EndpointIndependent {
 			a.peers.put(a.exit.Filtering.key(to), now)
@@ -169,14 +189,23 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 	return packets
 }
 
-// allows tells whether datagrams may go to a peer, and come from it. a.mu is held.
-func (a *association) allows(peer netip.AddrPort, now time.Time) bool {
-	v, ok := a.verdicts.get(peer)
+// allows tells whether datagrams may go to a destination, and come from it. a.mu is
+// held.
+func (a *association) allows(d destination, now time.Time) bool {
+	v, ok := a.verdicts.get(d)
 	if !ok || now.Sub(v.at) > verdictLife {
-		v = verdict{a.exit.judgeBy(peer, a.exit.recentHostAddrs) == nil, now}
-		a.verdicts.put(peer, v)
+		known := d.at.Addr().IsValid()
+		v = verdict{at: now}
+		v.allowed = (!known || a.exit.judgeBy(d.at, a.exit.recentHostAddrs) == nil) && a.permit(d.name, d.at) == nil
+		a.verdicts.put(d, v)
 	}
 	return v.allowed
+}
+
+// from gives a peer as a destination: if it was sent to by a name, that counts.
+func (a *association) from(peer netip.AddrPort) destination {
+	host, _ := a.calls.get(peer)
+	return destination{host, peer}
 }
 
 // expects tells whether a datagram may come from a peer. a.mu is held.
@@ -187,7 +216,7 @@ func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
 			return false
 		}
 	}
-	return a.allows(peer, now)
+	return a.allows(a.from(peer), now)
 }
 
 // receive gives the Inbox what comes, until the socket is closed.
@@ -239,7 +268,7 @@ func (a *association) deliver(batch []socks.Datagram) {
 // have been.
 func (a *association) lost(l socks.Loss) {
 	a.mu.Lock()
-	tell := !a.ended && a.allows(l.To, time.Now())
+	tell := !a.ended && a.allows(a.from(l.To), time.Now())
 	a.mu.Unlock()
 	if tell {
 		a.in.Lost(l)

@@ -75,17 +75,17 @@ func TestRecentForgetsWhatWasUsedLongestAgo(t *testing.T) {
 func TestVerdictsAreForgottenWithinSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &Exit{Allow: toLoopback}
-		a := &association{exit: e, verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts}}
+		a := &association{exit: e, permit: func(string, netip.AddrPort) error { return nil }, verdicts: recent[destination, verdict]{limit: maxVerdicts}}
 		peer := netip.MustParseAddrPort("127.0.0.1:53")
-		if !a.allows(peer, time.Now()) {
+		if !a.allows(destination{at: peer}, time.Now()) {
 			t.Fatal("not allowed")
 		}
 		e.Own = []netip.AddrPort{peer} // as if this host had got the address
-		if !a.allows(peer, time.Now()) {
+		if !a.allows(destination{at: peer}, time.Now()) {
 			t.Error("the verdict was not kept")
 		}
 		time.Sleep(verdictLife + 1)
-		if a.allows(peer, time.Now()) {
+		if a.allows(destination{at: peer}, time.Now()) {
 			t.Error("the verdict was kept for too long")
 		}
 	})

@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/socks"
@@ -32,8 +31,7 @@ type name struct {
 
 // resolved gives the address that a datagram for a name goes to. If it is not known
 // yet, the datagram waits for it or is dropped. a.mu is held.
-func (a *association) resolved(d socks.Datagram, now time.Time) (to netip.AddrPort, known bool) {
-	host := strings.ToLower(d.Addr.Name)
+func (a *association) resolved(host string, d socks.Datagram, now time.Time) (to netip.AddrPort, known bool) {
 	n, ok := a.names.get(host)
 	if !ok {
 		n = &name{}
@@ -47,7 +45,7 @@ func (a *association) resolved(d socks.Datagram, now time.Time) (to netip.AddrPo
 		return netip.AddrPort{}, false
 	}
 	for _, addr := range n.addrs {
-		if to = netip.AddrPortFrom(addr, d.Addr.Port); a.allows(to, now) {
+		if to = netip.AddrPortFrom(addr, d.Addr.Port); a.allows(destination{host, to}, now) {
 			break
 		}
 	}

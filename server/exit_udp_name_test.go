@@ -119,8 +119,8 @@ func newNamed() named {
 	r := &scripted{}
 	e := &Exit{Allow: Allow{Loopback: true}, Resolver: r}
 	a := &association{
-		exit: e, socket: &udpSocket{}, names: recent[string, *name]{limit: maxNames},
-		verdicts: recent[netip.AddrPort, verdict]{limit: maxVerdicts},
+		exit: e, permit: socks.Request{}.Permits, socket: &udpSocket{}, names: recent[string, *name]{limit: maxNames},
+		verdicts: recent[destination, verdict]{limit: maxVerdicts},
 	}
 	return named{a, r}
 }
@@ -142,7 +142,7 @@ func (r *scripted) LookupNetIP(context.Context, string, string) ([]netip.Addr, e
 func (n named) address(ctx context.Context) netip.Addr {
 	n.ctx = ctx
 	n.mu.Lock()
-	to, known := n.resolved(socks.Datagram{Addr: socks.Addr{Name: "peer.example", Port: 9}}, time.Now())
+	to, known := n.resolved("peer.example", socks.Datagram{Addr: socks.Addr{Name: "peer.example", Port: 9}}, time.Now())
 	n.ended = true // what waited has no socket to go to
 	n.mu.Unlock()
 	n.lookups.Wait()

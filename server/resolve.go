@@ -32,7 +32,8 @@ var (
 
 // targets gives the addresses to dial for a request. Those that are not
 // allowed are left out; if all are, the error is [socks.NotAllowed].
-func (e *Exit) targets(ctx context.Context, dst socks.Addr) ([]netip.AddrPort, error) {
+func (e *Exit) targets(ctx context.Context, r socks.Request) ([]netip.AddrPort, error) {
+	dst := r.Dst
 	if dst.Port == 0 {
 		return nil, &socks.Error{Code: socks.AddressNotSupported, Err: errNoPort}
 	}
@@ -52,7 +53,7 @@ func (e *Exit) targets(ctx context.Context, dst socks.Addr) ([]netip.AddrPort, e
 		}
 		known[a] = true
 		t := netip.AddrPortFrom(a, dst.Port)
-		if err := e.judge(t); err != nil {
+		if err := e.permits(r, t); err != nil {
 			denied = err
 			continue
 		}

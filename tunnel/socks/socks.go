@@ -133,6 +133,21 @@ type Request struct {
 	// Stack is what the app asks of the protocols on the way to the target. It is a
 	// wish: see [Reply].
 	Stack []StackOption6
+
+	// Permit, if it is set, tells why nothing may go to an address, or come from it; nil
+	// if it may. Whoever has sockets asks it for each of them, and for each datagram, as
+	// often as he likes. The name is the one that was asked for, or "". As long as
+	// its address is not known, at has none. It is safe for concurrent use and does not
+	// wait.
+	Permit func(name string, at netip.AddrPort) error
+}
+
+// Permits is Permit, or nil where that is not set.
+func (r Request) Permits(name string, at netip.AddrPort) error {
+	if r.Permit == nil {
+		return nil
+	}
+	return r.Permit(name, at)
 }
 
 // Backlog is how many connections a BIND lets wait to be accepted. 0: there is one
