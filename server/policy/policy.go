@@ -23,6 +23,7 @@ type Policy struct {
 	ports    *portIndex
 
 	closer    bitset // rules that have a say after the indexes
+	aimed     bitset // rules that depend on what is asked for
 	addressed bitset // rules that depend on the address
 	spoken    bitset // rules that depend on the protocol
 }
@@ -49,7 +50,7 @@ func (p *Policy) compile() {
 	}
 	p.from, p.networks = newNetworkIndex(p.sets), newNetworkIndex(p.sets)
 	p.names, p.ports = newNameIndex(p.sets), newPortIndex(p.sets)
-	p.closer, p.addressed, p.spoken = p.sets.empty(), p.sets.empty(), p.sets.empty()
+	p.closer, p.aimed, p.addressed, p.spoken = p.sets.empty(), p.sets.empty(), p.sets.empty(), p.sets.empty()
 	for i, r := range p.rules {
 		r.number = i
 		p.enter(r)
@@ -73,6 +74,9 @@ func (p *Policy) enter(r *Rule) {
 	p.ports.add(r.number, r.ports)
 	if r.closer() {
 		p.closer.add(r.number)
+	}
+	if r.aimed() {
+		p.aimed.add(r.number)
 	}
 	address, protocol := r.late()
 	if address {
@@ -140,6 +144,10 @@ type Request struct {
 	Addr netip.Addr
 	Port uint16
 
+	// Anywhere tells that none of these is known yet, as it is before the first datagram
+	// and before a peer comes. They are not looked at.
+	Anywhere bool
+
 	Protocol string // empty as long as it is not known
 	Carries  string // another protocol in Protocol
 
@@ -187,13 +195,13 @@ func (c *Caller) Decide(q Request) Decision {
 	var room [8]*set
 	picked := append(room[:0], c.rules)
 	// Those first that say most.
-	if p.names.used {
+	if p.names.used && !q.Anywhere {
 		picked = append(picked, p.names.find(q.Name))
 	}
-	if p.networks.used && q.Addr.IsValid() {
+	if p.networks.used && q.Addr.IsValid() && !q.Anywhere {
 		picked = append(picked, p.networks.find(q.Addr))
 	}
-	if p.ports.used {
+	if p.ports.used && !q.Anywhere {
 		picked = append(picked, p.ports.find(q.Port))
 	}
 	if x := p.values[dialects]; x.used {
@@ -202,7 +210,7 @@ func (c *Caller) Decide(q Request) Decision {
 	if x := p.values[commands]; x.used {
 		picked = append(picked, x.find(q.Command))
 	}
-	if x := p.values[asked]; x.used {
+	if x := p.values[asked]; x.used && !q.Anywhere {
 		picked = append(picked, x.find(q.asked()))
 	}
 	if x := p.values[protocols]; x.used && q.Carries != "" {
@@ -221,6 +229,9 @@ func (c *Caller) Decide(q Request) Decision {
 // judge judges a rule that passes what the indexes know.
 func (c *Caller) judge(r *Rule, q *Request) truth {
 	p := c.policy
+	if q.Anywhere && p.aimed.has(r.number) {
+		return max(needsAddress, r.lookAround(c, q))
+	}
 	said := yes
 	if p.closer.has(r.number) {
 		said = r.look(c, q)

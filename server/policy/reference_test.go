@@ -156,6 +156,10 @@ func refLabel(glob, label string) bool {
 func (r refRule) judge(w Who, q Request) truth {
 	said := yes
 	for key, words := range r.clauses {
+		if q.Anywhere && slices.Contains([]string{"names", "networks", "ports", "asked"}, key) {
+			said = max(said, needsAddress)
+			continue
+		}
 		if key == "networks" && !q.Addr.IsValid() {
 			said = max(said, needsAddress)
 			continue
@@ -177,7 +181,9 @@ func (r refRule) judge(w Who, q Request) truth {
 			return no
 		}
 	}
-	if r.when != "" {
+	if q.Anywhere && (strings.Contains(r.when, "port") || strings.Contains(r.when, "address") || strings.Contains(r.when, "name")) {
+		said = max(said, needsAddress)
+	} else if r.when != "" {
 		said = max(said, refWhens[r.when](w, q))
 	}
 	return said
@@ -283,6 +289,9 @@ func randomRequest(rnd *rand.Rand) Request {
 	if q.Name != "" && rnd.IntN(2) == 0 {
 		q.Addr = netip.Addr{}
 	}
+	if rnd.IntN(8) == 0 {
+		q.Name, q.Addr, q.Port, q.Anywhere = "", netip.Addr{}, 0, true
+	}
 	if q.Protocol == "http" {
 		q.Carries = pick(rnd, "", "hls")
 	}
@@ -345,6 +354,9 @@ func TestNothingThatBecomesKnownOverturnsADecision(t *testing.T) {
 			early := c.Decide(q)
 			for range 5 {
 				q, later := q, randomRequest(rnd)
+				if q.Anywhere {
+					q.Name, q.Port, q.Anywhere = later.Name, later.Port, false
+				}
 				if !q.Addr.IsValid() {
 					q.Addr = netip.MustParseAddr(pick(rnd, "192.0.2.1", "192.0.2.200", "198.51.100.7", "2001:db8:1::1"))
 				}

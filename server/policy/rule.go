@@ -81,6 +81,11 @@ func (r *Rule) late() (address, protocol bool) {
 	return address, protocol
 }
 
+// aimed tells whether the rule depends on what is asked for.
+func (r *Rule) aimed() bool {
+	return !r.names.empty() || !r.networks.empty() || !r.ports.empty() || !r.lists.empty() || !r.values[asked].empty() || r.when != nil && r.when.aimed
+}
+
 func (r *Rule) listed() []namedList { return slices.Concat(r.lists.is, r.lists.not) }
 
 // timed tells whether what the rule says changes with time.
@@ -102,6 +107,15 @@ func (r *Rule) look(c *Caller, q *Request) truth {
 	}
 	said := r.passesLists(q)
 	if said != no && r.when != nil {
+		said = max(said, r.when.judge(r, c, q))
+	}
+	return said
+}
+
+// lookAround is look for what does not depend on what is asked for.
+func (r *Rule) lookAround(c *Caller, q *Request) truth {
+	said := truthOf(r.inTime(q))
+	if r.when != nil && !r.when.aimed {
 		said = max(said, r.when.judge(r, c, q))
 	}
 	return said

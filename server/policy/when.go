@@ -14,6 +14,7 @@ import (
 // expression is a rule's "when". It sees nothing but the request.
 type expression struct {
 	program  *vm.Program
+	aimed    bool // it speaks of what is asked for
 	address  bool // it speaks of the address
 	protocol bool // or the protocol
 	timed    bool // or the time
@@ -73,14 +74,16 @@ func (e *expression) Visit(node *ast.Node) {
 		return
 	}
 	switch word.Value {
+	case "name", "port":
+		e.aimed = true
 	case "address":
-		e.address = true
+		e.aimed, e.address = true, true
 	case "protocol", "carries":
 		e.protocol = true
 	case "weekday", "hour", "minute":
 		e.timed = true
 	case "$env": // all of them
-		e.address, e.protocol, e.timed = true, true, true
+		e.aimed, e.address, e.protocol, e.timed = true, true, true, true
 	}
 }
 
