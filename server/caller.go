@@ -7,7 +7,9 @@ import (
 	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -18,7 +20,9 @@ import (
 type caller struct {
 	server *Server
 	user   string
+	who    func() policy.Who // he is, and how he comes; without From that is as the request says
 	log    *slog.Logger
+	sight  atomic.Pointer[sight]
 
 	mu    sync.Mutex
 	flows map[*flow]struct{}
@@ -26,8 +30,8 @@ type caller struct {
 	gone  error // why there are no more
 }
 
-func newCaller(s *Server, user string, log *slog.Logger) *caller {
-	return &caller{server: s, user: user, log: log, flows: make(map[*flow]struct{})}
+func newCaller(s *Server, user string, who func() policy.Who, log *slog.Logger) *caller {
+	return &caller{server: s, user: user, who: who, log: log, flows: make(map[*flow]struct{})}
 }
 
 var errUserStreams = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("the user has too many streams open")}
@@ -51,24 +55,49 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	return watched, reply, nil
 }
 
-// begin counts a flow in, if its user may have one more. It ends by refused, or
-// with its conn.
+// begin counts a flow in, if its user may have one more and rules do not forbid it. It
+// ends by refused, or with its conn.
 func (c *caller) begin(ctx context.Context, r socks.Request) (*flow, error) {
+	return c.beginTo(ctx, r, destinationOf(r))
+}
+
+// beginTo is begin where more is known of the destination than the request says.
+func (c *caller) beginTo(ctx context.Context, r socks.Request, d destination) (*flow, error) {
 	r.User = c.user
-	f := newFlow(ctx, c, r)
+	f := newFlow(ctx, c, r, d)
+	if err := c.enter(f); err != nil {
+		return nil, err
+	}
+	// Rules that come from now on judge the flow again.
+	if err := f.judge(); err != nil {
+		f.refused(err)
+		return nil, err
+	}
+	return f, nil
+}
+
+// enter counts a flow in, if its user may have one more.
+func (c *caller) enter(f *flow) error {
 	if !c.server.takeStream(c.user) {
 		f.note(errUserStreams)
-		return nil, errUserStreams
+		return errUserStreams
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.gone != nil {
 		c.server.dropStream(c.user)
-		return nil, &socks.Error{Code: socks.NotAllowed, Err: c.gone}
+		return &socks.Error{Code: socks.NotAllowed, Err: c.gone}
 	}
 	f.part = c.server.bandwidth.part(c.user)
 	c.flows[f] = struct{}{}
-	return f, nil
+	return nil
+}
+
+// all gives the flows of this moment.
+func (c *caller) all() []*flow {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return slices.Collect(maps.Keys(c.flows))
 }
 
 // leave counts a flow out.

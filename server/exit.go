@@ -54,7 +54,7 @@ var keepAlive = net.KeepAliveConfig{Enable: true, Idle: time.Minute, Interval: 1
 // the zero address is the exit's own name service.
 func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
 	if isNameService(r.Dst) {
-		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, r.User, query, true) }
+		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, r, query, true) }
 		return newNameConn(ctx, r.Initial, exchange), socks.Reply{}, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, e.timeout())

@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 const (
@@ -46,19 +48,22 @@ var (
 	errQuestions = errors.New("it does not have one question")
 )
 
-// Exchange answers a user's DNS query (RFC 1035 section 4) as the resolver of this host
-// would, for devices that have none of their own: it asks Upstream. tcp tells that
-// the query came over TCP. An answer that is too long for UDP is cut off, with the
+// Exchange answers a DNS query (RFC 1035 section 4) as the resolver of this host would,
+// for devices that have none of their own: it asks Upstream. Of the request it heeds who
+// makes it and whether that permits the name. tcp tells that the query came over TCP. An answer that is too long for UDP is cut off, with the
 // TC bit set. What deserves no answer is an error, and so is what nobody can wait
 // for.
-func (e *Exit) Exchange(ctx context.Context, user string, query []byte, tcp bool) ([]byte, error) {
-	if !e.exchanges.open.take(user, maxExchanges) {
+func (e *Exit) Exchange(ctx context.Context, r socks.Request, query []byte, tcp bool) ([]byte, error) {
+	if !e.exchanges.open.take(r.User, maxExchanges) {
 		return nil, errExchanges
 	}
-	defer e.exchanges.open.give(user)
+	defer e.exchanges.open.give(r.User)
 	q, err := parseDNS(query)
 	if err != nil {
 		return nil, fmt.Errorf("read DNS query: %w", err)
+	}
+	if r.Permits(q.question.Name.String(), netip.AddrPortFrom(netip.Addr{}, 53)) != nil {
+		return q.reply(dnsmessage.RCodeRefused)
 	}
 	waiting, cancel := context.WithTimeout(ctx, dnsTimeout)
 	defer cancel()

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // nameServer is a DNS server over UDP and TCP, which answers what respond gives. It
@@ -136,7 +138,7 @@ func withEDNS(size int) func(*dnsmessage.Message) {
 // exchangeDNS gives the answer to a query, which must be one to that very query.
 func exchangeDNS(t testing.TB, e *Exit, query []byte, tcp bool) dnsmessage.Message {
 	t.Helper()
-	b, err := e.Exchange(t.Context(), "", query, tcp)
+	b, err := e.Exchange(t.Context(), socks.Request{}, query, tcp)
 	if err != nil {
 		t.Fatal(err)
 	}

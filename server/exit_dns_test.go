@@ -14,6 +14,8 @@ import (
 	"time"
 
 	"golang.org/x/net/dns/dnsmessage"
+
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 func TestExchangeForwardsInDisguise(t *testing.T) {
@@ -209,7 +211,7 @@ func TestExchangeRefusesWhatIsNoPlainQuery(t *testing.T) {
 		"no question":   dnsQueryFor(t, "a.example.", dnsmessage.TypeA, func(m *dnsmessage.Message) { m.Questions = nil }),
 		"two questions": dnsQueryFor(t, "a.example.", dnsmessage.TypeA, func(m *dnsmessage.Message) { m.Questions = append(m.Questions, m.Questions[0]) }),
 	} {
-		if answer, err := e.Exchange(t.Context(), "", b, false); err == nil {
+		if answer, err := e.Exchange(t.Context(), socks.Request{}, b, false); err == nil {
 			t.Errorf("%s is answered: %x", name, answer)
 		}
 	}
@@ -229,7 +231,7 @@ func TestExchangeEndsWithItsContext(t *testing.T) {
 		cancel()
 	})
 	began := time.Now()
-	if _, err := e.Exchange(ctx, "", dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false); !errors.Is(err, context.Canceled) {
+	if _, err := e.Exchange(ctx, socks.Request{}, dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false); !errors.Is(err, context.Canceled) {
 		t.Errorf("error is %v", err)
 	}
 	asking.Wait()
@@ -245,7 +247,7 @@ func TestExchangesAreCounted(t *testing.T) {
 	e := &Exit{Resolver: byName{}}
 	query := dnsQueryFor(t, "a.example.", dnsmessage.TypeA)
 	full(&e.exchanges.open, "", maxExchanges)
-	if _, err := e.Exchange(t.Context(), "", query, false); !errors.Is(err, errExchanges) {
+	if _, err := e.Exchange(t.Context(), socks.Request{}, query, false); !errors.Is(err, errExchanges) {
 		t.Errorf("error is %v", err)
 	}
 	e.exchanges.open.give("")
@@ -325,7 +327,7 @@ func FuzzExchange(f *testing.F) {
 		if !q.forAddress() {
 			return
 		}
-		got, err := e.Exchange(t.Context(), "", b, false)
+		got, err := e.Exchange(t.Context(), socks.Request{}, b, false)
 		if err != nil {
 			t.Fatal(err)
 		}

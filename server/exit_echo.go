@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -24,19 +25,20 @@ const (
 
 var errEchoes = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("too many echoes are under way")}
 
-// Echo sends in a user's name an ICMP echo request (RFC 792, RFC 4443) with a payload of up to
+// Echo sends, in the name of a request's user, an ICMP echo request (RFC 792, RFC 4443) with a payload of up to
 // 65,507 bytes to a target that is allowed, and returns nil when the reply comes.
 // Else the error's code says what is known of the target: TimedOut if nothing is.
 // It fails where the system lets adit have no ICMP socket.
-func (e *Exit) Echo(ctx context.Context, user string, target netip.Addr, payload []byte) error {
+func (e *Exit) Echo(ctx context.Context, r socks.Request, target netip.Addr, payload []byte) error {
 	target = target.Unmap()
-	if err := e.judge(netip.AddrPortFrom(target, 0)); err != nil {
+	at := netip.AddrPortFrom(target, 0)
+	if err := cmp.Or(e.judge(at), r.Permits("", at)); err != nil {
 		return err
 	}
-	if !e.echoes.take(user, maxEchoes) {
+	if !e.echoes.take(r.User, maxEchoes) {
 		return errEchoes
 	}
-	defer e.echoes.give(user)
+	defer e.echoes.give(r.User)
 	if len(payload) > maxDatagram {
 		return &socks.Error{Code: socks.GeneralFailure, Err: fmt.Errorf("the echo has %d bytes", len(payload))}
 	}

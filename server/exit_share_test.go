@@ -58,16 +58,16 @@ func TestOneUserLeavesNamesAndEchoesToOthers(t *testing.T) {
 	full(&e.echoes, "anna", maxEchoes)
 	query := dnsQueryFor(t, "a.example.", dnsmessage.TypeA)
 	target := netip.MustParseAddr("127.0.0.1")
-	if _, err := e.Exchange(t.Context(), "anna", query, false); !errors.Is(err, errExchanges) {
+	if _, err := e.Exchange(t.Context(), socks.Request{User: "anna"}, query, false); !errors.Is(err, errExchanges) {
 		t.Errorf("anna's exchange: %v", err)
 	}
-	if err := e.Echo(t.Context(), "anna", target, nil); !errors.Is(err, errEchoes) {
+	if err := e.Echo(t.Context(), socks.Request{User: "anna"}, target, nil); !errors.Is(err, errEchoes) {
 		t.Errorf("anna's echo: %v", err)
 	}
-	if _, err := e.Exchange(t.Context(), "bert", query, false); err != nil {
+	if _, err := e.Exchange(t.Context(), socks.Request{User: "bert"}, query, false); err != nil {
 		t.Errorf("bert's exchange: %v", err)
 	}
-	if err := e.Echo(t.Context(), "bert", target, nil); err != nil {
+	if err := e.Echo(t.Context(), socks.Request{User: "bert"}, target, nil); err != nil {
 		t.Errorf("bert's echo: %v", err)
 	}
 	// The name service of SOCKS is the same one.
@@ -117,7 +117,9 @@ func TestExchangesUnderWayAreTheirUsers(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var asking sync.WaitGroup
 	for range 3 {
-		asking.Go(func() { _, _ = e.Exchange(ctx, "anna", dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false) })
+		asking.Go(func() {
+			_, _ = e.Exchange(ctx, socks.Request{User: "anna"}, dnsQueryFor(t, "a.example.", dnsmessage.TypeA), false)
+		})
 		<-asked
 	}
 	e.exchanges.open.mu.Lock()

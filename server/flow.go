@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -17,6 +19,7 @@ import (
 type flow struct {
 	caller  *caller
 	request socks.Request
+	wish    petition
 	began   time.Time
 	debug   bool
 	part    *part // of the bandwidth; nil for one that was not counted in
@@ -28,10 +31,42 @@ type flow struct {
 	mu     sync.Mutex
 	cutter func(reason error) // set while there is something to cut
 	cutOff error              // why there must not be
+	to     destination        // as far as it is known
+	rule   *policy.Rule       // that has decided; nil: none
 }
 
-func newFlow(ctx context.Context, c *caller, r socks.Request) *flow {
-	return &flow{caller: c, request: r, began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug)}
+// newFlow gives a flow to a destination. Its request asks rules about all addresses.
+func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *flow {
+	f := &flow{caller: c, request: r, wish: c.petition(r), began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug), to: to}
+	f.request.Permit = f.wish.permit
+	if to.name != "" && c.server.policy.Load() != nil {
+		// The name that is judged is the one that is looked up.
+		if d, err := to.canonical(); err == nil && d.name != "" {
+			f.request.Dst.Name = d.name
+		}
+	}
+	return f
+}
+
+// judge tells why the flow may not be; nil if it may.
+func (f *flow) judge() error {
+	f.mu.Lock()
+	to := f.to
+	f.mu.Unlock()
+	rule, err := f.wish.judge(to)
+	f.mu.Lock()
+	f.rule = rule
+	f.mu.Unlock()
+	return err
+}
+
+// reaches says more of the destination.
+func (f *flow) reaches(at netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if at.Addr().IsValid() && f.wish.command != "resolve" {
+		f.to.at = at
+	}
 }
 
 // cut breaks what the flow has, or is about to have.
@@ -57,7 +92,12 @@ func (f *flow) holds(cut func(error)) error {
 // connected gives the conn through which the flow's bytes go; it ends with it.
 func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 	w := &watchedConn{Conn: c, flow: f}
-	if reason := f.holds(w.Fail); reason != nil {
+	f.reaches(addrPort(c.RemoteAddr()))
+	reason := f.holds(w.Fail)
+	if reason == nil {
+		reason = f.judge() // what has changed since the last time nobody has seen
+	}
+	if reason != nil {
 		w.Fail(reason)
 		return nil, &socks.Error{Code: socks.NotAllowed, Err: reason}
 	}
@@ -89,6 +129,9 @@ func (f *flow) write(err error, code socks.Code) {
 	if f.request.Command == socks.Associate {
 		attrs = append(attrs, slog.Int64("datagrams_up", f.sent.Load()), slog.Int64("datagrams_down", f.received.Load()))
 	}
+	if rule := f.ruledBy(); rule != "" {
+		attrs = append(attrs, slog.String("rule", rule))
+	}
 	if f.debug {
 		attrs = append(attrs, slog.String("target", f.request.Dst.String()))
 		if err != nil {
@@ -96,6 +139,16 @@ func (f *flow) write(err error, code socks.Code) {
 		}
 	}
 	f.caller.log.Info("flow ended", attrs...)
+}
+
+// ruledBy names the rule that has decided, or "".
+func (f *flow) ruledBy() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.rule == nil {
+		return ""
+	}
+	return f.rule.Name
 }
 
 // watchedConn is a connection to a target that counts what passes, and tells its

@@ -88,7 +88,7 @@ func (b *watchedBinding) flowOf(ctx context.Context, peer netip.AddrPort) (*flow
 	if b.many {
 		r := b.flow.request
 		r.Dst = dst
-		return b.flow.caller.begin(ctx, r)
+		return b.flow.caller.beginTo(ctx, r, destination{b.flow.to.name, peer})
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/udp"
 )
@@ -36,7 +37,7 @@ func (s *session) newLane(number byte) *lane {
 	if number > 0 {
 		l.log = s.log.With("lane", number)
 	}
-	l.caller = newCaller(s.server, s.user.Name, l.log)
+	l.caller = newCaller(s.server, s.user.Name, l.who, l.log)
 	l.tun = tunnel.New(false, tunnel.Config{
 		Handle:  l.handle,
 		Streams: s.server.cfg.SessionStreams,
@@ -106,6 +107,9 @@ func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
 	l.mu.Lock()
 	l.arrival = c.arrival
 	l.mu.Unlock()
+	if !c.fresh {
+		l.session.judgeFlows() // it may come from elsewhere, or be protected otherwise
+	}
 	switch {
 	case !c.fresh:
 		l.log.Info("resumed", "remote", c.arrival.Remote, "carrier", c.arrival.Protection.Carrier,
@@ -122,6 +126,18 @@ func (l *lane) goes(why error) {
 	if state, _ := l.tun.State(); state.Err == nil && !errors.Is(why, tunnel.ErrReplaced) {
 		l.log.Info("detached", "reason", why)
 	}
+}
+
+// who is how rules see whoever the lane's streams come from.
+func (l *lane) who() policy.Who {
+	user := l.currentUser()
+	arrival := l.last()
+	w := policy.Who{
+		User: user.Name, Groups: user.Groups, Device: l.device.Name,
+		From: arrival.Remote.Addr(), Door: "session", Method: "device",
+	}
+	w.Protection, w.Cipher = pathOf(arrival)
+	return w
 }
 
 // last is the arrival of the last carrier.

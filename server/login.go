@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -89,7 +90,7 @@ func (l *lane) judgeLogin(ctx context.Context, o socks.Options6) (socks.Options6
 	}
 	say := socks.Options6{Auth: []socks.AuthData6{proof}}
 	if user != l.user.Name {
-		id, err := l.logins.add(ctx, l.server, user)
+		id, err := l.logins.add(ctx, l.session, login{user, socks.Method(proof.Method)})
 		if err != nil {
 			return socks.Options6{}, err
 		}
@@ -179,13 +180,19 @@ func (l *lane) callerFor(o socks.Options6) *caller {
 }
 
 // logins are those of a session's apps as other users than the device's. The lanes
-// share them. Each user has one, however many apps there are.
+// share them. Each user has one for each method, however many apps there are.
 type logins struct {
 	mu     sync.Mutex
-	byUser map[string]*loggedIn
+	byUser map[login]*loggedIn
 	over   bool
 
 	warn socks.Pace
+}
+
+// login is who somebody has proved to be, and by what.
+type login struct {
+	user string
+	by   socks.Method
 }
 
 type loggedIn struct {
@@ -204,10 +211,10 @@ func (g *loggedIn) ended() bool {
 }
 
 // add gives the id of a user's login.
-func (g *logins) add(ctx context.Context, s *Server, user string) ([]byte, error) {
+func (g *logins) add(ctx context.Context, s *session, as login) ([]byte, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if known := g.byUser[user]; known != nil && !known.ended() {
+	if known := g.byUser[as]; known != nil && !known.ended() {
 		return known.id[:], nil
 	}
 	for name, known := range g.byUser {
@@ -218,17 +225,43 @@ func (g *logins) add(ctx context.Context, s *Server, user string) ([]byte, error
 	if g.over || len(g.byUser) >= maxLogins {
 		return nil, errLoginMany
 	}
-	visit, err := s.Visit(ctx, Visitor{User: user})
+	came := func() policy.Who {
+		w := policy.Who{Door: "session", Device: s.device.Name, Method: MethodWord(as.by)}
+		w.Protection, w.Cipher = s.path()
+		return w
+	}
+	visit, err := s.server.Visit(ctx, Visitor{User: as.user, Came: came})
 	if err != nil {
-		return nil, fmt.Errorf("log in as %s: %w", user, err)
+		return nil, fmt.Errorf("log in as %s: %w", as.user, err)
 	}
 	fresh := &loggedIn{visit: visit}
 	rand.Read(fresh.id[:]) // never fails
 	if g.byUser == nil {
-		g.byUser = make(map[string]*loggedIn)
+		g.byUser = make(map[login]*loggedIn)
 	}
-	g.byUser[user] = fresh
+	g.byUser[as] = fresh
 	return fresh.id[:], nil
+}
+
+// visits gives those of this moment.
+func (g *logins) visits() (all []*Visit) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, known := range g.byUser {
+		all = append(all, known.visit)
+	}
+	return all
+}
+
+// MethodWord is what rules call a method by which apps log in, or "".
+func MethodWord(m socks.Method) string {
+	switch m {
+	case socks.MethodGSSAPI:
+		return "gssapi"
+	case socks.MethodPassword:
+		return "password"
+	}
+	return ""
 }
 
 func (g *logins) find(id []byte) *caller {

@@ -13,8 +13,10 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -68,6 +70,9 @@ type Config struct {
 	WireGuard     [32]byte
 	WireGuardPort uint16
 
+	// Policy decides what flows there may be, beside Relay. nil: Relay alone does.
+	Policy *policy.Policy
+
 	// Log gets a line for every flow that ends, and what happens to sessions. Targets
 	// are named at debug level only. nil means slog.Default.
 	Log *slog.Logger
@@ -81,6 +86,8 @@ type Server struct {
 	memory    *tunnel.Memory
 	bandwidth *bandwidth
 	begun     chan *lane // to Serve, which runs them
+
+	policy atomic.Pointer[policy.Policy] // nil: there is none
 
 	mu       sync.Mutex
 	sessions map[[16]byte]*session
@@ -115,7 +122,7 @@ func New(cfg Config) *Server {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	return &Server{
+	s := &Server{
 		cfg:       cfg,
 		memory:    tunnel.NewMemory(int(cfg.ReplayMemory)),
 		bandwidth: newBandwidth(cfg.Bandwidth),
@@ -127,6 +134,8 @@ func New(cfg Config) *Server {
 		visits:    make(map[*Visit]struct{}),
 		grace:     cfg.Grace,
 	}
+	s.policy.Store(cfg.Policy)
+	return s
 }
 
 // Serve runs the sessions that are admitted. It watches the store, and ends the
@@ -138,6 +147,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	defer sessions.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	sessions.Go(func() { s.watchClock(ctx) })
 	watched := make(chan error, 1)
 	sessions.Go(func() { watched <- s.cfg.Users.Watch(ctx, func() { s.review(ctx) }) })
 	for {
@@ -302,7 +312,9 @@ func (s *Server) judge(ctx context.Context, sess *session) tunnel.Refusal {
 	if refusal := standing(device, user); refusal != 0 {
 		return refusal
 	}
-	sess.setUser(user)
+	if sess.setUser(user) {
+		sess.judgeFlows()
+	}
 	sess.setGrace(s.graceOf(user))
 	return 0
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -149,10 +150,40 @@ func (s *session) currentUser() users.User {
 	return s.now
 }
 
-func (s *session) setUser(u users.User) {
+// setUser tells whether rules may see the user otherwise than before.
+func (s *session) setUser(u users.User) (changed bool) {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
+	changed = !slices.Equal(s.now.Groups, u.Groups)
 	s.now = u
+	return changed
+}
+
+// path is how the session's lanes are protected: what not all of them have, none has.
+func (s *session) path() (protection []string, cipher string) {
+	lanes, _ := s.open()
+	for i, l := range lanes {
+		p, c := pathOf(l.last())
+		if i > 0 && !slices.Equal(p, protection) {
+			p = nil
+		}
+		if i > 0 && c != cipher {
+			c = ""
+		}
+		if protection, cipher = p, c; p == nil {
+			break
+		}
+	}
+	return protection, cipher
+}
+
+// pathOf is what rules call how a carrier protects what it carries.
+func pathOf(a tunnel.Arrival) (protection []string, cipher string) {
+	switch a.Protection.Carrier {
+	case "tls", "wireguard":
+		protection = []string{a.Protection.Carrier}
+	}
+	return protection, a.Protection.Cipher
 }
 
 func (s *session) setGrace(d time.Duration) {

@@ -1,15 +1,19 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // Visitor is somebody who makes requests without a session: by a device that runs
@@ -17,6 +21,10 @@ import (
 type Visitor struct {
 	Device ed25519.PublicKey // nil: no device; User has proved who he is in another way
 	User   string            // not looked at if there is a device, which has one
+
+	// Came says what he comes in by, and how that is protected: Door, Method, Protection
+	// and Cipher, and Device if there is none above. nil: nobody knows. It is asked for each flow.
+	Came func() policy.Who
 }
 
 // Visit is a visitor's stay. It is a [socks.Relay] that carries requests out in
@@ -25,6 +33,8 @@ type Visitor struct {
 type Visit struct {
 	*caller
 	visitor Visitor
+	device  string
+	groups  atomic.Pointer[[]string] // as the store had them last
 	done    chan struct{}
 }
 
@@ -40,7 +50,9 @@ func (s *Server) Visit(ctx context.Context, who Visitor) (*Visit, error) {
 		log = log.With("device", device.Name)
 	}
 	who.User = user.Name
-	v := &Visit{caller: newCaller(s, user.Name, log), visitor: who, done: make(chan struct{})}
+	v := &Visit{visitor: who, device: device.Name, done: make(chan struct{})}
+	v.caller = newCaller(s, user.Name, v.who, log)
+	v.groups.Store(&user.Groups)
 	if !s.receive(v) {
 		return nil, fmt.Errorf("let a visitor in: %w", tunnel.RefusedBusy)
 	}
@@ -51,6 +63,30 @@ func (s *Server) Visit(ctx context.Context, who Visitor) (*Visit, error) {
 		return nil, fmt.Errorf("let a visitor in: %w", refusal)
 	}
 	return v, nil
+}
+
+// who is how rules see the visitor.
+func (v *Visit) who() policy.Who {
+	var w policy.Who
+	if v.visitor.Came != nil {
+		w = v.visitor.Came()
+	}
+	w.User, w.Groups, w.Device = v.user, *v.groups.Load(), cmp.Or(v.device, w.Device)
+	return w
+}
+
+// MayResolve gives a request by which the visitor resolves names, and MayPing one by
+// which he pings. Both ask rules as those for connections do.
+func (v *Visit) MayResolve(r socks.Request) socks.Request { return v.asks(r, "resolve") }
+
+// MayPing: see [Visit.MayResolve].
+func (v *Visit) MayPing(r socks.Request) socks.Request { return v.asks(r, "ping") }
+
+func (v *Visit) asks(r socks.Request, command string) socks.Request {
+	wish := v.petition(r)
+	wish.command = command
+	r.User, r.Permit = v.user, wish.permit
+	return r
 }
 
 // Done is closed when the visit is over.
@@ -112,6 +148,9 @@ func (s *Server) judgeVisit(ctx context.Context, v *Visit) tunnel.Refusal {
 	refusal, known := errors.AsType[tunnel.Refusal](err)
 	switch {
 	case err == nil && user.Name == v.user:
+		if before := v.groups.Swap(&user.Groups); !slices.Equal(*before, user.Groups) {
+			v.judgeFlows()
+		}
 		return 0
 	case known:
 		return refusal

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // dnsConfig says whom the exit asks for names.
@@ -85,7 +86,7 @@ func askForRoot(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("make DNS query: %w", err)
 	}
-	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}}).Exchange(ctx, "", query, true)
+	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}}).Exchange(ctx, socks.Request{}, query, true)
 	if err != nil {
 		return err
 	}

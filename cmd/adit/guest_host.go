@@ -69,7 +69,7 @@ func (h *guestHost) Resolve(ctx context.Context, q wglink.Query) ([]byte, error)
 	if err != nil {
 		return nil, err
 	}
-	return h.exit.Load().Exchange(ctx, v.User(), q.Message, q.TCP)
+	return h.exit.Load().Exchange(ctx, v.MayResolve(requestOf(socks.Noop, q.Flow)), q.Message, q.TCP)
 }
 
 // Echo has a target pinged.
@@ -78,7 +78,7 @@ func (h *guestHost) Echo(ctx context.Context, f wglink.Flow, payload []byte) err
 	if err != nil {
 		return err
 	}
-	if err := h.exit.Load().Echo(ctx, v.User(), f.Target.Addr(), payload); err != nil {
+	if err := h.exit.Load().Echo(ctx, v.MayPing(requestOf(socks.Noop, f)), f.Target.Addr(), payload); err != nil {
 		return reasonOf(socks.CodeOf(err), 0)
 	}
 	return nil

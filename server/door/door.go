@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -53,6 +54,9 @@ type Context interface {
 type Config struct {
 	Server *server.Server
 	Users  *users.Store
+
+	// Name is what rules call the door: the address that the config says.
+	Name string
 
 	// Methods are offered in this order, which counts for apps that can do several.
 	Methods []Method
@@ -157,13 +161,29 @@ func (v visit) Close() {
 	v.door.apps.Add(-1)
 }
 
-func (d *Door) enter(ctx context.Context, user string, _ netip.AddrPort) (socks.Stay, error) {
-	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: user})
+func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
+	came := d.came(e)
+	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who { return came }})
 	if err != nil {
 		return nil, err
 	}
 	d.apps.Add(1)
 	return visit{v, d}, nil
+}
+
+// came says how an app has come in, as rules call it.
+func (d *Door) came(e socks.Entry) policy.Who {
+	w := policy.Who{Door: d.cfg.Name, Method: server.MethodWord(e.By)}
+	if e.TLS != nil {
+		w.Protection, w.Cipher = []string{"tls"}, tls.CipherSuiteName(e.TLS.CipherSuite)
+	}
+	if w.Method == "" {
+		w.Method = string(Network)
+		if e.TLS != nil && d.offers(Certificate) && len(e.TLS.VerifiedChains) > 0 && d.cfg.Names.User(e.TLS.PeerCertificates[0]) == e.User {
+			w.Method = string(Certificate)
+		}
+	}
+	return w
 }
 
 func (d *Door) checkPassword(ctx context.Context, source netip.AddrPort, user, password string) bool {

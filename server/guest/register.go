@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 )
 
@@ -116,7 +117,7 @@ func (r *Register) Visit(ctx context.Context, key [32]byte, remote netip.AddrPor
 	}
 	s := &stay{remote: remote, since: time.Now()}
 	r.stays[key] = s
-	if s.visit, s.err = r.cfg.Server.Visit(ctx, server.Visitor{Device: device.Key}); s.err != nil {
+	if s.visit, s.err = r.cfg.Server.Visit(ctx, server.Visitor{Device: device.Key, Came: came}); s.err != nil {
 		s.err = fmt.Errorf("let a guest in: %w", s.err)
 		return nil, s.err
 	}
@@ -127,6 +128,11 @@ func (r *Register) Visit(ctx context.Context, key [32]byte, remote netip.AddrPor
 	default: // nobody has looked yet
 	}
 	return s.visit, nil
+}
+
+// came says how guests come.
+func came() policy.Who {
+	return policy.Who{Door: "wireguard", Method: "guest", Protection: []string{"wireguard"}}
 }
 
 // stale tells whether it is time to try again.

@@ -312,7 +312,7 @@ func compare(t *testing.T, text string, p *Policy, rules []refRule, w Who, q Req
 }
 
 func TestRandomRulesDecideAsTheReferenceDoes(t *testing.T) {
-	policies, requests := 300, 100
+	policies, requests := 100, 100
 	if os.Getenv("ADIT_FULL") != "" {
 		policies = 10_000
 	}
@@ -340,7 +340,7 @@ func TestRandomRulesDecideAsTheReferenceDoes(t *testing.T) {
 // What is decided early stays so, whatever becomes known later.
 func TestNothingThatBecomesKnownOverturnsADecision(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(3, 4))
-	for range 300 {
+	for range 100 {
 		var b strings.Builder
 		for range pick(rnd, 1, 3, 10) {
 			randomRule(rnd).toml(&b)

@@ -54,10 +54,10 @@ type Door struct {
 	// closed before it takes a stranger's place or TLS's time. Empty: all may.
 	From []netip.Prefix
 
-	// Enter, if it is set, begins the stay of an app that has been let in as a user,
-	// who has no name if nobody asks for one. The stay takes the place of Relay. The
-	// error keeps the app outside. It is safe for concurrent use.
-	Enter func(ctx context.Context, user string, source netip.AddrPort) (Stay, error)
+	// Enter, if it is set, begins the stay of an app that has been let in. The stay
+	// takes the place of Relay. The error keeps the app outside. It is safe for
+	// concurrent use.
+	Enter func(ctx context.Context, e Entry) (Stay, error)
 
 	// Names are what the door's own host is called. Under them, its IP addresses and
 	// "localhost" there is a proxy auto-configuration file, as /proxy.pac and

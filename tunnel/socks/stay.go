@@ -2,7 +2,9 @@ package socks
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net/netip"
 	"sync"
 )
 
@@ -19,10 +21,19 @@ type Stay interface {
 	Close()
 }
 
+// Entry is how an app has been let in at a [Door].
+type Entry struct {
+	User   string // who has no name if nobody asks for one
+	By     Method // by which the app has proved to be his; MethodNone: by none of SOCKS or HTTP
+	Source netip.AddrPort
+	TLS    *tls.ConnectionState // nil where the app speaks none
+}
+
 // stay is an app's current one. A nil stay is none.
 type stay struct {
 	Stay
 	user  string
+	by    Method
 	left  chan struct{}
 	watch sync.WaitGroup
 }
@@ -30,16 +41,21 @@ type stay struct {
 // enterStay begins a stay for a guest, or goes on with the one that there is. An app
 // that comes back as somebody else, as HTTP lets it, ends the one before.
 func (a *app) enterStay(ctx context.Context, g *guest) error {
-	if a.stay != nil && a.stay.user == g.user {
+	if a.stay != nil && a.stay.user == g.user && a.stay.by == g.by {
 		g.relay = a.stay
 		return nil
 	}
-	s, err := a.door.Enter(ctx, g.user, g.source)
+	e := Entry{User: g.user, By: g.by, Source: g.source}
+	if t, ok := a.conn.(tlsConn); ok {
+		state := t.ConnectionState()
+		e.TLS = &state
+	}
+	s, err := a.door.Enter(ctx, e)
 	if err != nil {
 		return fmt.Errorf("enter as %q: %w", g.user, err)
 	}
 	a.stay.end()
-	a.stay = &stay{Stay: s, user: g.user, left: make(chan struct{})}
+	a.stay = &stay{Stay: s, user: g.user, by: g.by, left: make(chan struct{})}
 	conn, left := a.conn, a.stay.left
 	a.stay.watch.Go(func() {
 		select {

@@ -31,11 +31,11 @@ func (v *visit) Close()                { close(v.left) }
 
 func newGuestBook() *guestBook { return &guestBook{came: make(chan *visit, 8)} }
 
-func (b *guestBook) enter(_ context.Context, user string, _ netip.AddrPort) (Stay, error) {
+func (b *guestBook) enter(_ context.Context, e Entry) (Stay, error) {
 	if b.not != nil {
 		return nil, b.not
 	}
-	v := &visit{user: user, done: make(chan struct{}), left: make(chan struct{})}
+	v := &visit{user: e.User, done: make(chan struct{}), left: make(chan struct{})}
 	b.came <- v
 	return v, nil
 }

@@ -1,0 +1,243 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// SetPolicy has the rules of p decide from now on; nil allows all that the exit does.
+// Flows that there are already are judged again, and those are broken that may not be
+// any more.
+func (s *Server) SetPolicy(p *policy.Policy) {
+	s.policy.Store(p)
+	s.judgeFlows()
+}
+
+// judgeFlows breaks the flows that may not be any more.
+func (s *Server) judgeFlows() {
+	for _, sess := range s.all() {
+		sess.judgeFlows()
+	}
+	for _, v := range s.allVisits() {
+		v.judgeFlows()
+	}
+}
+
+func (s *session) judgeFlows() {
+	lanes, _ := s.open()
+	for _, l := range lanes {
+		l.caller.judgeFlows()
+	}
+	for _, v := range s.logins.visits() {
+		v.judgeFlows()
+	}
+}
+
+func (c *caller) judgeFlows() {
+	for _, f := range c.all() {
+		if reason := f.judge(); reason != nil {
+			f.cut(reason)
+		}
+	}
+}
+
+// watchClock judges flows again whenever rules may say something else because time has
+// gone by.
+func (s *Server) watchClock(ctx context.Context) {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := time.Now().Truncate(time.Minute)
+	for {
+		select {
+		case <-tick.C: // which a clock that was set does not move
+		case <-ctx.Done():
+			return
+		}
+		now := time.Now().Truncate(time.Minute)
+		if p := s.policy.Load(); p != nil && p.Timed() && !now.Equal(last) {
+			s.judgeFlows()
+		}
+		last = now
+	}
+}
+
+// sight is how a policy sees a caller.
+type sight struct {
+	policy *policy.Policy
+	who    policy.Who
+	caller *policy.Caller
+}
+
+// seen gives how the rules of this moment see the caller; nil if there are none.
+func (c *caller) seen(from netip.AddrPort) *policy.Caller {
+	p := c.server.policy.Load()
+	if p == nil {
+		return nil
+	}
+	who := c.who()
+	if !who.From.IsValid() {
+		who.From = from.Addr()
+	}
+	if s := c.sight.Load(); s != nil && s.policy == p && same(s.who, who) {
+		return s.caller
+	}
+	s := &sight{p, who, p.For(who)}
+	c.sight.Store(s)
+	return s.caller
+}
+
+func same(a, b policy.Who) bool {
+	return a.User == b.User && a.Device == b.Device && a.From == b.From && a.Door == b.Door && a.Method == b.Method && a.Cipher == b.Cipher &&
+		slices.Equal(a.Groups, b.Groups) && slices.Equal(a.Protection, b.Protection)
+}
+
+// petition is somebody's wish to do something, which rules judge.
+type petition struct {
+	caller  *caller
+	from    netip.AddrPort
+	dialect string
+	command string
+}
+
+func (c *caller) petition(r socks.Request) petition {
+	p := petition{caller: c, from: r.Source, dialect: dialectWord(r.Dialect)}
+	switch r.Command {
+	case socks.Connect:
+		p.command = "connect"
+		if isNameService(r.Dst) {
+			p.command = "resolve"
+		}
+	case socks.Bind:
+		p.command = "bind"
+	case socks.Associate:
+		p.command = "associate"
+	}
+	return p
+}
+
+// dialectWord is what rules call a dialect.
+func dialectWord(d socks.Dialect) string {
+	switch d {
+	case socks.SOCKS4:
+		return "socks4"
+	case socks.SOCKS4a:
+		return "socks4a"
+	case socks.SOCKS5:
+		return "socks5"
+	case socks.SOCKS6:
+		return "socks6"
+	case socks.HTTPConnect:
+		return "http-connect"
+	case socks.HTTPForward:
+		return "http"
+	case socks.WireGuard:
+		return "wireguard"
+	}
+	return "direct"
+}
+
+// permit tells why a destination may not be reached; nil if it may, as far as is
+// known. It is what [socks.Request.Permit] is.
+func (p petition) permit(name string, at netip.AddrPort) error {
+	_, err := p.judge(destination{name, at})
+	return err
+}
+
+var errNoRule = errors.New("no rule allows it")
+
+// judge gives the first rule that may decide, and why the destination may not be
+// reached. Without a name and an address it is not known yet what that is.
+func (p petition) judge(d destination) (*policy.Rule, error) {
+	as := p.caller.seen(p.from)
+	if as == nil {
+		return nil, nil
+	}
+	d, err := d.canonical()
+	if err != nil {
+		return nil, &socks.Error{Code: socks.NotAllowed, Err: err}
+	}
+	q := policy.Request{
+		Dialect: p.dialect, Command: p.command, Name: d.name, Port: d.at.Port(), Anywhere: !d.known(), Time: time.Now(),
+	}
+	if p.command == "bind" {
+		q.Port = 0 // the peer's own, which says nothing
+	}
+	var rule *policy.Rule
+	for _, q.Addr = range judged(d.at.Addr()) {
+		decision := as.Decide(q)
+		if rule = decision.Rule; decision.Outcome == policy.Deny {
+			return rule, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
+		}
+	}
+	return rule, nil
+}
+
+// denial says in words why something is denied.
+func denial(d policy.Decision) error {
+	switch {
+	case d.Rule == nil:
+		return errNoRule
+	case d.Failed != nil:
+		return fmt.Errorf("rule %q has failed: %w", d.Rule.Name, d.Failed)
+	}
+	return fmt.Errorf("rule %q forbids it", d.Rule.Name)
+}
+
+// judged gives the addresses that rules have to allow for one to be reached: itself,
+// unless it is one of NAT64, which is no more than a spelling of the IPv4 address in it,
+// and those to which a tunnel may take what is sent there.
+func judged(a netip.Addr) []netip.Addr {
+	if !a.IsValid() {
+		return []netip.Addr{{}}
+	}
+	all := forms(a.WithZone(""))
+	if nat64.Contains(all[0]) {
+		return all[1:]
+	}
+	return all
+}
+
+// destinationOf is what a request is for, as far as it says.
+func destinationOf(r socks.Request) destination {
+	d := destination{name: r.Dst.Name}
+	if r.Command == socks.Associate || isNameService(r.Dst) {
+		return destination{}
+	}
+	if a := r.Dst.IP.Unmap(); a.IsValid() && !(r.Command == socks.Bind && a.IsUnspecified()) {
+		d.at = netip.AddrPortFrom(a, r.Dst.Port)
+	} else if d.name != "" {
+		d.at = netip.AddrPortFrom(netip.Addr{}, r.Dst.Port)
+	}
+	return d
+}
+
+// known tells whether it is known where anything is to go.
+func (d destination) known() bool { return d.name != "" || d.at.Addr().IsValid() }
+
+// canonical spells the name in the one way in which rules know it. What is no name but
+// an address is that.
+func (d destination) canonical() (destination, error) {
+	if d.name == "" {
+		return d, nil
+	}
+	a, err := literal(d.name)
+	if err != nil {
+		return d, err
+	}
+	if a.IsValid() {
+		d.name = ""
+		if !d.at.Addr().IsValid() {
+			d.at = netip.AddrPortFrom(a.Unmap(), d.at.Port())
+		}
+		return d, nil
+	}
+	d.name, err = policy.CanonicalName(d.name)
+	return d, err
+}
