@@ -73,6 +73,8 @@ func TestWatchNoticesEveryKindOfChange(t *testing.T) {
 		{"a disabled user", func() error { return other.SetUserDisabled(ctx, "anna", true) }},
 		{"a grace", func() error { return other.SetUserGrace(ctx, "anna", new(time.Minute)) }},
 		{"a grace that is the server's again", func() error { return other.SetUserGrace(ctx, "anna", nil) }},
+		{"a rate", func() error { return other.ChangeRates(ctx, "anna", func(r *Rates) { r.RateUp = new(int64(1000)) }) }},
+		{"no rate", func() error { return other.ChangeRates(ctx, "anna", func(r *Rates) { *r = Rates{} }) }},
 		{"a change of its own", func() error { return s.SetUserDisabled(ctx, "anna", false) }},
 		{"a user who leaves a group", func() error { return statement(other, "DELETE FROM user_groups")(ctx) }},
 		{"a removed user", func() error { return other.RemoveUser(ctx, "anna") }},
