@@ -1,9 +1,11 @@
 package server
 
 import (
+	"context"
 	"sync"
 
 	"github.com/adit-net/adit/server/shape"
+	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel/relay"
 )
 
@@ -17,12 +19,24 @@ type Bandwidth struct {
 // SetBandwidth changes Config.Bandwidth, for the flows that there are too.
 func (s *Server) SetBandwidth(b Bandwidth) { s.bandwidth.set(b) }
 
+// reviewBandwidth takes over what single users have. If the store does not say it, it
+// stays as it was.
+func (s *Server) reviewBandwidth(ctx context.Context) {
+	own, err := s.cfg.Users.Rates(ctx)
+	if err == nil {
+		s.bandwidth.setOwn(own)
+	} else if ctx.Err() == nil {
+		s.cfg.Log.Error("look up bandwidth", "error", err)
+	}
+}
+
 // bandwidth keeps the shares of those who have flows.
 type bandwidth struct {
 	total *shape.Share
 
 	mu     sync.Mutex
 	user   shape.Allotment
+	own    map[string]users.Rates // of those users who have any
 	groups map[string]*groupPart
 }
 
@@ -39,6 +53,7 @@ type userPart struct {
 	*shape.Share
 	group *groupPart
 	name  string
+	gets  shape.Allotment
 	flows int
 }
 
@@ -51,11 +66,41 @@ func (b *bandwidth) set(to Bandwidth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.user = to.User
+	b.allot()
+}
+
+// setOwn says what single users have.
+func (b *bandwidth) setOwn(own map[string]users.Rates) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.own = own
+	b.allot()
+}
+
+// allot gives those users who have flows what they get now. The caller holds mu.
+func (b *bandwidth) allot() {
 	for _, g := range b.groups {
 		for _, u := range g.users {
-			u.Set(to.User)
+			if a := b.of(u.name); a != u.gets {
+				u.gets = a
+				u.Set(a)
+			}
 		}
 	}
+}
+
+// of is what a user gets. The caller holds mu.
+func (b *bandwidth) of(user string) shape.Allotment {
+	a, own := b.user, b.own[user]
+	for rate, is := range map[*shape.Rate]*int64{
+		&a[shape.Up].Guaranteed: own.RateUp, &a[shape.Down].Guaranteed: own.RateDown,
+		&a[shape.Up].Ceiling: own.CeilingUp, &a[shape.Down].Ceiling: own.CeilingDown,
+	} {
+		if is != nil {
+			*rate = shape.Rate(*is)
+		}
+	}
+	return a
 }
 
 // take gives a user's share in a group, for one more flow. The group gets what is said
@@ -72,7 +117,8 @@ func (b *bandwidth) take(group string, a shape.Allotment, user string) *userPart
 	}
 	u := g.users[user]
 	if u == nil {
-		u = &userPart{Share: g.User(b.user), group: g, name: user}
+		gets := b.of(user)
+		u = &userPart{Share: g.User(gets), group: g, name: user, gets: gets}
 		g.users[user] = u
 	}
 	u.flows++

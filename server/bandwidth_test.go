@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server/shape"
+	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -74,6 +75,12 @@ func TestFlowsOfARuleKeepTogetherToWhatItGives(t *testing.T) {
 		expectRate(t, "beside the rule", 5*shape.Mbit, bert)
 		anna.close()
 		expectRate(t, "alone", 10*shape.Mbit, bert)
+		b.setOwn(map[string]users.Rates{"bert": {CeilingDown: new(int64(2 * shape.Mbit))}})
+		expectRate(t, "with rates of his own", 2*shape.Mbit, bert)
+		b.set(Bandwidth{Total: allOf(10 * shape.Mbit), User: allOf(shape.Mbit)})
+		expectRate(t, "with a default that is not his", 2*shape.Mbit, bert)
+		b.setOwn(nil)
+		expectRate(t, "with the default", shape.Mbit, bert)
 		bert.close()
 		bert.close()
 		bert.move("video", shape.Allotment{})
@@ -123,6 +130,19 @@ func TestAConnectionThatWaitsForBandwidthEndsWithItsUser(t *testing.T) {
 	h.must(h.store.SetUserDisabled(t.Context(), "anna", true))
 	if err := receive(t, gone, "the end of the connection"); err == nil {
 		t.Error("the target sees a clean end")
+	}
+}
+
+func TestRatesOfAUserHoldForWhatIsOpen(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Bandwidth.User = allOf(shape.Kbit) })
+	g := h.attach(h.device("anna"))
+	stream := g.connect(echoTarget(t))
+	sent := make([]byte, 100_000)
+	go stream.Write(sent)
+	h.must(h.store.ChangeRates(t.Context(), "anna", func(r *users.Rates) { r.CeilingUp, r.CeilingDown = new(int64(0)), new(int64(0)) }))
+	stream.SetReadDeadline(time.Now().Add(patience))
+	if n, err := io.ReadFull(stream, make([]byte, len(sent))); err != nil {
+		t.Errorf("%d bytes come back, %v", n, err)
 	}
 }
 

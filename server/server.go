@@ -282,8 +282,10 @@ func (s *Server) discount(of map[string]int, user string) {
 	}
 }
 
-// review ends the sessions and visits that would not be admitted any more.
+// review ends the sessions and visits that would not be admitted any more, and gives the others
+// what bandwidth they get.
 func (s *Server) review(ctx context.Context) {
+	s.reviewBandwidth(ctx)
 	s.reviewVisits(ctx)
 	s.endAll(func(sess *session) tunnel.Refusal {
 		refusal := s.judge(ctx, sess)
