@@ -73,8 +73,12 @@ func newUserList(e env) *cobra.Command {
 				if err != nil {
 					return err
 				}
+				rates, err := s.Rates(ctx)
+				if err != nil {
+					return err
+				}
 				w := tabwriter.NewWriter(e.stdout, 0, 0, 2, ' ', 0)
-				fmt.Fprintln(w, "USER\tSTATE\tGROUPS\tGRACE\tLOGINS\tCREATED")
+				fmt.Fprintln(w, "USER\tSTATE\tGROUPS\tGRACE\tBANDWIDTH\tLOGINS\tCREATED")
 				for _, u := range all {
 					state := "enabled"
 					if u.Disabled {
@@ -84,7 +88,7 @@ func newUserList(e env) *cobra.Command {
 					if u.Grace != nil {
 						grace = briefly(*u.Grace)
 					}
-					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, state, orDash(strings.Join(u.Groups, ",")), grace,
+					fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, state, orDash(strings.Join(u.Groups, ",")), grace, ratesText(rates[u.Name]),
 						orDash(strings.Join(loginsOf(logins[u.Name]), ",")), day(u.Created))
 				}
 				return w.Flush()

@@ -19,18 +19,26 @@ they wait as long as grace in server.toml says.
 
 --principal says as whom Kerberos knows the user, such as alice@EXAMPLE.ORG, for doors
 that take Kerberos tickets; --remove-principal that it does not any more. Both may
-be repeated.`
+be repeated.
+
+--rate-up and --rate-down say what bandwidth the user has for sure, --ceiling-up and
+--ceiling-down what at most: "8 Mbit/s", none, or default, which is what [bandwidth] in
+server.toml says. Up is from apps to targets.`
 
 func newUserSet() *cobra.Command {
 	var (
 		set  userSettings
 		text string
 	)
-	c := newUserChange("set NAME [--grace DURATION] [--principal PRINCIPAL]", "Set what holds for one user", set.apply)
+	var rates [rateFlags]string
+	c := newUserChange("set NAME [--grace DURATION] [--principal PRINCIPAL] [--rate-up RATE]", "Set what holds for one user", set.apply)
 	c.Long = userSetHelp
-	c.Example = "  adit user set alice --grace 1h\n  adit user set alice --grace default\n  adit user set alice --principal alice@EXAMPLE.ORG"
+	c.Example = "  adit user set alice --grace 1h\n  adit user set alice --grace default\n  adit user set alice --principal alice@EXAMPLE.ORG\n  adit user set alice --rate-down '2 Mbit/s' --ceiling-down '8 Mbit/s'"
 	c.PreRunE = func(c *cobra.Command, _ []string) (err error) {
-		if len(set.add)+len(set.remove) > 0 && !c.Flags().Changed("grace") {
+		if set.rates, err = parseRates(c.Flags(), rates); err != nil {
+			return err
+		}
+		if len(set.add)+len(set.remove)+len(set.rates) > 0 && !c.Flags().Changed("grace") {
 			return nil
 		}
 		set.hasGrace = true
@@ -38,6 +46,7 @@ func newUserSet() *cobra.Command {
 		return err
 	}
 	c.Flags().StringVar(&text, "grace", "", "how long open connections wait for a device: a `duration`, or default")
+	addRates(c.Flags(), &rates)
 	c.Flags().StringSliceVar(&set.add, "principal", nil, "the user's `name` in Kerberos; may be repeated")
 	c.Flags().StringSliceVar(&set.remove, "remove-principal", nil, "a `name` in Kerberos that is the user's no more; may be repeated")
 	return c
@@ -48,11 +57,17 @@ type userSettings struct {
 	hasGrace    bool
 	grace       *time.Duration
 	add, remove []string // principals
+	rates       []rateSetting
 }
 
 func (u *userSettings) apply(ctx context.Context, s *users.Store, name string) error {
 	if u.hasGrace {
 		if err := s.SetUserGrace(ctx, name, u.grace); err != nil {
+			return err
+		}
+	}
+	if len(u.rates) > 0 {
+		if err := s.ChangeRates(ctx, name, u.change); err != nil {
 			return err
 		}
 	}
