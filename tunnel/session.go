@@ -43,7 +43,7 @@ const maxStrikes = 1000
 type Config struct {
 	// Handle serves a stream that the peer has opened, in a goroutine of its own.
 	// Its ctx ends when the peer resets the stream or the session ends. The stream is
-	// closed when Handle returns. If it is nil, the peer may open none.
+	// closed when Handle returns, or reset if ctx has ended. If it is nil, the peer may open none.
 	Handle func(ctx context.Context, s *Stream)
 
 	// Streams is how many streams each side may have open at once, and how
@@ -263,6 +263,10 @@ func (s *Session) handle(ctx context.Context, st *Stream) {
 	if st.abandonWith(cancel) {
 		s.grantFirst(st)
 		s.cfg.Handle(ctx, st)
+	}
+	if ctx.Err() != nil {
+		st.Reset() // the handler may have been cut off in the middle
+		return
 	}
 	st.Close()
 }
