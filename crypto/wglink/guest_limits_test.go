@@ -101,7 +101,7 @@ func TestConnectionsWorkWithoutRoomForLongBuffers(t *testing.T) {
 	var all sync.WaitGroup
 	for range 4 {
 		c := p.mustDial(t, netip.AddrPortFrom(target4, 80))
-		all.Go(func() { roundTrip(t, c, 1<<20) })
+		all.Go(func() { roundTrip(t, c, 256<<10) })
 	}
 	all.Wait()
 	if used := v.room.used.Load(); used != guestRoom {
@@ -109,7 +109,7 @@ func TestConnectionsWorkWithoutRoomForLongBuffers(t *testing.T) {
 	}
 	v.room.give(guestRoom)
 	c := p.mustDial(t, netip.AddrPortFrom(target4, 80))
-	roundTrip(t, c, 8<<20)
+	roundTrip(t, c, 2<<20)
 	if used := v.room.used.Load(); used < 2*(firstGuestBuffer-guestBuffer) {
 		t.Errorf("buffers have grown by %d bytes", used)
 	}
