@@ -124,6 +124,10 @@ func (e *Exit) permits(r socks.Request, target netip.AddrPort) error {
 	return r.Permits(r.Dst.Name, target)
 }
 
+// Judge tells why there may be no connection to an address, whoever wants it; nil if there
+// may.
+func (e *Exit) Judge(target netip.AddrPort) error { return e.judge(target) }
+
 // judge tells why there may be no connection to an address; nil if there may.
 func (e *Exit) judge(target netip.AddrPort) error { return e.judgeBy(target, hostAddrs) }
 

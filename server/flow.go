@@ -38,7 +38,7 @@ type flow struct {
 // newFlow gives a flow to a destination. Its request asks rules about all addresses.
 func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *flow {
 	f := &flow{caller: c, request: r, wish: c.petition(r), began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug), to: to}
-	f.request.Permit = f.wish.permit
+	f.request.Permit = f.permit
 	if to.name != "" && c.server.policy.Load() != nil {
 		// The name that is judged is the one that is looked up.
 		if d, err := to.canonical(); err == nil && d.name != "" {
@@ -57,6 +57,18 @@ func (f *flow) judge() error {
 	f.mu.Lock()
 	f.rule = rule
 	f.mu.Unlock()
+	return err
+}
+
+// permit is what the flow's request asks rules by. The one that forbids a connection is on
+// record.
+func (f *flow) permit(name string, at netip.AddrPort) error {
+	rule, err := f.wish.judge(destination{name, at})
+	if err != nil && f.request.Command == socks.Connect {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.rule = rule
+	}
 	return err
 }
 

@@ -170,7 +170,7 @@ func (p petition) judge(d destination) (*policy.Rule, error) {
 		q.Port = 0 // the peer's own, which says nothing
 	}
 	var rule *policy.Rule
-	for _, q.Addr = range judged(d.at.Addr()) {
+	for _, q.Addr = range Judged(d.at.Addr()) {
 		decision := as.Decide(q)
 		if rule = decision.Rule; decision.Outcome == policy.Deny {
 			return rule, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
@@ -190,10 +190,10 @@ func denial(d policy.Decision) error {
 	return fmt.Errorf("rule %q forbids it", d.Rule.Name)
 }
 
-// judged gives the addresses that rules have to allow for one to be reached: itself,
+// Judged gives the addresses that rules have to allow for one to be reached: itself,
 // unless it is one of NAT64, which is no more than a spelling of the IPv4 address in it,
 // and those to which a tunnel may take what is sent there.
-func judged(a netip.Addr) []netip.Addr {
+func Judged(a netip.Addr) []netip.Addr {
 	if !a.IsValid() {
 		return []netip.Addr{{}}
 	}
@@ -240,4 +240,13 @@ func (d destination) canonical() (destination, error) {
 	}
 	d.name, err = policy.CanonicalName(d.name)
 	return d, err
+}
+
+// RulesLack are keys of rules, and words of them, that nothing acts upon yet. Rules
+// that have them must not be used.
+func RulesLack() []string {
+	return []string{
+		"protocols", "rate_up", "rate_down", "ceiling_up", "ceiling_down", "quota_per_day", "quota_per_month",
+		"max_flows", "idle", "total", "record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
+	}
 }

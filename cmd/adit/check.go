@@ -128,6 +128,7 @@ func (k *checker) server(ctx context.Context, dir string) {
 	for _, address := range cfg.Listen {
 		k.port(ctx, address, running)
 	}
+	k.policy(dir, cfg)
 	k.doors(ctx, dir, cfg, running)
 	k.dns(ctx, cfg.DNS)
 }

@@ -20,6 +20,7 @@ type serverConfig struct {
 	MPTCP  bool       `toml:"mptcp"`
 	Name   string     `toml:"name"`
 	Allow  []string   `toml:"allow"`
+	Policy string     `toml:"policy"` // empty: policyFile, if that is there
 	Drain  duration   `toml:"drain"`
 	Grace  duration   `toml:"grace"`
 	Site   siteConfig `toml:"site"`

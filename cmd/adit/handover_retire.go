@@ -63,6 +63,7 @@ func (s *succession) followed() (bool, <-chan struct{}) {
 func (p *serverProcess) routes(ctx context.Context) []route {
 	return []route{
 		{"POST /upgrade", p.answerUpgrade},
+		{"POST /policy", p.answerPolicy},
 		{"POST /judge", p.answerJudge},
 		{"POST /carry", func(w http.ResponseWriter, r *http.Request) { p.answerCarry(ctx, w, r) }},
 		{"POST /follow", func(w http.ResponseWriter, r *http.Request) { p.answerFollow(ctx, w) }},

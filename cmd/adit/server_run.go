@@ -24,7 +24,8 @@ import (
 )
 
 const serverRunHelp = `Run the exit until SIGINT or SIGTERM, and then wait for streams to end; a second
-signal ends it at once. SIGHUP reads server.toml and the certificate again.
+signal ends it at once. SIGHUP reads server.toml, the policy and the certificate
+again.
 
 When devices can come in, it prints a line that begins with "ready" to standard error.
 
@@ -88,6 +89,7 @@ type serverProcess struct {
 	since  time.Time
 	key    *keys.Server
 	exit   liveExit
+	rules  liveRules
 	site   liveSite
 	cert   liveCertificate
 	server *server.Server
@@ -105,7 +107,7 @@ type serverProcess struct {
 
 // runServer runs a server until ctx ends and its streams have ended.
 func runServer(ctx context.Context, o serverOptions) (err error) {
-	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), succession: newSuccession()}
+	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), rules: liveRules{dir: o.dir}, succession: newSuccession()}
 	if err := p.load(&p.cfg); err != nil {
 		return err
 	}
@@ -140,6 +142,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	p.server = server.New(server.Config{
 		Users:          store,
 		Relay:          &p.exit,
+		Policy:         p.rules.current,
 		Sessions:       p.cfg.Limits.Sessions,
 		SessionStreams: p.cfg.Limits.StreamsPerSession,
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
@@ -295,6 +298,10 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	if err := cfg.UDP.set(exit); err != nil {
 		return err
 	}
+	rules, err := p.rules.read(cfg.Policy)
+	if err != nil {
+		return err
+	}
 	cert, err := loadCertificate(cfg, p.dir, p.key)
 	if err != nil {
 		return err
@@ -307,6 +314,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.site.set(site)
 	p.exit.Store(exit)
 	p.log.set(cfg.Log)
+	p.rules.set(cfg.Policy, rules, p.server)
 	if p.server != nil {
 		p.server.SetGrace(graceOf(cfg))
 		p.server.SetBandwidth(cfg.Bandwidth.bandwidth())

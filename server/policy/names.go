@@ -38,6 +38,16 @@ func CanonicalName(name string) (string, error) {
 	return ascii, nil
 }
 
+// number tells whether a label is one. There is no such top-level domain, but resolvers
+// that take 127.1 or 0x7f000001 for an address.
+func number(label string) bool {
+	digits := "0123456789"
+	if hex, found := strings.CutPrefix(label, "0x"); found {
+		label, digits = "0"+hex, digits+"abcdef"
+	}
+	return strings.Trim(label, digits) == ""
+}
+
 // canonical tells whether CanonicalName would leave a name as it is.
 func canonical(name string) bool {
 	if name == "" || len(name) > 253 {
@@ -58,7 +68,7 @@ func canonical(name string) bool {
 			return false
 		}
 	}
-	return label > 0
+	return label > 0 && !number(name[len(name)-label:])
 }
 
 // pattern is a word for names: "example.com" is that name, ".example.com" it and all

@@ -13,7 +13,7 @@ func TestNamesHaveOneSpelling(t *testing.T) {
 		"_dmarc.example.com": "_dmarc.example.com", "faß.example": "xn--fa-hia.example", "localhost": "localhost",
 		long + ".com": long + ".com", "\u212Aelvin.example": "kelvin.example",
 		"": "", ".": "", "a..b": "", ".example.com": "", "example.com..": "", "a b": "", "a\x00b": "", "*.example.com": "", "a/b": "", "a:b": "",
-		"a" + long + ".com": "", strings.Repeat("a.", 128): "", "[::1]": "", "\xff.com": "", "user@example.com": "", "a%2eb": "",
+		"a" + long + ".com": "", strings.Repeat("a.", 128): "", "[::1]": "", "\xff.com": "", "user@example.com": "", "127.1": "", "192.0.2.1": "", "0x7f000001": "", "2130706433": "", "a.0x1f": "", "a.b1": "a.b1", "0xg": "0xg", "a%2eb": "",
 	} {
 		got, err := CanonicalName(name)
 		if got != want || (err == nil) != (want != "") {

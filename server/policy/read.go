@@ -27,8 +27,9 @@ type Options struct {
 	// Zone finds a time zone. nil means time.LoadLocation.
 	Zone func(name string) (*time.Location, error)
 
-	// Lacks are keys of rules that whoever acts upon the decisions cannot heed. A rule
-	// that has one is refused, as nothing that a rule says may be passed over.
+	// Lacks are keys of rules, and words of protection, that whoever acts upon the
+	// decisions cannot heed. A rule that has one is refused, as nothing that a rule says
+	// may be passed over.
 	Lacks []string
 }
 
@@ -104,12 +105,15 @@ func (r *reader) leftOver(t *table, in string) {
 	for _, e := range t.entries {
 		if !e.read {
 			r.wrong(e.place, "", "unknown key %s", in+e.key)
+			p := r.problems[len(r.problems)-1]
+			p.Unknown, p.Known = e.key, slices.Compact(slices.Sorted(slices.Values(t.asked)))
 		}
 	}
 }
 
 // take gives the value of a key if there is one and it is of a kind.
 func (r *reader) take(t *table, key string, kind unstable.Kind, want string) (*value, bool) {
+	t.asked = append(t.asked, key)
 	e := t.find(key)
 	if e == nil {
 		return nil, false
@@ -270,6 +274,9 @@ func (r *reader) rule(t *table) *Rule {
 	}
 	for kind, parse := range valueParsers {
 		if kind != int(protocols) {
+			if kind == int(protections) {
+				parse = r.unlessLacking(parse)
+			}
 			rule.values[kind] = clauseOf(r, t, valueKeys[kind], parse)
 		}
 	}
@@ -285,12 +292,25 @@ func (r *reader) rule(t *table) *Rule {
 		var err error
 		if rule.when, err = compileWhen(text); err != nil {
 			r.wrong(at, "", "when: %v", err)
+		} else if rule.when.protocol && slices.Contains(r.options.Lacks, "protocols") {
+			r.wrong(at, "take it out of the rule", "when: protocols are not supported yet")
 		}
 	}
 	rule.Allow = r.then(t)
 	r.limit(t, rule)
 	r.leftOver(t, "rule.")
 	return rule
+}
+
+// unlessLacking refuses words that cannot be heeded.
+func (r *reader) unlessLacking(parse func(string) (string, error)) func(string) (string, error) {
+	return func(text string) (string, error) {
+		word, err := parse(text)
+		if err == nil && slices.Contains(r.options.Lacks, word) {
+			err = fmt.Errorf("%q is not supported yet", word)
+		}
+		return word, err
+	}
 }
 
 func (r *reader) then(t *table) (allow bool) {

@@ -31,6 +31,7 @@ type value struct {
 type table struct {
 	place
 	entries []entry
+	asked   []string // keys that somebody knows, whether they are there or not
 }
 
 type entry struct {
@@ -181,6 +182,11 @@ type Problem struct {
 	Line, Column int    // from 1; 0 if no place is known
 	What         string // is wrong
 	Todo         string // what would be right; may be empty
+
+	// Unknown is a key that there is not, and Known are those that there are in its
+	// place. Both are empty if something else is wrong.
+	Unknown string
+	Known   []string
 }
 
 func (p *Problem) Error() string {

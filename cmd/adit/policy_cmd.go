@@ -1,0 +1,207 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/adit-net/adit/server/policy"
+)
+
+const policyHelp = `A policy says who may do what. It is a file of rules in TOML: policy.toml in the
+server's directory, or what "policy" in server.toml names. The first rule that matches
+decides; what none matches is denied. Without a policy everybody who is let in may
+reach whatever "allow" in server.toml does not deny; with one, both have to allow it.
+
+  zone = "Europe/Berlin"            # of days and hours; UTC if there is none
+
+  [groups]                          # beside those that users are in already
+  partners = ["acme", "widgets"]
+
+  [lists]                           # of names and networks, from files
+  ads = "ads.hosts"
+
+  [[rule]]
+  name = "no advertisements"
+  lists = ["ads"]
+  then = "deny"
+
+  [[rule]]
+  name = "partners, in office hours"
+  groups = ["partners"]
+  names = [".example.com", "!internal.example.com"]
+  ports = ["443", "8000-8100"]
+  days = ["mon-fri"]
+  hours = ["08:00-18:00"]
+  protection = ["tls", "wireguard"]
+  then = "allow"
+
+  [[expect]]                        # an example; a policy that gets it wrong is refused
+  user = "acme"
+  to = "www.example.com:443"
+  at = 2026-07-01T09:30:00+02:00
+  protection = ["tls"]
+  outcome = "allow"
+
+A rule matches if all its clauses do, and a clause if one of its words does. A ! before
+a word makes it an exception. The clauses:
+
+  users, groups, devices   who asks
+  from                     networks that he comes from
+  doors                    a door's address as in server.toml, session or wireguard
+  methods                  device, guest, password, gssapi, certificate, network
+  protection               of the path: tls, wireguard, none
+  ciphers                  of the path, as TLS calls them
+  dialects                 socks4, socks4a, socks5, socks6, http-connect, http,
+                           wireguard, direct
+  commands                 connect, bind, associate (UDP), resolve, ping
+  asked                    name or address: what was asked for
+  names                    www.example.com; .example.com for that and all below it;
+                           * and ? within a label. The name that was asked for counts.
+  networks                 192.0.2.0/24, or one address. The address that is dialled counts.
+  ports                    443, or 8000-8100
+  lists                    of the table [lists]
+  days, hours, zone        mon-fri, 22:00-06:00
+  when                     an expression, such as: port > 1023 && user != "bob"
+                           (https://expr-lang.org/docs/language-definition)
+
+Guests and SOCKS 6 programs that ask the server for names need a rule that allows
+resolve; ping and bind have no port. What a running server has open is judged again when
+the policy changes, and ends if it may not be any more.`
+
+func newPolicy(e env) *cobra.Command {
+	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyApply(e))
+}
+
+func newPolicyTest(e env) *cobra.Command {
+	d := dirFlag{kind: serverKind}
+	c := &cobra.Command{
+		Use:   "test [FILE]",
+		Short: "Say whether a policy is right, and does what its examples say",
+		Long: `Read a policy and decide the examples in it. Without FILE it is that of the server's
+directory. Nothing is changed. The exit code is 1 if anything is wrong.`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			p, err := policyOf(&d, args)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(e.stdout, "ok: %s, %s as expected\n", count(len(p.Rules()), "rule"), count(p.Expectations(), "example"))
+			return err
+		},
+	}
+	d.add(c)
+	return c
+}
+
+// policyOf reads the policy in a file, or that of a server.
+func policyOf(d *dirFlag, files []string) (*policy.Policy, error) {
+	if len(files) > 0 {
+		return readPolicy(files[0])
+	}
+	dir, err := d.open()
+	if err != nil {
+		return nil, err
+	}
+	cfg := defaultServerConfig()
+	if err := loadConfig(dir, serverKind, &cfg); err != nil {
+		return nil, err
+	}
+	path, err := policyPath(dir, cfg.Policy)
+	if err != nil {
+		return nil, hint(err, "write policy.toml in %s; see adit policy --help", dir)
+	}
+	return readPolicy(path)
+}
+
+func count(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+func newPolicyApply(e env) *cobra.Command {
+	d := dirFlag{kind: serverKind}
+	c := &cobra.Command{
+		Use:   "apply",
+		Short: "Have the running server take over its policy",
+		Long: `Have the server that runs in a directory read its policy again, and nothing else. If
+anything is wrong with it, the server keeps the one that it has, and the exit code
+is 1. Flows that the new policy forbids end within two seconds.`,
+		Args: exactly(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			dir, err := d.open()
+			if err != nil {
+				return err
+			}
+			// What is wrong with it is said here, with all hints.
+			if _, err := policyOf(&d, nil); err != nil {
+				return err
+			}
+			rules, err := applyPolicy(c.Context(), dir)
+			if err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(e.stdout, "applied: %s\n", count(rules, "rule"))
+			return err
+		},
+	}
+	d.add(c)
+	return c
+}
+
+// policyAnswer is what a running server says of a policy that it was to take over.
+type policyAnswer struct {
+	Rules int    `json:"rules"`
+	Error string `json:"error,omitempty"`
+}
+
+// applyPolicy has the server that runs in a directory take over its policy, and gives how
+// many rules that has.
+func applyPolicy(ctx context.Context, dir string) (rules int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	var a policyAnswer
+	err = askAt(ctx, filepath.Join(dir, socketFile), "POST /policy", nil, &a)
+	switch {
+	case errors.Is(err, errNotRunning):
+		return 0, hint(fmt.Errorf("no server runs in %s", dir), "it will read the policy when it starts: adit server run --dir %s", dir)
+	case err != nil:
+		return 0, err
+	case a.Error != "":
+		return 0, errors.New(a.Error)
+	}
+	return a.Rules, nil
+}
+
+// answerPolicy takes over what has changed in the policy.
+func (p *serverProcess) answerPolicy(w http.ResponseWriter, _ *http.Request) {
+	rules, err := p.rules.renew(p.server)
+	if err != nil {
+		p.log.Error("policy refused, the old one stays", "error", err)
+		reply(w, policyAnswer{Error: err.Error()})
+		return
+	}
+	p.log.Info("policy applied", "rules", len(rules.Rules()))
+	reply(w, policyAnswer{Rules: len(rules.Rules())})
+}
+
+// policy looks whether a server's rules are right.
+func (k *checker) policy(dir string, cfg serverConfig) {
+	path, err := policyPath(dir, cfg.Policy)
+	if errors.Is(err, errNoPolicy) {
+		k.say("policy", "none: whoever is let in may reach whatever allow does not deny", nil)
+		return
+	}
+	p, err := readPolicy(path)
+	if err != nil {
+		k.say("policy", "", err)
+		return
+	}
+	k.say("policy", fmt.Sprintf("%s in %s, %s as expected", count(len(p.Rules()), "rule"), filepath.Base(path), count(p.Expectations(), "example")), nil)
+}
