@@ -38,8 +38,7 @@ func (t *tree) serve() {
 		for !n.leaf {
 			n = n.pick()
 		}
-		size := float64(n.wants)
-		n.grant()
+		size := float64(n.grant())
 		t.later.put(n, t.now+linger)
 		for ; n != nil; n = n.parent {
 			n.charge(size)

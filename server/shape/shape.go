@@ -129,30 +129,26 @@ func (f *Flow) Move(to *Share, a Allotment) {
 // Limited tells whether there is any ceiling for the flow now.
 func (f *Flow) Limited(d Direction) bool { return f.ways[d].piece.Load() > 0 }
 
-// Take waits until some of n bytes may pass, at least one and as many as make a piece, and tells
-// how many. It fails with [net.ErrClosed] when the flow is closed, and nothing else ends the
+// Take waits until some of n bytes may pass, as many as make a piece or as have been saved
+// up, and tells how many. It fails with [net.ErrClosed] when the flow is closed, and nothing else ends the
 // wait. It costs next to nothing where there is no ceiling, and allocates nothing from
 // the second wait on.
 func (f *Flow) Take(d Direction, n int) (int, error) {
 	leaf := f.ways[d]
-	piece := int(leaf.piece.Load())
-	if piece == 0 {
+	if n <= 0 || leaf.piece.Load() == 0 {
 		return n, nil
 	}
-	n = min(n, piece)
-	if err := f.take(leaf, n); err != nil {
-		return 0, err
-	}
-	return n, nil
+	return f.take(leaf, min(n, maxPiece), false)
 }
 
 // TakeAll waits until n bytes may pass together, as those of a datagram must.
 func (f *Flow) TakeAll(d Direction, n int) error {
 	leaf := f.ways[d]
-	if leaf.piece.Load() == 0 {
+	if n <= 0 || leaf.piece.Load() == 0 {
 		return nil
 	}
-	return f.take(leaf, n)
+	_, err := f.take(leaf, n, true)
+	return err
 }
 
 // Try tells whether n bytes may pass together now, and waits for nothing. If so, they
@@ -162,15 +158,15 @@ func (f *Flow) Try(d Direction, n int) bool {
 	return n <= 0 || leaf.piece.Load() == 0 || leaf.try(n)
 }
 
-func (f *Flow) take(leaf *node, n int) error {
-	if n <= 0 || leaf.ask(n) {
-		return nil
+func (f *Flow) take(leaf *node, n int, whole bool) (int, error) {
+	if got := leaf.ask(n, whole); got > 0 {
+		return got, nil
 	}
 	select {
-	case <-leaf.granted:
-		return nil
+	case got := <-leaf.granted:
+		return got, nil
 	case <-f.done:
-		return net.ErrClosed
+		return 0, net.ErrClosed
 	}
 }
 

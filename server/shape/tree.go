@@ -75,10 +75,12 @@ type node struct {
 	inSparse int
 
 	// A leaf's own.
-	wants   int // bytes
+	wants   int  // bytes
+	whole   bool // all of these, or none
 	busy    bool
+	got     int // when it was served last
 	sleeps  bool
-	granted chan struct{}
+	granted chan int // bytes
 }
 
 func newTree(limits Limits) *node {
@@ -254,22 +256,22 @@ func burst(ceiling Rate) float64 {
 // depthOf is how many seconds' worth may be saved up.
 func depthOf(ceiling Rate) float64 { return max(depth, ceiling.takes(minPiece)) }
 
-// ask says that a leaf wants so many bytes, and tells whether it has them already. If not,
-// granted tells when.
-func (n *node) ask(bytes int) bool {
+// ask says that a leaf wants so many bytes, or some of them, and tells how many it has
+// already. If it has none, granted tells when.
+func (n *node) ask(bytes int, whole bool) (got int) {
 	n.tree.lock()
 	defer n.tree.mu.Unlock()
 	if n.closed {
-		return false // whoever waits for a flow sees that it is closed
+		return 0 // whoever waits for a flow sees that it is closed
 	}
-	if n.served(bytes) {
-		return true
+	if got := n.serveNow(bytes, whole); got > 0 {
+		return got
 	}
 	if n.granted == nil {
-		n.granted = make(chan struct{}, 1)
+		n.granted = make(chan int, 1)
 	}
 	n.sleeps = true
-	return false
+	return 0
 }
 
 // try is ask that leaves no wish behind.
@@ -279,7 +281,7 @@ func (n *node) try(bytes int) bool {
 	if n.closed {
 		return false
 	}
-	if n.served(bytes) {
+	if n.serveNow(bytes, true) > 0 {
 		return true
 	}
 	n.drop()
@@ -289,13 +291,16 @@ func (n *node) try(bytes int) bool {
 	return false
 }
 
-// served tells whether a leaf that wants so many bytes gets them at once.
-func (n *node) served(bytes int) bool {
-	n.wants = bytes
+// serveNow tells what a leaf gets at once that wants so many bytes.
+func (n *node) serveNow(bytes int, whole bool) (got int) {
+	n.wants, n.whole = bytes, whole
 	n.tree.waiting++
 	n.want()
 	n.tree.settle()
-	return n.wants == 0
+	if n.wants > 0 {
+		return 0
+	}
+	return n.got
 }
 
 // want lines a leaf up that wants something.
@@ -317,11 +322,32 @@ func (n *node) drop() {
 	}
 }
 
-// grant lets a leaf have what it wants.
-func (n *node) grant() {
+// grant lets a leaf have what it wants, or a part of it, and tells how much.
+func (n *node) grant() int {
 	sleeps := n.sleeps
+	n.got = n.wants
+	if !n.whole {
+		n.got = min(n.wants, n.portion())
+	}
 	n.drop()
 	if sleeps {
-		n.granted <- struct{}{}
+		n.granted <- n.got
 	}
+	return n.got
+}
+
+// portion is how many bytes a leaf may have at once: a piece, or what has been saved up
+// all the way. So whoever comes late, because the machine is busy, does not lose by it.
+func (n *node) portion() int {
+	piece := int(n.piece.Load())
+	if piece == 0 {
+		return n.wants
+	}
+	saved := float64(n.wants)
+	for ; n != nil; n = n.parent {
+		if c := n.limits.Ceiling; c > 0 {
+			saved = min(saved, min(n.tree.now-n.ready, depthOf(c))*float64(c)/8)
+		}
+	}
+	return max(piece, int(saved))
 }
