@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 )
@@ -45,6 +46,7 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		}
 	}
 	if refusal != 0 {
+		s.refused(audit.Origin{User: user.Name, Device: device.Name, Carrier: a.Protection.Carrier}, a.Remote, "session", refusal)
 		s.cfg.Log.Warn("session refused", "user", user.Name, "device", device.Name, "remote", a.Remote, "reason", refusal)
 		return refusal.Bytes(), nil
 	}
@@ -114,6 +116,7 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 	switch {
 	case err == nil:
 		log.Info("device enrolled", "user", device.User, "device", device.Name)
+		s.note(audit.Act, audit.Origin{User: device.User, Device: device.Name, Method: "invite"}, a.Remote, "device enrolled", nil)
 		return tunnel.Welcome{WireGuard: s.cfg.WireGuard, WireGuardPort: s.cfg.WireGuardPort}.Bytes()
 	case errors.Is(err, users.ErrInviteUnknown):
 		return nil
@@ -130,6 +133,7 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 		refusal = tunnel.RefusedBusy
 	}
 	log.Warn("enrolment refused", "reason", refusal)
+	s.refused(audit.Origin{Method: "invite"}, a.Remote, "enrolment", refusal)
 	return refusal.Bytes()
 }
 

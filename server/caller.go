@@ -9,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -20,7 +21,9 @@ import (
 type caller struct {
 	server *Server
 	user   string
-	who    func() policy.Who // he is, and how he comes; without From that is as the request says
+	who    func() policy.Who   // he is, and how he comes; without From that is as the request says
+	more   func(*audit.Origin) // adds to who what only records say; nil: nothing
+	resume func() int          // how often the way has changed; nil: never
 	log    *slog.Logger
 	sight  atomic.Pointer[sight]
 
@@ -78,6 +81,10 @@ func (c *caller) beginTo(ctx context.Context, r socks.Request, d destination) (*
 
 // enter counts a flow in, if its user may have one more.
 func (c *caller) enter(f *flow) error {
+	if err := f.record(); err != nil {
+		f.note(err)
+		return err
+	}
 	if !c.server.takeStream(c.user) {
 		f.note(errUserStreams)
 		return errUserStreams
@@ -86,6 +93,7 @@ func (c *caller) enter(f *flow) error {
 	defer c.mu.Unlock()
 	if c.gone != nil {
 		c.server.dropStream(c.user)
+		f.closeRecord(c.gone, socks.NotAllowed)
 		return &socks.Error{Code: socks.NotAllowed, Err: c.gone}
 	}
 	f.part = c.server.bandwidth.part(c.user)

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -26,9 +27,14 @@ type flow struct {
 
 	up, down       atomic.Int64 // bytes
 	sent, received atomic.Int64 // datagrams, up and down
+	first          atomic.Int64 // nanoseconds until the target's first byte
 	over           sync.Once
 
+	entry   *audit.Entry // nil: the flow is not recorded
+	resumed int          // how often the way had changed when the flow began
+
 	mu     sync.Mutex
+	line   audit.Record       // what is known of the flow, but for the counts
 	cutter func(reason error) // set while there is something to cut
 	cutOff error              // why there must not be
 	to     destination        // as far as it is known
@@ -103,6 +109,7 @@ func (f *flow) holds(cut func(error)) error {
 
 // connected gives the conn through which the flow's bytes go; it ends with it.
 func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
+	f.reached(addrPort(c.RemoteAddr()))
 	w := &watchedConn{Conn: c, flow: f}
 	f.reaches(addrPort(c.RemoteAddr()))
 	reason := f.holds(w.Fail)
@@ -123,12 +130,16 @@ func (f *flow) refused(err error) { f.end(err, socks.CodeOf(err)) }
 func (f *flow) end(err error, code socks.Code) {
 	f.over.Do(func() {
 		f.caller.leave(f)
+		f.closeRecord(err, code)
 		f.write(err, code)
 	})
 }
 
 // note writes the line of a flow that was not counted in.
-func (f *flow) note(err error) { f.write(err, socks.CodeOf(err)) }
+func (f *flow) note(err error) {
+	f.closeRecord(err, socks.CodeOf(err))
+	f.write(err, socks.CodeOf(err))
+}
 
 func (f *flow) write(err error, code socks.Code) {
 	attrs := []any{
@@ -179,7 +190,11 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 }
 
 // DidRead counts what was read without Read.
-func (c *watchedConn) DidRead(n int) { c.flow.down.Add(int64(n)) }
+func (c *watchedConn) DidRead(n int) {
+	if n > 0 && c.flow.down.Add(int64(n)) == int64(n) {
+		c.flow.first.CompareAndSwap(0, int64(time.Since(c.flow.began)))
+	}
+}
 
 func (c *watchedConn) Write(b []byte) (int, error) {
 	n, err := c.Conn.Write(b)

@@ -97,6 +97,7 @@ func (b *watchedBinding) flowOf(ctx context.Context, peer netip.AddrPort) (*flow
 	}
 	b.handed = true
 	b.flow.request.Dst = dst
+	b.flow.reached(peer)
 	b.flow.caller.server.dropBind(b.flow.caller.user)
 	return b.flow, nil
 }

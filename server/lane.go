@@ -38,6 +38,7 @@ func (s *session) newLane(number byte) *lane {
 		l.log = s.log.With("lane", number)
 	}
 	l.caller = newCaller(s.server, s.user.Name, l.who, l.log)
+	l.caller.more, l.caller.resume = l.origin, l.resumes
 	l.tun = tunnel.New(false, tunnel.Config{
 		Handle:  l.handle,
 		Streams: s.server.cfg.SessionStreams,
@@ -68,9 +69,9 @@ func (c *coming) serve(ctx context.Context, conn net.Conn) {
 		return
 	}
 	l.comes(c, carrier)
-	if c.fresh && !l.begin(ctx) {
+	if err := l.start(ctx, c); err != nil {
 		l.server.leave(l)
-		l.tun.Fail(context.Canceled)
+		l.tun.Fail(err)
 	}
 	// The lane ends its carrier, and tells the client so. Whoever ends this
 	// conn's listener ends the server, too.
@@ -92,13 +93,22 @@ func (l *lane) enter(ctx context.Context) bool {
 	return true
 }
 
-// begin hands the lane to Serve.
-func (l *lane) begin(ctx context.Context) bool {
+// start begins the lane if the carrier is its first.
+func (l *lane) start(ctx context.Context, c *coming) error {
+	if !c.fresh {
+		return nil
+	}
+	if c.first() {
+		if err := l.record(); err != nil {
+			return err
+		}
+	}
 	select {
 	case l.server.begun <- l:
-		return true
+		return nil
 	case <-ctx.Done():
-		return false
+		l.closeRecord(ctx.Err())
+		return ctx.Err()
 	}
 }
 
@@ -158,6 +168,7 @@ func (l *lane) run(ctx context.Context) {
 	err := l.tun.Serve(ctx)
 	if l.server.leave(l) {
 		l.logins.end()
+		l.closeRecord(err)
 		l.log.Info("session ended", "reason", err, "after", time.Since(l.since).Round(time.Millisecond))
 	} else {
 		l.log.Info("lane ended", "reason", err, "after", time.Since(began).Round(time.Millisecond))

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"encoding"
@@ -85,6 +86,11 @@ func (l *lane) judgeLogin(ctx context.Context, o socks.Options6) (socks.Options6
 	default:
 		return socks.Options6{}, nil // it is no more than a NOOP
 	}
+	by := socks.MethodGSSAPI
+	if password != nil {
+		by = socks.MethodPassword
+	}
+	l.attempted(user, by, err)
 	if err != nil {
 		return socks.Options6{}, err
 	}
@@ -97,6 +103,14 @@ func (l *lane) judgeLogin(ctx context.Context, o socks.Options6) (socks.Options6
 		say.Auth = append(say.Auth, socks.AuthData6{Method: byte(socks.MethodLogin6), Data: id})
 	}
 	return say, nil
+}
+
+// attempted leaves a record of an app's login.
+func (l *lane) attempted(user string, by socks.Method, err error) {
+	o := originOf(l.who())
+	l.origin(&o)
+	o.User, o.Groups, o.Method = user, "", MethodWord(by)
+	l.server.attempted(o, l.last().Remote, err)
 }
 
 // choose gives the best of the methods that are offered, or 255.
@@ -138,7 +152,7 @@ func (l *lane) checkPassword(ctx context.Context, data []byte) (user string, pro
 	if err == nil {
 		u, err = l.server.cfg.Users.CheckPassword(ctx, user, password, l.last().Remote.Addr())
 	}
-	return u.Name, socks.AuthData6{Method: byte(socks.MethodPassword), Data: []byte{1, 0}}, err
+	return cmp.Or(u.Name, user), socks.AuthData6{Method: byte(socks.MethodPassword), Data: []byte{1, 0}}, err
 }
 
 func (l *lane) checkToken(ctx context.Context, data []byte) (user string, proof socks.AuthData6, err error) {
@@ -230,7 +244,7 @@ func (g *logins) add(ctx context.Context, s *session, as login) ([]byte, error) 
 		w.Protection, w.Cipher = s.path()
 		return w
 	}
-	visit, err := s.server.Visit(ctx, Visitor{User: as.user, Came: came})
+	visit, err := s.server.Visit(ctx, Visitor{User: as.user, Came: came, Session: s.name()})
 	if err != nil {
 		return nil, fmt.Errorf("log in as %s: %w", as.user, err)
 	}

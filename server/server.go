@@ -16,6 +16,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
@@ -61,6 +62,10 @@ type Config struct {
 
 	// Bandwidth says what all flows and each user's get. The zero Bandwidth limits nothing.
 	Bandwidth Bandwidth
+
+	// Audit keeps the records of flows, sessions and logins. What it cannot record it may
+	// refuse and end. nil: nothing is recorded.
+	Audit *audit.Writer
 
 	// Login says how apps at clients' doors log in. The zero Login lets nobody.
 	Login Login

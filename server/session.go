@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 )
@@ -25,12 +26,14 @@ type session struct {
 	since  time.Time
 	ports  ports
 	logins logins
+	line   audit.Record // what its own one began with; set before there is an entry
 
 	// Under the server's mu.
 	booked bool                   // it has begun, and may be over by now
 	lanes  [tunnel.MaxLanes]*lane // by number; nil: there is none
 	past   tunnel.Stats           // of lanes that have ended
 	now    users.User             // the user as the store had him last
+	entry  *audit.Entry           // nil: the session is not recorded
 }
 
 func (s *Server) newSession(device users.Device, user users.User) *session {

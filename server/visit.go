@@ -10,6 +10,7 @@ import (
 	"slices"
 	"sync/atomic"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
@@ -25,6 +26,8 @@ type Visitor struct {
 	// Came says what he comes in by, and how that is protected: Door, Method, Protection
 	// and Cipher, and Device if there is none above. nil: nobody knows. It is asked for each flow.
 	Came func() policy.Who
+
+	Session string // in which he has logged in, for the records
 }
 
 // Visit is a visitor's stay. It is a [socks.Relay] that carries requests out in
@@ -52,6 +55,7 @@ func (s *Server) Visit(ctx context.Context, who Visitor) (*Visit, error) {
 	who.User = user.Name
 	v := &Visit{visitor: who, device: device.Name, done: make(chan struct{})}
 	v.caller = newCaller(s, user.Name, v.who, log)
+	v.caller.more = func(o *audit.Origin) { o.Session = who.Session }
 	v.groups.Store(&user.Groups)
 	if !s.receive(v) {
 		return nil, fmt.Errorf("let a visitor in: %w", tunnel.RefusedBusy)

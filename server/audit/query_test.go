@@ -68,7 +68,7 @@ func fits(q Query, r Record) bool {
 }
 
 func TestQueriesAndSumsFindWhatFits(t *testing.T) {
-	_, reader, all := filled(t, 9000)
+	_, reader, all := filled(t, 5000)
 	all[len(all)-1].Up = 5
 	at := func(day, hour, minute int) time.Time { return time.Date(2026, 3, day, hour, minute, 30, 0, time.UTC) }
 	for name, q := range map[string]Query{

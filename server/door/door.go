@@ -55,7 +55,7 @@ type Config struct {
 	Server *server.Server
 	Users  *users.Store
 
-	// Name is what rules call the door: the address that the config says.
+	// Name is what rules and records call the door: the address that the config says.
 	Name string
 
 	// Methods are offered in this order, which counts for apps that can do several.
@@ -188,6 +188,7 @@ func (d *Door) came(e socks.Entry) policy.Who {
 
 func (d *Door) checkPassword(ctx context.Context, source netip.AddrPort, user, password string) bool {
 	_, err := d.cfg.Users.CheckPassword(ctx, user, password, source.Addr())
+	d.cfg.Server.Record(server.Attempt{User: user, Method: string(Password), Door: d.cfg.Name, Source: source, Err: err})
 	switch {
 	case err == nil:
 		return true
@@ -205,7 +206,13 @@ func (d *Door) checkPassword(ctx context.Context, source netip.AddrPort, user, p
 	return false
 }
 
-func (d *Door) acceptTicket(ctx context.Context, _ netip.AddrPort, token []byte) (socks.GSSGrant, error) {
+func (d *Door) acceptTicket(ctx context.Context, source netip.AddrPort, token []byte) (socks.GSSGrant, error) {
+	grant, err := d.judgeTicket(ctx, token)
+	d.cfg.Server.Record(server.Attempt{User: grant.User, Method: string(GSSAPI), Door: d.cfg.Name, Source: source, Err: err})
+	return grant, err
+}
+
+func (d *Door) judgeTicket(ctx context.Context, token []byte) (socks.GSSGrant, error) {
 	c, reply, err := d.cfg.Accept(token)
 	if err != nil {
 		return socks.GSSGrant{}, err

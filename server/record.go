@@ -1,0 +1,241 @@
+package server
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"time"
+
+	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// originOf is where the records of somebody come from.
+func originOf(w policy.Who) audit.Origin {
+	return audit.Origin{
+		User: w.User, Device: w.Device, Groups: strings.Join(w.Groups, ","), Source: w.From,
+		Door: w.Door, Method: w.Method, Carrier: strings.Join(w.Protection, "+"), Cipher: w.Cipher,
+	}
+}
+
+// origin adds what only records say of the lane.
+func (l *lane) origin(o *audit.Origin) {
+	p := l.last().Protection
+	o.Session, o.Carrier, o.Version, o.KeyExchange = l.name(), p.Carrier, p.Version, p.KeyExchange
+}
+
+func (l *lane) resumes() int {
+	state, _ := l.tun.State()
+	return state.Resumes
+}
+
+// resumes is how often the way that the caller's requests come has changed.
+func (c *caller) resumes() int {
+	if c.resume == nil {
+		return 0
+	}
+	return c.resume()
+}
+
+// record opens the flow's record. A flow that has none must not go on.
+func (f *flow) record() error {
+	log := f.caller.server.cfg.Audit
+	if log == nil {
+		return nil
+	}
+	r, o := f.request, originOf(f.caller.who())
+	if f.caller.more != nil {
+		f.caller.more(&o)
+	}
+	o.Dialect = dialectWord(r.Dialect)
+	o.Source = cmp.Or(r.Source.Addr(), o.Source)
+	f.resumed = f.caller.resumes()
+	f.line = audit.Record{
+		Kind: audit.Flow, Origin: o, SourcePort: r.Source.Port(), Begin: f.began,
+		Command: f.wish.command, Name: r.Dst.Name, Address: r.Dst.IP, Port: r.Dst.Port, Decision: audit.Allowed,
+	}
+	entry, err := log.Begin(f.line, f)
+	if err != nil {
+		return &socks.Error{Code: socks.GeneralFailure, Err: err}
+	}
+	f.entry = entry
+	return nil
+}
+
+// reached notes what the flow has got a connection with, and how long that took.
+func (f *flow) reached(peer netip.AddrPort) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if peer.IsValid() {
+		f.line.Address, f.line.Port = peer.Addr(), peer.Port()
+	}
+	f.line.Connect = time.Since(f.began)
+}
+
+// Progress fills in how far the flow has come.
+func (f *flow) Progress(r *audit.Record) {
+	f.mu.Lock()
+	*r = f.line
+	f.mu.Unlock()
+	r.Duration = time.Since(f.began)
+	r.Up, r.Down = f.up.Load(), f.down.Load()
+	r.Sent, r.Received = f.sent.Load(), f.received.Load()
+	r.FirstByte = time.Duration(f.first.Load())
+	r.Rule = f.ruledBy()
+	r.Resumes = f.caller.resumes() - f.resumed
+}
+
+// Cut breaks the flow because it cannot be recorded any more.
+func (f *flow) Cut(reason error) { f.cut(reason) }
+
+// closeRecord closes the flow's record.
+func (f *flow) closeRecord(err error, code socks.Code) {
+	if f.entry == nil {
+		return
+	}
+	var r audit.Record
+	f.Progress(&r)
+	r.End = endWord(err, code)
+	if code == socks.NotAllowed {
+		r.Decision = audit.Refused
+	}
+	f.entry.End(r)
+}
+
+// endWord says how a flow has ended, in one of few ways.
+func endWord(err error, code socks.Code) string {
+	refusal, refused := errors.AsType[tunnel.Refusal](err)
+	switch {
+	case code != socks.Succeeded:
+		return codeWord(code)
+	case err == nil:
+		return "closed"
+	case errors.Is(err, audit.ErrNotRecorded):
+		return "not recorded"
+	case refused:
+		return refusal.Error()
+	case errors.Is(err, context.Canceled):
+		return "cut off"
+	}
+	return "reset"
+}
+
+func codeWord(c socks.Code) string {
+	switch c {
+	case socks.NotAllowed:
+		return "not allowed"
+	case socks.NetworkUnreachable:
+		return "network unreachable"
+	case socks.HostUnreachable:
+		return "host unreachable"
+	case socks.ConnectionRefused:
+		return "connection refused"
+	case socks.TTLExpired:
+		return "timed out"
+	case socks.AddressNotSupported:
+		return "address not supported"
+	case socks.GeneralFailure:
+		return "failed"
+	}
+	return fmt.Sprintf("failed with code %d", c)
+}
+
+// record opens the session's record.
+func (l *lane) record() error {
+	log := l.server.cfg.Audit
+	if log == nil {
+		return nil
+	}
+	o := originOf(l.who())
+	l.origin(&o)
+	l.line = audit.Record{Kind: audit.Session, Origin: o, SourcePort: l.last().Remote.Port(), Begin: l.since}
+	entry, err := log.Begin(l.line, l.session)
+	if err != nil {
+		return err
+	}
+	l.server.mu.Lock()
+	defer l.server.mu.Unlock()
+	l.entry = entry
+	return nil
+}
+
+// Progress fills in how far the session has come.
+func (s *session) Progress(r *audit.Record) {
+	st, _ := s.status()
+	*r = s.line
+	r.Duration = time.Since(s.since)
+	r.Up, r.Down, r.Resumes = st.Up, st.Down, st.Resumes
+}
+
+// Cut ends the session because it cannot be recorded any more.
+func (s *session) Cut(reason error) {
+	s.server.mu.Lock()
+	defer s.server.mu.Unlock()
+	s.fail(reason)
+}
+
+// closeRecord closes the session's record, once its last lane has ended.
+func (s *session) closeRecord(why error) {
+	s.server.mu.Lock()
+	entry := s.entry
+	s.server.mu.Unlock()
+	if entry == nil {
+		return
+	}
+	var r audit.Record
+	s.Progress(&r)
+	r.End = endWord(why, socks.Succeeded)
+	entry.End(r)
+}
+
+// Attempt is somebody's attempt to prove who he is.
+type Attempt struct {
+	User   string // as whom; perhaps nobody is called so
+	Method string // "password"
+	Door   string // where; empty at a session
+	Source netip.AddrPort
+	Err    error // why it has failed; nil: it has not
+}
+
+// Record leaves a record of an attempt.
+func (s *Server) Record(a Attempt) {
+	s.attempted(audit.Origin{User: a.User, Method: a.Method, Door: a.Door}, a.Source, a.Err)
+}
+
+// attempted is Record where more is known.
+func (s *Server) attempted(o audit.Origin, source netip.AddrPort, err error) {
+	if errors.Is(err, users.ErrPasswordLimit) {
+		return // there was a record for each of those before
+	}
+	if users.ValidName(o.User) != nil {
+		o.User = "" // perhaps somebody has mistaken the field for the other one
+	}
+	s.note(audit.Login, o, source, "", err)
+}
+
+// refused leaves a record of a device that may not do what it has come for.
+func (s *Server) refused(o audit.Origin, source netip.AddrPort, what string, why tunnel.Refusal) {
+	o.Method = cmp.Or(o.Method, "device")
+	s.note(audit.Failure, o, source, what, why)
+}
+
+// note leaves a record of something that took no time. A failure is one that says why.
+func (s *Server) note(kind audit.Kind, o audit.Origin, source netip.AddrPort, what string, err error) {
+	log := s.cfg.Audit
+	if log == nil {
+		return
+	}
+	o.Source = cmp.Or(source.Addr(), o.Source)
+	r := audit.Record{Kind: kind, Origin: o, SourcePort: source.Port(), Begin: time.Now(), What: what}
+	if err != nil {
+		r.Kind, r.End = audit.Failure, err.Error()
+	}
+	// The Writer counts what it cannot take.
+	_ = log.Note(r)
+}

@@ -1,0 +1,160 @@
+package server
+
+import (
+	"errors"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// recordedHouse is a house that records what happens in a directory. What end gives
+// is there after everything has ended.
+func recordedHouse(t *testing.T, strict bool) (h *house, dir string, end func(kinds ...audit.Kind) []audit.Record) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "audit")
+	w, err := audit.Open(t.Context(), audit.Config{Dir: dir, Exit: "exit.example.org", Strict: strict, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h = newHouse(t, func(c *Config) { c.Audit = w })
+	h.running.Go(func() { h.must(w.Serve(h.ctx)) })
+	closed := false
+	t.Cleanup(func() {
+		if !closed {
+			h.stop()
+			_ = w.Close() // the test has done something to the files
+		}
+	})
+	return h, dir, func(kinds ...audit.Kind) (all []audit.Record) {
+		t.Helper()
+		closed = true
+		h.stop()
+		h.must(w.Close())
+		for r, err := range audit.NewReader(dir).Records(t.Context(), audit.Query{Kinds: kinds}) {
+			h.must(err)
+			all = append(all, r)
+		}
+		report, err := audit.Verify(t.Context(), dir, audit.Head{})
+		h.must(err)
+		if !report.Sound() || report.Open > 0 {
+			t.Errorf("the warehouse has %d open records, and these problems: %q", report.Open, report.Problems)
+		}
+		return all
+	}
+}
+
+func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	g := h.attach(h.device("anna"))
+	echo := onLoopback(echoTarget(t))
+	stream, code := g.request(socks.Connect, echo)
+	if code != socks.Succeeded {
+		t.Fatal(code)
+	}
+	exchange(t, stream, "hello")
+	stream.Close()
+	if _, code = g.request(socks.Connect, socks.Addr{Name: "169.254.169.254", Port: 80}); code != socks.NotAllowed {
+		t.Fatal(code)
+	}
+	all := end(audit.Flow)
+	if len(all) != 2 {
+		t.Fatalf("there are %+v", all)
+	}
+	// They may have ended in any order.
+	if all[0].Decision == audit.Refused {
+		all[0], all[1] = all[1], all[0]
+	}
+	f, r := all[0], all[1]
+	if f.User != "anna" || f.Exit != "exit.example.org" || f.Session == "" || f.Device == "" || f.Method != "device" || f.Dialect != "socks6" ||
+		f.Command != "connect" || f.Address != echo.IP || f.Port != echo.Port || f.Up != 5 || f.Down != 5 || f.Decision != audit.Allowed ||
+		f.Connect <= 0 || f.FirstByte < f.Connect || f.Duration < 0 || time.Since(f.Begin) > patience || f.End == "" {
+		t.Errorf("the flow is %+v", f)
+	}
+	if r.Address.String() != "169.254.169.254" || r.Decision != audit.Refused || r.End != "not allowed" || r.Up+r.Down != 0 {
+		t.Errorf("the refused flow is %+v", r)
+	}
+}
+
+func TestBindAndAssociationAreOnRecord(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	v, err := h.Visit(t.Context(), Visitor{User: "bob", Came: func() policy.Who { return policy.Who{Door: ":1080", Method: "password"} }})
+	h.must(err)
+	source := netip.MustParseAddrPort("192.0.2.7:4711")
+	binding, reply, err := v.Bind(t.Context(), socks.Request{Command: socks.Bind, Dialect: socks.SOCKS5, Source: source, Dst: onLoopback(0)})
+	h.must(err)
+	peer, err := net.DialTCP("tcp", nil, net.TCPAddrFromAddrPort(netip.AddrPortFrom(onLoopback(0).IP, reply.Bound.Port())))
+	h.must(err)
+	defer peer.Close()
+	conn, _, err := binding.Accept(t.Context())
+	h.must(err)
+	conn.Close()
+	binding.Close()
+	association, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate, Dialect: socks.SOCKS5, Source: source}, newMailbox())
+	h.must(err)
+	association.Close()
+	v.Close()
+	all := end()
+	if len(all) != 2 {
+		t.Fatalf("there are %+v", all)
+	}
+	from := peer.LocalAddr().(*net.TCPAddr).AddrPort()
+	if b := all[0]; b.Command != "bind" || b.Port != from.Port() || b.Door != ":1080" || b.Method != "password" || b.Source != source.Addr() || b.SourcePort != 4711 {
+		t.Errorf("the BIND is %+v", b)
+	}
+	if a := all[1]; a.Command != "associate" || a.User != "bob" || a.End != "closed" {
+		t.Errorf("the association is %+v", a)
+	}
+}
+
+func TestSessionsAndAttemptsAreOnRecord(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	g := h.attach(h.device("anna"))
+	stream, _ := g.request(socks.Connect, onLoopback(echoTarget(t)))
+	exchange(t, stream, "hello")
+	stream.Close()
+	h.Record(Attempt{User: "bob", Method: "password", Door: ":1080", Source: netip.MustParseAddrPort("192.0.2.7:4711"), Err: errors.New("no")})
+	h.Record(Attempt{User: "bob", Method: "password"})
+	h.Record(Attempt{User: "pass word\n", Method: "password", Err: errors.New("no")})
+	all := end(audit.Session, audit.Login, audit.Failure)
+	ways := make(map[audit.Kind]int)
+	for _, r := range all {
+		ways[r.Kind]++
+		if r.Kind == audit.Session && (r.User != "anna" || r.Up == 0 || r.Duration < 0) || r.Kind == audit.Failure && r.End != "no" || r.User == "pass word\n" {
+			t.Errorf("there is %+v", r)
+		}
+	}
+	if ways[audit.Session] != 1 || ways[audit.Login] != 1 || ways[audit.Failure] != 2 {
+		t.Errorf("there are %v", ways)
+	}
+}
+
+func TestWhatCannotBeRecordedStrictlyEndsAndIsRefused(t *testing.T) {
+	h, dir, _ := recordedHouse(t, true)
+	g := h.attach(h.device("anna"))
+	stream, code := g.request(socks.Connect, onLoopback(echoTarget(t)))
+	if code != socks.Succeeded {
+		t.Fatal(code)
+	}
+	exchange(t, stream, "hello")
+	h.must(os.RemoveAll(dir))
+	stream.SetDeadline(time.Now().Add(patience))
+	if n, err := stream.Read(make([]byte, 1)); n != 0 || !errors.Is(err, tunnel.ErrReset) && !errors.Is(err, tunnel.ErrSessionLost) {
+		t.Errorf("a flow that cannot be recorded gives %d, %v", n, err)
+	}
+	receive(t, g.served, "the end of the session")
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	if _, reply, err := v.Connect(t.Context(), socks.Request{Command: socks.Connect, Dst: onLoopback(echoTarget(t))}); !errors.Is(err, audit.ErrNotRecorded) || reply.Code != socks.GeneralFailure {
+		t.Errorf("a flow that cannot be recorded: %v, %v", reply.Code, err)
+	}
+}
