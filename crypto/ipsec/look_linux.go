@@ -25,11 +25,21 @@ func (d *Detector) look(_ context.Context, p Path) (sight, error) {
 		return sight{}, err
 	}
 	p.Local = netip.AddrPortFrom(way.source, p.Local.Port())
-	db, err := readDatabase()
-	if err != nil {
-		return sight{}, err
+	db, unread := readDatabase()
+	var s sight
+	if unread == nil {
+		if s, err = lookAtPolicies(p, way, db); err != nil || s.governed {
+			return s, err
+		}
 	}
-	return lookAtPolicies(p, way, db)
+	switch way.link.kind {
+	case "xfrm", "vti", "vti6":
+		if unread != nil {
+			return sight{governed: true}, unread
+		}
+		return lookAtInterface(p, way, db), nil
+	}
+	return s, unread
 }
 
 // lookAtPolicies sees what the kernel's policies make of packets whatever the
@@ -48,6 +58,24 @@ func lookAtPolicies(p Path, way route, db *database) (sight, error) {
 		return sight{Protection: Protection{Reason: "IPsec policies do not count on interface " + way.link.name}, governed: true}, nil
 	}
 	return sight{Protection: describe(Kernel, way, going.states, coming.states), governed: true}, nil
+}
+
+// lookAtInterface sees what an interface that does nothing but ESP makes of
+// packets that are routed into it. It drops those that it has no association for.
+func lookAtInterface(p Path, way route, db *database) sight {
+	out := packet{src: p.Local, dst: p.Remote, protocol: p.protocol(), mark: p.Mark, ifID: way.link.ifID}
+	in := out.back()
+	if way.link.kind == "xfrm" && way.link.ifID == 0 {
+		return sight{Protection: Protection{Reason: "interface " + way.link.name + " has no number that policies could name"}, governed: true}
+	}
+	if way.link.kind != "xfrm" {
+		out.mark, in.mark = way.link.outKey, way.link.inKey
+	}
+	going, coming := db.rule(outward, out), db.rule(inward, in)
+	if reason := cmp.Or(going.reason, coming.reason); reason != "" {
+		return sight{Protection: Protection{Reason: "on interface " + way.link.name + ": " + reason}, governed: true}
+	}
+	return sight{Protection: describe(Interface, way, going.states, coming.states), governed: true}
 }
 
 // describe tells of the associations that protect what goes and what comes.
