@@ -45,13 +45,20 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	conn, reply, err := c.server.cfg.Relay.Connect(ctx, f.request)
+	request := f.request
+	if f.heeded {
+		request.Initial = nil // it waits for what rules say of it
+	}
+	conn, reply, err := c.server.cfg.Relay.Connect(ctx, request)
 	if err != nil {
 		f.refused(err)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	f.up.Add(int64(len(r.Initial))) // the target has them
+	f.up.Add(int64(len(request.Initial))) // the target has them
 	watched, err := f.connected(conn)
+	if err == nil && len(request.Initial) < len(r.Initial) {
+		_, err = watched.Write(r.Initial)
+	}
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
@@ -72,7 +79,7 @@ func (c *caller) beginTo(ctx context.Context, r socks.Request, d destination) (*
 		return nil, err
 	}
 	// Rules that come from now on judge the flow again.
-	if err := f.judge(); err != nil {
+	if _, err := f.judge(); err != nil {
 		f.refused(err)
 		return nil, err
 	}

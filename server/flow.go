@@ -12,6 +12,7 @@ import (
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -21,6 +22,7 @@ type flow struct {
 	caller  *caller
 	request socks.Request
 	wish    petition
+	heeded  bool // rules may come to ask what is spoken
 	began   time.Time
 	debug   bool
 	part    *part // of the bandwidth; nil for one that was not counted in
@@ -38,6 +40,7 @@ type flow struct {
 	cutter func(reason error) // set while there is something to cut
 	cutOff error              // why there must not be
 	to     destination        // as far as it is known
+	speech spoken             // as far as it is known
 	rule   *policy.Rule       // that has decided; nil: none
 }
 
@@ -45,7 +48,12 @@ type flow struct {
 func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *flow {
 	f := &flow{caller: c, request: r, wish: c.petition(r), began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug), to: to}
 	f.request.Permit = f.permit
-	if to.name != "" && c.server.policy.Load() != nil {
+	ruled := c.server.policy.Load() != nil
+	f.heeded = ruled && f.wish.command != "resolve"
+	if !f.heeded {
+		f.speech.protocol = string(sniff.Unknown) // for good
+	}
+	if ruled && to.name != "" {
 		// The name that is judged is the one that is looked up.
 		if d, err := to.canonical(); err == nil && d.name != "" {
 			f.request.Dst.Name = d.name
@@ -54,28 +62,39 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 	return f
 }
 
-// judge tells why the flow may not be; nil if it may.
-func (f *flow) judge() error {
+// judge tells why the flow may not be, and otherwise whether that depends on what is
+// spoken there.
+func (f *flow) judge() (open bool, err error) {
 	f.mu.Lock()
-	to := f.to
+	to, speech := f.to, f.speech
 	f.mu.Unlock()
-	rule, err := f.wish.judge(to)
+	r, err := f.wish.judge(to, speech)
 	f.mu.Lock()
-	f.rule = rule
+	f.rule = r.rule
 	f.mu.Unlock()
-	return err
+	return r.open, err
 }
 
 // permit is what the flow's request asks rules by. The one that forbids a connection is on
 // record.
 func (f *flow) permit(name string, at netip.AddrPort) error {
-	rule, err := f.wish.judge(destination{name, at})
+	f.mu.Lock()
+	speech := f.speech
+	f.mu.Unlock()
+	r, err := f.wish.judge(destination{name, at}, speech)
 	if err != nil && f.request.Command == socks.Connect {
 		f.mu.Lock()
 		defer f.mu.Unlock()
-		f.rule = rule
+		f.rule = r.rule
 	}
 	return err
+}
+
+// speaks says what is spoken.
+func (f *flow) speaks(s spoken) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.speech = s
 }
 
 // reaches says more of the destination.
@@ -111,10 +130,16 @@ func (f *flow) holds(cut func(error)) error {
 func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 	f.reached(addrPort(c.RemoteAddr()))
 	w := &watchedConn{Conn: c, flow: f}
+	if f.heeded {
+		w.ear = newListener(f, c)
+	}
 	f.reaches(addrPort(c.RemoteAddr()))
-	reason := f.holds(w.Fail)
+	reason, open := f.holds(w.Fail), false
 	if reason == nil {
-		reason = f.judge() // what has changed since the last time nobody has seen
+		open, reason = f.judge() // what has changed since the last time nobody has seen
+	}
+	if !open && w.ear != nil {
+		w.ear.pass()
 	}
 	if reason != nil {
 		w.Fail(reason)
@@ -179,27 +204,47 @@ func (f *flow) ruledBy() string {
 type watchedConn struct {
 	relay.Conn
 	flow *flow
+	ear  *listener // nil: nobody wants to know what is spoken
 }
 
 var errCutOff = errors.New("connection reset")
 
 func (c *watchedConn) Read(b []byte) (int, error) {
 	n, err := c.Conn.Read(b)
-	c.DidRead(n)
+	c.DidRead(b[:n])
 	return n, err
 }
 
-// DidRead counts what was read without Read.
-func (c *watchedConn) DidRead(n int) {
-	if n > 0 && c.flow.down.Add(int64(n)) == int64(n) {
+// DidRead takes note of what was read without Read.
+func (c *watchedConn) DidRead(b []byte) {
+	n := int64(len(b))
+	if n > 0 && c.flow.down.Add(n) == n {
 		c.flow.first.CompareAndSwap(0, int64(time.Since(c.flow.began)))
+	}
+	if c.listens() {
+		c.ear.heard(b)
 	}
 }
 
-func (c *watchedConn) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
+// listens tells whether it is not known yet what is spoken.
+func (c *watchedConn) listens() bool { return c.ear != nil && !c.ear.done.Load() }
+
+func (c *watchedConn) Write(b []byte) (n int, err error) {
+	if c.listens() {
+		n, err = c.ear.said(b)
+	} else {
+		n, err = c.Conn.Write(b)
+	}
 	c.flow.up.Add(int64(n))
 	return n, err
+}
+
+// CloseWrite tells the target that the app says no more.
+func (c *watchedConn) CloseWrite() error {
+	if c.listens() {
+		c.ear.end()
+	}
+	return c.Conn.CloseWrite()
 }
 
 // SyscallConn gives the socket, to whoever tells DidRead.
@@ -215,19 +260,26 @@ func (c *watchedConn) SyscallConn() (syscall.RawConn, error) {
 // what came of it.
 func (c *watchedConn) Close() error {
 	err := c.Conn.Close()
-	c.flow.end(nil, socks.Succeeded)
+	c.over(nil)
 	return err
 }
 
 // Reset breaks the connection and ends the flow.
 func (c *watchedConn) Reset() error {
 	err := c.Conn.Reset()
-	c.flow.end(errCutOff, socks.Succeeded)
+	c.over(errCutOff)
 	return err
 }
 
 // Fail is Reset for a reason.
 func (c *watchedConn) Fail(reason error) {
 	relay.Fail(c.Conn, reason)
+	c.over(reason)
+}
+
+func (c *watchedConn) over(reason error) {
+	if c.ear != nil {
+		c.ear.stop()
+	}
 	c.flow.end(reason, socks.Succeeded)
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -42,7 +43,7 @@ func (s *session) judgeFlows() {
 
 func (c *caller) judgeFlows() {
 	for _, f := range c.all() {
-		if reason := f.judge(); reason != nil {
+		if _, reason := f.judge(); reason != nil {
 			f.cut(reason)
 		}
 	}
@@ -146,37 +147,58 @@ func dialectWord(d socks.Dialect) string {
 // permit tells why a destination may not be reached; nil if it may, as far as is
 // known. It is what [socks.Request.Permit] is.
 func (p petition) permit(name string, at netip.AddrPort) error {
-	_, err := p.judge(destination{name, at})
+	_, err := p.judge(destination{name, at}, spoken{})
 	return err
 }
 
-var errNoRule = errors.New("no rule allows it")
+var (
+	errNoRule = errors.New("no rule allows it")
+
+	// Nobody listens to datagrams.
+	errDatagrams = errors.New("it depends on what the datagrams are, which is not known")
+)
+
+// ruling is what rules say of something that they do not forbid.
+type ruling struct {
+	rule *policy.Rule // the first that may decide; nil: there are no rules
+	open bool         // it depends on what is spoken
+}
 
 // judge gives the first rule that may decide, and why the destination may not be
 // reached. Without a name and an address it is not known yet what that is.
-func (p petition) judge(d destination) (*policy.Rule, error) {
+func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	as := p.caller.seen(p.from)
 	if as == nil {
-		return nil, nil
+		return r, nil
 	}
-	d, err := d.canonical()
-	if err != nil {
-		return nil, &socks.Error{Code: socks.NotAllowed, Err: err}
+	if d, err = d.canonical(); err != nil {
+		return r, &socks.Error{Code: socks.NotAllowed, Err: err}
 	}
 	q := policy.Request{
 		Dialect: p.dialect, Command: p.command, Name: d.name, Port: d.at.Port(), Anywhere: !d.known(), Time: time.Now(),
+		Protocol: s.protocol, Carries: s.carries,
 	}
-	if p.command == "bind" {
+	switch p.command {
+	case "bind":
 		q.Port = 0 // the peer's own, which says nothing
+	case "resolve":
+		q.Protocol = string(sniff.DNS)
+	case "ping":
+		q.Protocol = string(sniff.Unknown)
 	}
-	var rule *policy.Rule
 	for _, q.Addr = range Judged(d.at.Addr()) {
 		decision := as.Decide(q)
-		if rule = decision.Rule; decision.Outcome == policy.Deny {
-			return rule, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
+		r.rule = decision.Rule
+		switch {
+		case decision.Outcome == policy.Deny:
+			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
+		case decision.Outcome == policy.NeedsProtocol && p.command == "associate":
+			return r, &socks.Error{Code: socks.NotAllowed, Err: errDatagrams}
+		case decision.Outcome == policy.NeedsProtocol:
+			r.open = true
 		}
 	}
-	return rule, nil
+	return r, nil
 }
 
 // denial says in words why something is denied.
@@ -246,7 +268,7 @@ func (d destination) canonical() (destination, error) {
 // that have them must not be used.
 func RulesLack() []string {
 	return []string{
-		"protocols", "rate_up", "rate_down", "ceiling_up", "ceiling_down", "quota_per_day", "quota_per_month",
+		"rate_up", "rate_down", "ceiling_up", "ceiling_down", "quota_per_day", "quota_per_month",
 		"max_flows", "idle", "total", "record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -17,7 +18,11 @@ import (
 
 func rules(t testing.TB, text string) *policy.Policy {
 	t.Helper()
-	p, err := policy.Read("policy.toml", []byte(text), policy.Options{})
+	known := make(map[string]string)
+	for info := range sniff.Protocols() {
+		known[string(info.Name)] = string(info.Group)
+	}
+	p, err := policy.Read("policy.toml", []byte(text), policy.Options{Protocols: known, Lacks: RulesLack()})
 	if err != nil {
 		t.Fatal(err)
 	}

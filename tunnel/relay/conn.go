@@ -44,10 +44,11 @@ func (c tcpConn) Reset() error {
 	return c.TCPConn.Close()
 }
 
-// watched is a conn that is told what was read from its socket past its Read.
+// watched is a conn that is told what was read from its socket past its Read. It keeps
+// nothing of b.
 type watched interface {
 	Conn
-	DidRead(n int)
+	DidRead(b []byte)
 }
 
 // Fail resets a conn for a reason, which a conn that has a method Fail learns.

@@ -224,7 +224,7 @@ func (r *reader) next() ([]byte, error) {
 	if r.raw != nil {
 		b, err := r.raw.next(&r.buf)
 		if len(b) > 0 && r.watch != nil {
-			r.watch.DidRead(len(b))
+			r.watch.DidRead(b)
 		}
 		return b, err
 	}
