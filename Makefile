@@ -5,11 +5,12 @@ GO ?= go
 
 # Debian packages that the tests use: the race detector needs a C compiler, the
 # end-to-end tests run these programs in network namespaces, those of Kerberos a
-# KDC and its clients.
+# KDC and its clients, those of IPsec two strongSwans.
 PACKAGES := gcc libc6-dev iproute2 util-linux \
 	curl ncat netcat-openbsd proxychains4 openssh-client openssh-server \
 	git python3 python3-socks chromium \
 	krb5-kdc krb5-admin-server krb5-user python3-gssapi \
+	strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins \
 	dante-client vsftpd tnftp nodejs node-socks \
 	snmp snmpd tftp-hpa tftpd-hpa coturn shadowsocks-libev \
 	tsocks torsocks tor redsocks nftables omniorb omniorb-nameserver \

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -16,7 +18,7 @@ func (p Path) protocol() uint8 {
 	return unix.IPPROTO_TCP
 }
 
-func (d *Detector) look(_ context.Context, p Path) (sight, error) {
+func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
 	way, err := findRoute(p)
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) {
 		return sight{Protection: Protection{Reason: "there is no route"}}, nil
@@ -29,7 +31,7 @@ func (d *Detector) look(_ context.Context, p Path) (sight, error) {
 	var s sight
 	if unread == nil {
 		if s, err = lookAtPolicies(p, way, db); err != nil || s.governed {
-			return s, err
+			return d.introduce(ctx, s), err
 		}
 	}
 	switch way.link.kind {
@@ -37,7 +39,12 @@ func (d *Detector) look(_ context.Context, p Path) (sight, error) {
 		if unread != nil {
 			return sight{governed: true}, unread
 		}
-		return lookAtInterface(p, way, db), nil
+		return d.introduce(ctx, lookAtInterface(p, way, db)), nil
+	case "tun":
+		// kernel-libipsec calls its interface so.
+		if strings.HasPrefix(way.link.name, "ipsec") {
+			return d.lookAtCharon(ctx, p, way)
+		}
 	}
 	return s, unread
 }
@@ -57,7 +64,7 @@ func lookAtPolicies(p Path, way route, db *database) (sight, error) {
 	if is {
 		return sight{Protection: Protection{Reason: "IPsec policies do not count on interface " + way.link.name}, governed: true}, nil
 	}
-	return sight{Protection: describe(Kernel, way, going.states, coming.states), governed: true}, nil
+	return describe(Kernel, way, going.states, coming.states), nil
 }
 
 // lookAtInterface sees what an interface that does nothing but ESP makes of
@@ -75,11 +82,47 @@ func lookAtInterface(p Path, way route, db *database) sight {
 	if reason := cmp.Or(going.reason, coming.reason); reason != "" {
 		return sight{Protection: Protection{Reason: "on interface " + way.link.name + ": " + reason}, governed: true}
 	}
-	return sight{Protection: describe(Interface, way, going.states, coming.states), governed: true}
+	return describe(Interface, way, going.states, coming.states)
+}
+
+// lookAtCharon sees what charon does with packets that are routed into the
+// interface of its user space ESP. It drops those that it has no association for.
+func (d *Detector) lookAtCharon(ctx context.Context, p Path, way route) (sight, error) {
+	found, err := d.askCharon(ctx, func(c *child) bool { return c.covers(p) })
+	if err != nil {
+		return sight{governed: true}, err
+	}
+	reason := ""
+	switch {
+	case !found.libipsec:
+		reason = "charon does no ESP of its own for interface " + way.link.name
+	case len(found.children) == 0:
+		reason = "charon has no association for it"
+	}
+	for _, c := range found.children {
+		if c.transform.weakness != "" {
+			reason = "the association does not protect: " + c.transform.weakness
+		}
+	}
+	if reason != "" {
+		return sight{Protection: Protection{Reason: reason}, governed: true}, nil
+	}
+	c := slices.MaxFunc(found.children, func(a, b child) int { return a.since.Compare(b.since) })
+	s := sight{governed: true, Protection: Protection{
+		Mechanism: Userspace, Mode: c.mode, Out: c.transform.Suite, In: c.transform.Suite, NATT: c.natt, Since: c.since, MTU: way.mtu, Peer: c.peer,
+	}}
+	// ESP goes by another way than what is in it. If charon's own packets are
+	// told apart by a mark, that way cannot be seen from here.
+	outer, err := findRoute(Path{Remote: netip.AddrPortFrom(c.gateway, 0)})
+	if err == nil && outer.link != way.link {
+		w := wrapping{transform: c.transform, mode: modeTunnel, outer: outerHeader(c.gateway.Is4()), natt: c.natt}
+		s.MTU = min(s.MTU, w.fits(outer.mtu))
+	}
+	return s, nil
 }
 
 // describe tells of the associations that protect what goes and what comes.
-func describe(by Mechanism, way route, out, in []*state) Protection {
+func describe(by Mechanism, way route, out, in []*state) sight {
 	o, i := newest(out), newest(in)
 	p := Protection{
 		Mechanism: by, Mode: o.mode.name(), Out: o.cipher.Suite, In: i.cipher.Suite, NATT: o.natt, Since: o.since, MTU: way.mtu,
@@ -90,7 +133,19 @@ func describe(by Mechanism, way route, out, in []*state) Protection {
 	for _, s := range out {
 		p.MTU = min(p.MTU, s.fits(way))
 	}
-	return p
+	return sight{Protection: p, governed: true, spi: o.spi, gateway: o.dst}
+}
+
+// introduce adds who the peer is, if it was charon that made the association.
+func (d *Detector) introduce(ctx context.Context, s sight) sight {
+	if !s.Protected() {
+		return s
+	}
+	found, err := d.askCharon(ctx, func(c *child) bool { return c.spiOut == s.spi && c.gateway == s.gateway })
+	if err == nil && len(found.children) == 1 {
+		s.Peer = found.children[0].peer
+	}
+	return s
 }
 
 // fits gives the size of the largest packet that the association takes; 0 if

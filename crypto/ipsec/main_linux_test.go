@@ -25,6 +25,13 @@ func moveIn() {
 		if _, err := net.InterfaceByName("v0"); err == nil {
 			return // a process that helps with fuzzing
 		}
+		// What is mounted stays here; ip keeps the names of namespaces in /run.
+		if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+			panic(fmt.Sprintf("keep mounts apart: %v", err))
+		}
+		if err := unix.Mount("tmpfs", "/run", "tmpfs", 0, "mode=755"); err != nil {
+			panic(fmt.Sprintf("mount /run: %v", err))
+		}
 		for _, c := range []string{
 			"link set lo up",
 			"link add v0 mtu 1500 type veth peer name v1",

@@ -1,0 +1,233 @@
+package ipsec
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// strongSwan is two charons that do ESP in user space, one here and one in a
+// namespace behind a link. Between them, 10.77.10.1 and 10.77.20.1 are to be
+// protected.
+type strongSwan struct {
+	t   *testing.T
+	dir string
+}
+
+const (
+	protectedHere  = "10.77.10.1"
+	protectedThere = "10.77.20.1"
+)
+
+func startStrongSwan(t *testing.T) *strongSwan {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "adit") // a Unix socket's path may not be long
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	s := &strongSwan{t: t, dir: dir}
+	for _, c := range []string{
+		"netns add there",
+		"link add c0 type veth peer name c1 netns there",
+		"addr add 10.77.1.1/24 dev c0", "link set c0 up", "addr add " + protectedHere + "/32 dev lo",
+		"-n there addr add 10.77.1.2/24 dev c1", "-n there link set c1 up", "-n there link set lo up",
+		"-n there addr add " + protectedThere + "/32 dev lo",
+		"route add " + protectedThere + " via 10.77.1.2 src " + protectedHere,
+	} {
+		if err := ip(c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		for _, c := range []string{"netns del there", "addr del " + protectedHere + "/32 dev lo"} {
+			if err := ip(c); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	s.charon("there", "10.77.1.2", "10.77.1.1", protectedThere, protectedHere)
+	s.charon("here", "10.77.1.1", "10.77.1.2", protectedHere, protectedThere)
+	return s
+}
+
+func (s *strongSwan) path(name string) string { return filepath.Join(s.dir, name) }
+func (s *strongSwan) vici(side string) string { return s.path(side + ".vici") }
+
+// charon starts one side's, for as long as the test lasts, and tells it what to
+// protect.
+func (s *strongSwan) charon(side, local, remote, inside, outside string) {
+	s.t.Helper()
+	s.write(side+".conf", fmt.Sprintf(`charon {
+ load = random nonce aes sha1 sha2 hmac kdf gcm openssl socket-default kernel-libipsec kernel-netlink vici
+ filelog {
+  stdout {
+   default = 1
+   flush_line = yes
+  }
+ }
+ plugins {
+  kernel-libipsec {
+   allow_peer_ts = yes
+  }
+  vici {
+   socket = unix://%s
+  }
+ }
+}
+`, s.vici(side)))
+	s.write(side+".swanctl", fmt.Sprintf(`connections {
+ t {
+  version = 2
+  local_addrs = %s
+  remote_addrs = %s
+  proposals = aes128gcm16-prfsha256-x25519
+  encap = yes
+  local {
+   auth = psk
+   id = %s.test
+  }
+  remote {
+   auth = psk
+  }
+  children {
+   c {
+    local_ts = %s/32
+    remote_ts = %s/32[tcp/8000-8999],%[5]s/32[udp/domain]
+    esp_proposals = aes128gcm16-x25519
+   }
+  }
+ }
+}
+secrets {
+ ike-1 {
+  secret = "not a secret"
+ }
+}
+`, local, remote, side, inside, outside))
+	if side == "there" {
+		text, _ := os.ReadFile(s.path(side + ".swanctl"))
+		swapped := strings.NewReplacer(
+			"local_ts = "+inside+"/32", "local_ts = "+inside+"/32[tcp/8000-8999],"+inside+"/32[udp/domain]",
+			outside+"/32[tcp/8000-8999],"+outside+"/32[udp/domain]", outside+"/32").Replace(string(text))
+		s.write(side+".swanctl", swapped)
+	}
+
+	// It keeps a file in /run, of which each gets one of its own.
+	run := `mount -t tmpfs none /run && exec /usr/lib/ipsec/charon`
+	args := []string{"sh", "-c", run}
+	if side == "there" {
+		args = append([]string{"ip", "netns", "exec", "there"}, args...)
+	}
+	var log bytes.Buffer
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = append(os.Environ(), "STRONGSWAN_CONF="+s.path(side+".conf"))
+	cmd.Stdout, cmd.Stderr = &log, &log
+	cmd.SysProcAttr = &syscall.SysProcAttr{Unshareflags: unix.CLONE_NEWNS}
+	if err := cmd.Start(); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() {
+		_ = cmd.Process.Signal(syscall.SIGTERM)
+		stop := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
+		defer stop.Stop()
+		_ = cmd.Wait()
+		if s.t.Failed() {
+			s.t.Logf("charon %s:\n%s", side, log.String())
+		}
+	})
+	s.await("charon", func() bool {
+		v, err := dialVICI(s.t.Context(), s.vici(side))
+		if err != nil {
+			return false
+		}
+		v.close()
+		return true
+	})
+	s.swanctl(side, "--load-all", "--file", s.path(side+".swanctl"))
+}
+
+func (s *strongSwan) write(name, content string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.path(name), []byte(content), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *strongSwan) swanctl(side string, args ...string) string {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 30*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "/usr/sbin/swanctl", append(args, "--uri", "unix://"+s.vici(side))...).CombinedOutput()
+	if err != nil {
+		s.t.Fatalf("swanctl %v: %v: %s", args, err, out)
+	}
+	return string(out)
+}
+
+// await waits for what nothing tells of.
+func (s *strongSwan) await(what string, there func() bool) {
+	s.t.Helper()
+	for deadline := time.Now().Add(30 * time.Second); !there(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s is not there after 30 s", what)
+		}
+	}
+}
+
+func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
+	s := startStrongSwan(t)
+	d := &Detector{VICI: s.vici("here")}
+	look := func(p Path) Protection {
+		t.Helper()
+		got, err := d.Look(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	web := Path{Remote: netip.MustParseAddrPort(protectedThere + ":8080")}
+	if got := look(web); got.Protected() {
+		t.Errorf("before there is an association: %+v", got)
+	}
+
+	began := time.Now().Truncate(time.Second)
+	s.swanctl("here", "--initiate", "--child", "c")
+	got := look(web)
+	if got.Since.Before(began.Add(-2*time.Second)) || got.Since.After(time.Now().Add(time.Second)) {
+		t.Errorf("it began at %v, not after %v", got.Since, began)
+	}
+	got.Since = time.Time{}
+	gcm := Suite{Cipher: "aes-gcm", KeyBits: 128}
+	if want := (Protection{Mechanism: Userspace, Mode: Tunnel, Out: gcm, In: gcm, NATT: true, Peer: "there.test", MTU: 1400}); got != want {
+		t.Errorf("%+v, not %+v\n%s", got, want, s.swanctl("here", "--list-sas", "--raw"))
+	}
+	for p, want := range map[Path]Mechanism{
+		{Remote: netip.MustParseAddrPort(protectedThere + ":9000")}:                                                          None,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":0")}:                                                             None,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":53"), UDP: true}:                                                 Userspace,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":53")}:                                                            None,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":8080"), Local: netip.MustParseAddrPort(protectedHere + ":1234")}: Userspace,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":8080"), Local: netip.MustParseAddrPort("10.77.1.1:1234")}:        None,
+		{Remote: netip.MustParseAddrPort("10.77.1.2:8080")}:                                                                  None,
+	} {
+		if got := look(p); got.Mechanism != want {
+			t.Errorf("%+v: %+v, not %q", p, got, want)
+		}
+	}
+
+	s.swanctl("here", "--terminate", "--ike", "t")
+	if got := look(web); got.Protected() {
+		t.Errorf("after the association has ended: %+v", got)
+	}
+}
