@@ -3,7 +3,9 @@ package server
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/shape"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel/relay"
@@ -45,7 +47,21 @@ type bandwidth struct {
 type groupPart struct {
 	*shape.Share
 	name  string
+	gets  atomic.Pointer[shape.Allotment]
 	users map[string]*userPart
+}
+
+// is tells whether the group is the one of that name, and gets that.
+func (g *groupPart) is(name string, a shape.Allotment) bool {
+	return g.name == name && (name == "" || *g.gets.Load() == a)
+}
+
+// set changes what the group gets.
+func (g *groupPart) set(a shape.Allotment) {
+	if *g.gets.Load() != a {
+		g.gets.Store(&a)
+		g.Set(a)
+	}
 }
 
 // userPart is a user's within a group.
@@ -111,9 +127,10 @@ func (b *bandwidth) take(group string, a shape.Allotment, user string) *userPart
 	g := b.groups[group]
 	if g == nil {
 		g = &groupPart{Share: b.total.Group(a), name: group, users: make(map[string]*userPart)}
+		g.gets.Store(&a)
 		b.groups[group] = g
 	} else if group != "" {
-		g.Set(a)
+		g.set(a)
 	}
 	u := g.users[user]
 	if u == nil {
@@ -157,12 +174,42 @@ func (b *bandwidth) part(user string) *part {
 	return &part{bandwidth: b, share: u, flow: u.Flow(shape.Allotment{})}
 }
 
-// move puts the flow into a group, which gets a of the total for all its flows. It
-// may be called at any time.
+// by has the flow share with all that the rule decides what this gives them. nil is no
+// rule. It may be called at any time.
+func (p *part) by(rule *policy.Rule) { p.move(given(rule)) }
+
+// alsoBy is by for one of several rules that decide about an association: the first that
+// limits it does.
+func (p *part) alsoBy(rule *policy.Rule) {
+	group, a := given(rule)
+	p.mu.Lock()
+	other := p.share != nil && p.share.group.name != "" && p.share.group.name != group
+	p.mu.Unlock()
+	if group != "" && !other {
+		p.move(group, a)
+	}
+}
+
+// given names the group of a rule's flows, and says what it gets. A rule that says nothing of
+// that has none.
+func given(rule *policy.Rule) (group string, a shape.Allotment) {
+	if rule == nil {
+		return "", a
+	}
+	l := rule.Limit
+	a[shape.Up] = shape.Limits{Guaranteed: shape.Rate(l.RateUp), Ceiling: shape.Rate(l.CeilingUp)}
+	a[shape.Down] = shape.Limits{Guaranteed: shape.Rate(l.RateDown), Ceiling: shape.Rate(l.CeilingDown)}
+	if a == (shape.Allotment{}) {
+		return "", a
+	}
+	return rule.Name, a
+}
+
+// move puts the flow into a group, which gets a of the total for all its flows.
 func (p *part) move(group string, a shape.Allotment) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.share == nil {
+	if p.share == nil || p.share.group.is(group, a) {
 		return
 	}
 	before := p.share

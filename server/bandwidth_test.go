@@ -2,17 +2,22 @@ package server
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"maps"
 	"math"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/shape"
 	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -143,6 +148,84 @@ func TestRatesOfAUserHoldForWhatIsOpen(t *testing.T) {
 	stream.SetReadDeadline(time.Now().Add(patience))
 	if n, err := io.ReadFull(stream, make([]byte, len(sent))); err != nil {
 		t.Errorf("%d bytes come back, %v", n, err)
+	}
+}
+
+func limitedRule(name string, ceiling shape.Rate) *policy.Rule {
+	return &policy.Rule{Name: name, Allow: true, Limit: policy.Limit{CeilingUp: int64(ceiling), CeilingDown: int64(ceiling)}}
+}
+
+func TestAnAssociationIsLimitedByTheFirstRuleThatDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBandwidth(Bandwidth{})
+		var running sync.WaitGroup
+		p := b.part("anna")
+		p.alsoBy(nil)
+		p.alsoBy(&policy.Rule{Name: "no limits"})
+		if p.flow.Limited(shape.Down) {
+			t.Error("it is limited by none")
+		}
+		p.alsoBy(limitedRule("one", 4*shape.Mbit))
+		p.alsoBy(nil)
+		p.alsoBy(limitedRule("another", 8*shape.Mbit))
+		f := flowsOf(&running, p)
+		expectRate(t, "by the first", 4*shape.Mbit, f)
+		p.alsoBy(limitedRule("one", 2*shape.Mbit))
+		expectRate(t, "after a change of it", 2*shape.Mbit, f)
+		p.close()
+		running.Wait()
+		p = b.part("anna")
+		defer p.close()
+		p.alsoBy(limitedRule("one", 2*shape.Mbit))
+		p.by(nil)
+		if p.flow.Limited(shape.Down) {
+			t.Error("it is limited by a rule that there is not")
+		}
+	})
+}
+
+func TestRulesLimitTheirFlowsTogether(t *testing.T) {
+	h := newHouse(t, nil)
+	anna, bob := h.attach(h.device("anna")), h.attach(h.device("bob"))
+	free, port := echoTarget(t), echoTarget(t)
+	limited := `[[rule]]
+name = "slow"
+ports = ["%d"]
+then = "allow"
+ceiling_up = "%s"
+[[rule]]
+then = "allow"
+`
+	h.SetPolicy(rules(t, fmt.Sprintf(limited, port, "1 kbit/s")))
+	first, second, other := anna.connect(port), bob.connect(port), anna.connect(free)
+	groups := func() map[string]int {
+		b := h.bandwidth
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		users := make(map[string]int)
+		for name, g := range b.groups {
+			users[name] = len(g.users)
+		}
+		return users
+	}
+	if got, want := groups(), map[string]int{"": 1, "slow": 2}; !maps.Equal(got, want) {
+		t.Errorf("groups have %v users, want %v", got, want)
+	}
+	exchange(t, other, strings.Repeat("no limit", 5000))
+	sent := strings.Repeat("a reload reaches what waits", 500)
+	var waiting sync.WaitGroup
+	for _, stream := range []*tunnel.Stream{first, second} {
+		waiting.Go(func() {
+			if err := tryExchange(stream, sent); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	h.SetPolicy(rules(t, fmt.Sprintf(limited, port, "1 Gbit/s")))
+	waiting.Wait()
+	h.SetPolicy(nil)
+	if got, want := groups(), map[string]int{"": 2}; !maps.Equal(got, want) {
+		t.Errorf("without rules groups have %v users, want %v", got, want)
 	}
 }
 

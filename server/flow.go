@@ -70,8 +70,11 @@ func (f *flow) judge() (open bool, err error) {
 	f.mu.Unlock()
 	r, err := f.wish.judge(to, speech)
 	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.rule = r.rule
-	f.mu.Unlock()
+	if err == nil && !r.open && to.known() {
+		f.part.by(r.rule)
+	}
 	return r.open, err
 }
 
@@ -82,6 +85,9 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 	speech := f.speech
 	f.mu.Unlock()
 	r, err := f.wish.judge(destination{name, at}, speech)
+	if err == nil && f.request.Command == socks.Associate {
+		f.part.alsoBy(r.rule)
+	}
 	if err != nil && f.request.Command == socks.Connect {
 		f.mu.Lock()
 		defer f.mu.Unlock()

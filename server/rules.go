@@ -268,7 +268,7 @@ func (d destination) canonical() (destination, error) {
 // that have them must not be used.
 func RulesLack() []string {
 	return []string{
-		"rate_up", "rate_down", "ceiling_up", "ceiling_down", "quota_per_day", "quota_per_month",
+		"quota_per_day", "quota_per_month",
 		"max_flows", "idle", "total", "record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
 	}
 }
