@@ -18,8 +18,26 @@ const (
 	maxHeld = 16 << 10
 )
 
-// spoken is what is known of a flow's application protocol.
-type spoken struct{ protocol, carries string }
+// spoken is what is known of what is spoken in a flow.
+type spoken struct {
+	protocol, carries string
+	host              string // that the app names
+	doubt             bool   // that it is what it looks like
+}
+
+// signs are what rules call it if something is other than it seems.
+func (s spoken) signs(to destination) (all []string) {
+	if s.host != "" && to.name != "" && s.host != to.name {
+		all = append(all, "other-host")
+	}
+	if sniff.Misplaced(sniff.Protocol(s.protocol), to.at.Port()) {
+		all = append(all, "misplaced")
+	}
+	if s.doubt {
+		all = append(all, "doubtful")
+	}
+	return all
+}
 
 // listener finds out what is spoken on a connection, for rules that want to know. As
 // long as they have not decided, it holds back what the app says, so that nothing of
@@ -186,7 +204,7 @@ func (l *listener) decide() {
 	if v.Protocol == "" || !v.Certain && v.More && !l.late {
 		return
 	}
-	l.flow.speaks(spoken{string(v.Protocol), string(v.Carries)})
+	l.flow.speaks(spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""})
 	if _, l.err = l.flow.judge(); l.err == nil {
 		l.open = true
 	}

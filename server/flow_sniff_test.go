@@ -4,10 +4,12 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -216,4 +218,52 @@ func TestDatagramsWhoseProtocolWouldDecideAreDenied(t *testing.T) {
 	a, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, newMailbox())
 	h.must(err)
 	a.Close()
+}
+
+func TestSignsThatSomethingIsOtherThanItSeems(t *testing.T) {
+	at := func(name string, port uint16) destination {
+		return destination{name, netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), port)}
+	}
+	for _, one := range []struct {
+		spoken spoken
+		to     destination
+		want   string
+	}{
+		{spoken{protocol: "http", host: "www.example.com"}, at("www.example.com", 80), ""},
+		{spoken{protocol: "http", host: "evil.example"}, at("www.example.com", 80), "other-host"},
+		{spoken{protocol: "http", host: "evil.example"}, at("", 80), ""},
+		{spoken{protocol: "http"}, at("www.example.com", 443), "misplaced"},
+		{spoken{protocol: "unknown"}, at("www.example.com", 443), ""},
+		{spoken{protocol: "http", host: "evil.example", doubt: true}, at("www.example.com", 443), "other-host misplaced doubtful"},
+	} {
+		if got := strings.Join(one.spoken.signs(one.to), " "); got != one.want {
+			t.Errorf("%+v to %v: %q", one.spoken, one.to, got)
+		}
+	}
+}
+
+func TestAHostThatWasNotAskedForIsSeenAndOnRecord(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	h.cfg.Relay = &Exit{Allow: toLoopback, Resolver: &answers{addrs: addrs("127.0.0.1")}}
+	h.SetPolicy(rules(t, "[[rule]]\nname = \"fronting\"\nsigns = [\"other-host\"]\nthen = \"deny\"\n[[rule]]\nname = \"rest\"\nthen = \"allow\"\n"))
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	for name, allowed := range map[string]bool{"www.example.com": true, "other.example.com": false} {
+		s := newSpy(t, "")
+		conn, _, err := v.Connect(t.Context(), connectTo(t, name, s.port))
+		h.must(err)
+		_, _ = io.WriteString(conn, httpRequest)
+		conn.SetDeadline(time.Now().Add(patience))
+		if n, err := io.ReadFull(conn, make([]byte, len(httpRequest))); (err == nil) != allowed {
+			t.Errorf("%s: %d bytes, %v", name, n, err)
+		}
+		conn.Close()
+	}
+	v.Close()
+	for _, r := range end(audit.Flow) {
+		allowed := r.Name == "www.example.com"
+		if r.Protocol != "http" || r.Host != "www.example.com" || (r.Decision == audit.Allowed) != allowed || (r.Rule == "rest") != allowed {
+			t.Errorf("record %+v", r)
+		}
+	}
 }

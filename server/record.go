@@ -82,6 +82,9 @@ func (f *flow) reached(peer netip.AddrPort) {
 func (f *flow) Progress(r *audit.Record) {
 	f.mu.Lock()
 	*r = f.line
+	if f.heeded {
+		r.Protocol, r.Host = f.speech.protocol, f.speech.host
+	}
 	f.mu.Unlock()
 	r.Duration = time.Since(f.began)
 	r.Up, r.Down = f.up.Load(), f.down.Load()
@@ -102,7 +105,7 @@ func (f *flow) closeRecord(err error, code socks.Code) {
 	var r audit.Record
 	f.Progress(&r)
 	r.End = endWord(err, code)
-	if code == socks.NotAllowed {
+	if code == socks.NotAllowed || errors.Is(err, errForbidden) {
 		r.Decision = audit.Refused
 	}
 	f.entry.End(r)
@@ -118,6 +121,8 @@ func endWord(err error, code socks.Code) string {
 		return "closed"
 	case errors.Is(err, audit.ErrNotRecorded):
 		return "not recorded"
+	case errors.Is(err, errForbidden):
+		return codeWord(socks.NotAllowed)
 	case refused:
 		return refusal.Error()
 	case errors.Is(err, context.Canceled):

@@ -152,10 +152,13 @@ func (p petition) permit(name string, at netip.AddrPort) error {
 }
 
 var (
-	errNoRule = errors.New("no rule allows it")
+	// errForbidden is in all that rules deny.
+	errForbidden = errors.New("it is forbidden")
+
+	errNoRule = fmt.Errorf("%w: no rule allows it", errForbidden)
 
 	// Nobody listens to datagrams.
-	errDatagrams = errors.New("it depends on what the datagrams are, which is not known")
+	errDatagrams = fmt.Errorf("%w: it depends on what the datagrams are, which is not known", errForbidden)
 )
 
 // ruling is what rules say of something that they do not forbid.
@@ -176,7 +179,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	}
 	q := policy.Request{
 		Dialect: p.dialect, Command: p.command, Name: d.name, Port: d.at.Port(), Anywhere: !d.known(), Time: time.Now(),
-		Protocol: s.protocol, Carries: s.carries,
+		Protocol: s.protocol, Carries: s.carries, Signs: s.signs(d),
 	}
 	switch p.command {
 	case "bind":
@@ -207,9 +210,9 @@ func denial(d policy.Decision) error {
 	case d.Rule == nil:
 		return errNoRule
 	case d.Failed != nil:
-		return fmt.Errorf("rule %q has failed: %w", d.Rule.Name, d.Failed)
+		return fmt.Errorf("%w: rule %q has failed: %w", errForbidden, d.Rule.Name, d.Failed)
 	}
-	return fmt.Errorf("rule %q forbids it", d.Rule.Name)
+	return fmt.Errorf("%w by rule %q", errForbidden, d.Rule.Name)
 }
 
 // Judged gives the addresses that rules have to allow for one to be reached: itself,

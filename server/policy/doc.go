@@ -63,6 +63,8 @@ exceptions matches everything else.
 	networks                 192.0.2.0/24, or one address
 	ports                    443, or 8000-8100
 	protocols                application protocols, or @ and a group of them
+	signs                    other-host: it names another host than was asked for; misplaced: the port is
+	                         another protocol's; doubtful; none
 	lists                    of the table [lists]: the name or the address is on one
 
 	days                     sat, or mon-fri

@@ -97,6 +97,7 @@ func (r *reader) request(t *table) (q Request) {
 	}
 	q.Protocol = r.word(t, "protocol", r.protocol)
 	q.Carries = r.word(t, "carries", r.protocol)
+	q.Signs = r.plain(t, "signs", valueParsers[signs])
 	if text, at, ok := r.text(t, "to"); ok {
 		var err error
 		if q.Name, q.Addr, q.Port, err = ParseTarget(text); err != nil {

@@ -151,6 +151,10 @@ type Request struct {
 	Protocol string // empty as long as it is not known
 	Carries  string // another protocol in Protocol
 
+	// Signs that something is other than it seems, known together with Protocol:
+	// "other-host", "misplaced" and "doubtful".
+	Signs []string
+
 	Time time.Time
 }
 
@@ -192,7 +196,7 @@ type Decision struct {
 // not known yet could forbid, and denies only what nothing can allow any more.
 func (c *Caller) Decide(q Request) Decision {
 	p := c.policy
-	var room [8]*set
+	var room [9]*set
 	picked := append(room[:0], c.rules)
 	// Those first that say most.
 	if p.names.used && !q.Anywhere {
@@ -212,6 +216,9 @@ func (c *Caller) Decide(q Request) Decision {
 	}
 	if x := p.values[asked]; x.used && !q.Anywhere {
 		picked = append(picked, x.find(q.asked()))
+	}
+	if x := p.values[signs]; x.used && q.Protocol != "" {
+		picked = append(picked, x.together(valuesOf(signs, c, &q)...))
 	}
 	if x := p.values[protocols]; x.used && q.Carries != "" {
 		picked = append(picked, x.together(q.Protocol, q.Carries))
@@ -236,7 +243,7 @@ func (c *Caller) judge(r *Rule, q *Request) truth {
 	if p.closer.has(r.number) {
 		said = r.look(c, q)
 	}
-	if q.Protocol == "" && !r.values[protocols].empty() {
+	if q.Protocol == "" && r.listens() {
 		said = max(said, needsProtocol)
 	}
 	if !q.Addr.IsValid() && !r.networks.empty() {

@@ -259,6 +259,7 @@ var valueParsers = [valueKinds]func(string) (string, error){
 	dialects:    oneOf("socks4", "socks4a", "socks5", "socks6", "http-connect", "http", "wireguard", "direct"),
 	commands:    oneOf("connect", "bind", "associate", "resolve", "ping"),
 	asked:       oneOf("name", "address"),
+	signs:       oneOf("other-host", "misplaced", "doubtful", "none"),
 }
 
 func (r *reader) rule(t *table) *Rule {

@@ -61,6 +61,7 @@ names = [".media.example.com", "!old.media.example.com"]
 networks = ["192.0.2.0/24"]
 ports = ["554", "8000-8100"]
 protocols = ["rtsp", "hls"]
+signs = ["none"]
 days = ["mon-fri"]
 hours = ["08:00-18:00"]
 zone = "America/New_York"
@@ -119,7 +120,7 @@ func TestEveryKeyOfTheFormatIsRead(t *testing.T) {
 func TestEveryClauseCounts(t *testing.T) {
 	for key, other := range map[string]string{
 		"user": `"intern"`, "device": `"laptop"`, "door": `"session"`, "method": `"password"`, "protection": `["ipsec"]`, "cipher": `"none"`,
-		"dialect": `"socks6"`, "command": `"bind"`, "from": `"203.0.114.1"`, "address": `"192.0.3.1"`, "protocol": `"dns"`,
+		"dialect": `"socks6"`, "command": `"bind"`, "from": `"203.0.114.1"`, "address": `"192.0.3.1"`, "protocol": `"dns"`, "carries": `"dns"`,
 		"at": "2026-07-01T19:00:00-04:00", "to": `"old.media.example.com:554"`,
 	} {
 		lines := strings.Split(everything, "\n")

@@ -32,6 +32,7 @@ var refPools = map[string][]string{
 	"commands":   {"connect", "bind", "associate"},
 	"asked":      {"name", "address"},
 	"protocols":  {"rtsp", "http", "hls", "dns", "@media"},
+	"signs":      {"other-host", "misplaced", "doubtful", "none"},
 	"from":       {"10.0.0.0/8", "10.1.0.0/16", "10.1.2.3", "2001:db8::/32", "0.0.0.0/0"},
 	"networks":   {"192.0.2.0/24", "192.0.2.128/25", "192.0.2.200", "0.0.0.0/0", "2001:db8:1::/48", "::/0", "198.51.100.0/24"},
 	"names":      {"example.com", ".example.com", "www.example.com", "*.example.com", "w*.example.*", ".com", "example.org", ".media.example.org", "?edia.example.org"},
@@ -111,6 +112,8 @@ func refWord(key, word string, w Who, q Request) bool {
 	case "protocols":
 		group, grouped := strings.CutPrefix(word, "@")
 		return q.Protocol == word || q.Carries == word || grouped && (refProtocols[q.Protocol] == group || refProtocols[q.Carries] == group)
+	case "signs":
+		return slices.Contains(q.Signs, word) || word == "none" && len(q.Signs) == 0
 	case "from":
 		return in(w.From)
 	case "networks":
@@ -164,7 +167,7 @@ func (r refRule) judge(w Who, q Request) truth {
 			said = max(said, needsAddress)
 			continue
 		}
-		if key == "protocols" && q.Protocol == "" {
+		if (key == "protocols" || key == "signs") && q.Protocol == "" {
 			said = max(said, needsProtocol)
 			continue
 		}
@@ -292,6 +295,9 @@ func randomRequest(rnd *rand.Rand) Request {
 	if rnd.IntN(8) == 0 {
 		q.Name, q.Addr, q.Port, q.Anywhere = "", netip.Addr{}, 0, true
 	}
+	if q.Protocol != "" && rnd.IntN(2) == 0 {
+		q.Signs = []string{pick(rnd, "other-host", "misplaced"), "doubtful"}[:1+rnd.IntN(2)]
+	}
 	if q.Protocol == "http" {
 		q.Carries = pick(rnd, "", "hls")
 	}
@@ -361,7 +367,7 @@ func TestNothingThatBecomesKnownOverturnsADecision(t *testing.T) {
 					q.Addr = netip.MustParseAddr(pick(rnd, "192.0.2.1", "192.0.2.200", "198.51.100.7", "2001:db8:1::1"))
 				}
 				if q.Protocol == "" {
-					q.Protocol, q.Carries = pick(rnd, "rtsp", "http", "unknown"), later.Carries
+					q.Protocol, q.Carries, q.Signs = pick(rnd, "rtsp", "http", "unknown"), later.Carries, later.Signs
 				}
 				d := c.Decide(q)
 				if d.Outcome == NeedsAddress || d.Outcome == NeedsProtocol {

@@ -42,6 +42,7 @@ const (
 	commands
 	asked
 	protocols
+	signs
 	valueKinds
 )
 
@@ -50,7 +51,7 @@ const callerKinds = dialects
 
 var valueKeys = [valueKinds]string{
 	users: "users", groups: "groups", devices: "devices", doors: "doors", methods: "methods", protections: "protection",
-	ciphers: "ciphers", dialects: "dialects", commands: "commands", asked: "asked", protocols: "protocols",
+	ciphers: "ciphers", dialects: "dialects", commands: "commands", asked: "asked", protocols: "protocols", signs: "signs",
 }
 
 // truth is what can be said of a clause, or of several: of these the greatest counts.
@@ -74,7 +75,7 @@ func truthOf(b bool) truth {
 // late is what a rule depends on that is not always known yet.
 func (r *Rule) late() (address, protocol bool) {
 	address = !r.networks.empty() || slices.ContainsFunc(r.listed(), func(l namedList) bool { return l.Networks() > 0 })
-	protocol = !r.values[protocols].empty()
+	protocol = r.listens()
 	if r.when != nil {
 		address, protocol = address || r.when.address, protocol || r.when.protocol
 	}
@@ -87,6 +88,9 @@ func (r *Rule) aimed() bool {
 }
 
 func (r *Rule) listed() []namedList { return slices.Concat(r.lists.is, r.lists.not) }
+
+// listens tells whether the rule has a clause about what is spoken.
+func (r *Rule) listens() bool { return !r.values[protocols].empty() || !r.values[signs].empty() }
 
 // timed tells whether what the rule says changes with time.
 func (r *Rule) timed() bool {
@@ -178,7 +182,7 @@ func (r *Rule) steps(c *Caller, q *Request) []step {
 	}
 	for kind, w := range r.values {
 		add(valueKeys[kind], !w.empty(), func() truth {
-			if valueKind(kind) == protocols && q.Protocol == "" {
+			if (valueKind(kind) == protocols || valueKind(kind) == signs) && q.Protocol == "" {
 				return needsProtocol
 			}
 			return truthOf(passes(w, valuesOf(valueKind(kind), c, q)...))
@@ -229,6 +233,11 @@ func valuesOf(kind valueKind, c *Caller, q *Request) []string {
 			return []string{q.Protocol, q.Carries}
 		}
 		return []string{q.Protocol}
+	case signs:
+		if len(q.Signs) > 0 {
+			return q.Signs
+		}
+		return []string{"none"}
 	}
 	return nil
 }
