@@ -126,11 +126,23 @@ func (l *liveRules) set(named string, p *policy.Policy, s *server.Server) {
 	}
 }
 
-// renew takes over what has changed in the rules.
-func (l *liveRules) renew(s *server.Server) (*policy.Policy, error) {
+// any tells whether there are rules.
+func (l *liveRules) any() bool {
 	l.mu.Lock()
-	named := l.named
-	l.mu.Unlock()
+	defer l.mu.Unlock()
+	return l.current != nil
+}
+
+// name is what server.toml names.
+func (l *liveRules) name() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.named
+}
+
+// renew takes over what has changed in the rules, which are where server.toml names
+// them now.
+func (l *liveRules) renew(named string, s *server.Server) (*policy.Policy, error) {
 	p, err := l.read(named)
 	if err == nil && p == nil {
 		err = hint(errNoPolicy, "write %s; see adit policy --help", filepath.Join(l.dir, policyFile))

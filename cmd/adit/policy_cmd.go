@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"path/filepath"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -184,16 +186,52 @@ func applyPolicy(ctx context.Context, dir string) (rules int, err error) {
 	return a.Rules, nil
 }
 
-// answerPolicy takes over what has changed in the policy.
-func (p *serverProcess) answerPolicy(w http.ResponseWriter, _ *http.Request) {
-	rules, err := p.rules.renew(p.server)
+// maxPolicyName bounds what a successor names, in bytes.
+const maxPolicyName = 4 << 10
+
+// answerPolicy takes over what has changed in the policy. A successor says what
+// server.toml names by now.
+func (p *serverProcess) answerPolicy(w http.ResponseWriter, r *http.Request) {
+	named := p.rules.name()
+	if body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicyName)); err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	} else if r.URL.Query().Has("named") {
+		named = string(body)
+	}
+	rules, err := p.rules.renew(named, p.server)
 	if err != nil {
 		p.log.Error("policy refused, the old one stays", "error", err)
 		reply(w, policyAnswer{Error: err.Error()})
 		return
 	}
 	p.log.Info("policy applied", "rules", len(rules.Rules()))
+	p.tellElders(r.Context())
 	reply(w, policyAnswer{Rules: len(rules.Rules())})
+}
+
+// tellElders has older processes, which sessions still go on in, take over the policy.
+func (p *serverProcess) tellElders(ctx context.Context) {
+	if p.elders == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
+	defer cancel()
+	named := []byte(p.rules.name())
+	var telling sync.WaitGroup
+	for _, socket := range p.elders.sockets() {
+		telling.Go(func() {
+			var a policyAnswer
+			err := askAt(ctx, socket, "POST /policy?named", named, &a)
+			if err == nil && a.Error != "" {
+				err = errors.New(a.Error)
+			}
+			if err != nil && !dead(err) {
+				p.log.Error("an older process keeps its policy", "error", err)
+			}
+		})
+	}
+	telling.Wait()
 }
 
 // policy looks whether a server's rules are right.

@@ -184,6 +184,9 @@ func (p *serverProcess) takeOver(ctx context.Context) (err error) {
 	case err != nil:
 		p.log.Warn("sessions of older processes cannot go on", "error", err)
 	}
+	if p.rules.any() {
+		p.tellElders(ctx)
+	}
 	return p.process(admin).run(ctx)
 }
 
@@ -271,7 +274,13 @@ func (p *serverProcess) reload() error {
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
-	return p.apply(cfg)
+	if err := p.apply(cfg); err != nil {
+		return err
+	}
+	if p.rules.any() {
+		p.tellElders(context.Background())
+	}
+	return nil
 }
 
 // apply makes a config the one that new connections go by. If it fails, all is
