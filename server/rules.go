@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -18,6 +19,11 @@ import (
 // any more.
 func (s *Server) SetPolicy(p *policy.Policy) {
 	s.policy.Store(p)
+	what := "no policy is in force"
+	if p != nil {
+		what = fmt.Sprintf("a policy with %d rules is in force", len(p.Rules()))
+	}
+	s.note(audit.Policy, audit.Origin{}, netip.AddrPort{}, what, nil)
 	s.judgeFlows()
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/users"
 )
 
@@ -129,6 +130,7 @@ func (k *checker) server(ctx context.Context, dir string) {
 		k.port(ctx, address, running)
 	}
 	k.policy(dir, cfg)
+	k.audit(dir, cfg.Audit)
 	k.doors(ctx, dir, cfg, running)
 	k.dns(ctx, cfg.DNS)
 }
@@ -167,6 +169,16 @@ func (k *checker) store(ctx context.Context, path string) {
 	all, err := store.Users(ctx)
 	devices, err2 := store.Devices(ctx, "")
 	k.say("store", fmt.Sprintf("%d users, %d devices", len(all), len(devices)), errors.Join(err, err2, store.Close()))
+}
+
+// audit looks at what is on record.
+func (k *checker) audit(dir string, cfg auditConfig) {
+	if cfg.Mode == auditOff {
+		k.say("audit", auditOff, nil)
+		return
+	}
+	u, err := audit.NewReader(auditDir(dir)).Usage()
+	k.say("audit", fmt.Sprintf("%s, %d files, %s", cfg.Mode, u.Files, size(u.Bytes)), err)
 }
 
 // certificateNotice is how long before a certificate's end it is worth a word.

@@ -34,6 +34,7 @@ type serverConfig struct {
 	UDP       udpConfig          `toml:"udp"`
 	DNS       dnsConfig          `toml:"dns"`
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
+	Audit     auditConfig        `toml:"audit"`
 	Limits    limitsConfig       `toml:"limits"`
 	Log       logConfig          `toml:"log"`
 }
@@ -115,6 +116,7 @@ func defaultServerConfig() serverConfig {
 		Bind:      defaultBindConfig(),
 		UDP:       defaultUDPConfig(),
 		DNS:       dnsConfig{Servers: []string{}},
+		Audit:     defaultAuditConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -158,6 +160,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.UDP.validate(report)
 	c.DNS.validate(report)
 	c.Bandwidth.validate(report)
+	c.Audit.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

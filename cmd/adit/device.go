@@ -71,7 +71,7 @@ func newDeviceRevoke() *cobra.Command {
 		},
 	}
 	d.add(c)
-	return c
+	return recorded(c, &d)
 }
 
 // ago says how long ago something was, for people.

@@ -59,7 +59,7 @@ func newInvite(e env) *cobra.Command {
 	c.Flags().BoolVar(&plain, "wireguard", false, "let in a device that has WireGuard and runs no adit")
 	c.Flags().StringVar(&guest.name, "name", "phone", "what to call that device")
 	c.Flags().StringVar(&guest.publicKey, "public-key", "", "the `key` that it has made, in base64")
-	return c
+	return recorded(c, &d)
 }
 
 // checkInviteFlags refuses flags that would do nothing.

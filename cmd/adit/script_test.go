@@ -59,6 +59,8 @@ func TestScripts(t *testing.T) {
 			"copydir":  copyDir,
 			"rewrite":  rewriteFile,
 			"append":   appendLine,
+
+			"eventually": eventually,
 		},
 	})
 }
@@ -238,6 +240,19 @@ func program(ts *testscript.TestScript, args []string) *background {
 		ts.Fatalf("no program %s has been started", args[0])
 	}
 	return p
+}
+
+// eventually runs adit until its output has a line that fits.
+func eventually(ts *testscript.TestScript, _ bool, args []string) {
+	fits := regexp.MustCompile("(?m)" + args[0])
+	for began := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		err := ts.Exec(args[1], args[2:]...)
+		if out := ts.ReadFile("stdout"); err == nil && fits.MatchString(out) {
+			return
+		} else if time.Since(began) > scriptLimit {
+			ts.Fatalf("%s does not print %s, but: %s %v", strings.Join(args[1:], " "), args[0], out, err)
+		}
+	}
 }
 
 func signalProgram(ts *testscript.TestScript, _ bool, args []string) {

@@ -20,6 +20,7 @@ import (
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/users"
 )
 
@@ -94,6 +95,7 @@ type serverProcess struct {
 	cert   liveCertificate
 	server *server.Server
 	store  *users.Store
+	audit  *audit.Writer // nil: nothing is recorded
 
 	wireGuard wireGuard
 
@@ -124,6 +126,15 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
+	if p.cfg.Audit.Mode != auditOff {
+		if p.audit, err = audit.Open(ctx, p.cfg.writer(o.dir, p.log.Logger)); err != nil {
+			return hint(err, "put it right; or have nothing recorded: mode = \"off\" under [audit] in server.toml")
+		}
+		defer func() { err = errors.Join(err, p.audit.Close()) }()
+		if err := p.audit.Note(audit.Record{Kind: audit.Act, Begin: p.since, What: "the server runs, adit " + version()}); err != nil {
+			return err
+		}
+	}
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
@@ -150,6 +161,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Grace:          graceOf(p.cfg),
 		ReplayMemory:   int64(p.cfg.Limits.ReplayMemory) << 20,
 		Bandwidth:      p.cfg.Bandwidth.bandwidth(),
+		Audit:          p.audit,
 		Elsewhere:      p.elsewhere,
 		Login:          login,
 		WireGuard:      p.wireGuard.public(),
@@ -198,6 +210,9 @@ func (p *serverProcess) process(a *admin) *process {
 		p.elders.serve,
 		p.serveWireGuard,
 		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
+	}
+	if p.audit != nil {
+		parts = append(parts, p.audit.Serve)
 	}
 	for _, ln := range p.listeners {
 		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
@@ -261,6 +276,7 @@ func (p *serverProcess) reload() error {
 		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
 		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"door":          reflect.DeepEqual(cfg.Doors, p.cfg.Doors),
+		"audit":         cfg.Audit == p.cfg.Audit,
 		"login":         reflect.DeepEqual(cfg.Login, p.cfg.Login),
 		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
 		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
@@ -270,7 +286,7 @@ func (p *serverProcess) reload() error {
 		}
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
-	cfg.Bind.PerUser, cfg.Doors, cfg.Login = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login
+	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}

@@ -54,7 +54,7 @@ func newUserChange(use, short string, do func(context.Context, *users.Store, str
 		},
 	}
 	d.add(c)
-	return c
+	return recorded(c, &d)
 }
 
 func newUserList(e env) *cobra.Command {

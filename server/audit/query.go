@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"net/netip"
 	"slices"
@@ -34,6 +35,32 @@ type Reader struct{ dir string }
 
 // NewReader gives a Reader. Nothing is opened before it is asked.
 func NewReader(dir string) *Reader { return &Reader{dir} }
+
+// Usage is what a warehouse takes.
+type Usage struct {
+	Files int
+	Bytes int64
+}
+
+// Usage tells what there is, and whether it may be read. No directory is an empty one.
+func (r *Reader) Usage() (Usage, error) {
+	var u Usage
+	all, err := files(r.dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return u, nil
+	}
+	for _, f := range all {
+		if err == nil {
+			_, err = f.inspect()
+		}
+		u.Files++
+		u.Bytes += f.size()
+	}
+	if err != nil {
+		return u, fmt.Errorf("look at audit: %w", err)
+	}
+	return u, nil
+}
 
 // Records gives the records that fit, as they ended, and then what goes on. After an error
 // there are no more.
