@@ -24,6 +24,7 @@ var arrows = map[string][]string{
 	"server/policy":     {},
 	"server/sniff":      {},
 	"server/shape":      {},
+	"server/quota":      {},
 	"server/audit":      {},
 	"server/users":      {"crypto/keys"},
 	"server/web":        {"server/policy", "server/audit", "server/users"},
