@@ -199,6 +199,24 @@ func (s *session) closeRecord(why error) {
 	entry.End(r)
 }
 
+// noteResolve leaves a record of a name that somebody who comes without SOCKS has asked for.
+func (p petition) noteResolve(name string, denied error) error {
+	log := p.caller.server.cfg.Audit
+	if log == nil {
+		return nil
+	}
+	o := originOf(p.caller.who())
+	o.Dialect, o.Source = p.dialect, cmp.Or(p.from.Addr(), o.Source)
+	r := audit.Record{
+		Kind: audit.Flow, Origin: o, SourcePort: p.from.Port(), Begin: time.Now(),
+		Command: p.command, Name: name, Port: 53, Decision: audit.Allowed, End: "closed",
+	}
+	if denied != nil {
+		r.Decision, r.End = audit.Refused, codeWord(socks.NotAllowed)
+	}
+	return log.Note(r)
+}
+
 // Attempt is somebody's attempt to prove who he is.
 type Attempt struct {
 	User   string // as whom; perhaps nobody is called so

@@ -84,7 +84,7 @@ func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
 	}
 }
 
-func TestBindAndAssociationAreOnRecord(t *testing.T) {
+func TestPortsAndLookUpsAreOnRecord(t *testing.T) {
 	h, _, end := recordedHouse(t, false)
 	v, err := h.Visit(t.Context(), Visitor{User: "bob", Came: func() policy.Who { return policy.Who{Door: ":1080", Method: "password"} }})
 	h.must(err)
@@ -101,14 +101,19 @@ func TestBindAndAssociationAreOnRecord(t *testing.T) {
 	association, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate, Dialect: socks.SOCKS5, Source: source}, newMailbox())
 	h.must(err)
 	association.Close()
+	asks := v.MayResolve(socks.Request{Dialect: socks.WireGuard, Source: source})
+	h.must(asks.Permits("name.example.org", netip.AddrPortFrom(netip.Addr{}, 53)))
 	v.Close()
 	all := end()
-	if len(all) != 2 {
+	if len(all) != 3 {
 		t.Fatalf("there are %+v", all)
 	}
 	from := peer.LocalAddr().(*net.TCPAddr).AddrPort()
 	if b := all[0]; b.Command != "bind" || b.Port != from.Port() || b.Door != ":1080" || b.Method != "password" || b.Source != source.Addr() || b.SourcePort != 4711 {
 		t.Errorf("the BIND is %+v", b)
+	}
+	if r := all[2]; r.Command != "resolve" || r.Name != "name.example.org" || r.Dialect != "wireguard" || r.User != "bob" {
+		t.Errorf("the look-up is %+v", r)
 	}
 	if a := all[1]; a.Command != "associate" || a.User != "bob" || a.End != "closed" {
 		t.Errorf("the association is %+v", a)

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync/atomic"
 
@@ -81,14 +82,20 @@ func (v *Visit) who() policy.Who {
 
 // MayResolve gives a request by which the visitor resolves names, and MayPing one by
 // which he pings. Both ask rules as those for connections do.
-func (v *Visit) MayResolve(r socks.Request) socks.Request { return v.asks(r, "resolve") }
+func (v *Visit) MayResolve(r socks.Request) socks.Request {
+	wish := v.petition(r)
+	wish.command = "resolve"
+	r.User, r.Permit = v.user, func(name string, at netip.AddrPort) error {
+		err := wish.permit(name, at)
+		return cmp.Or(err, wish.noteResolve(name, err))
+	}
+	return r
+}
 
 // MayPing: see [Visit.MayResolve].
-func (v *Visit) MayPing(r socks.Request) socks.Request { return v.asks(r, "ping") }
-
-func (v *Visit) asks(r socks.Request, command string) socks.Request {
+func (v *Visit) MayPing(r socks.Request) socks.Request {
 	wish := v.petition(r)
-	wish.command = command
+	wish.command = "ping"
 	r.User, r.Permit = v.user, wish.permit
 	return r
 }

@@ -100,8 +100,8 @@ func (q *auditQuestion) read(c *cobra.Command, now time.Time) (err error) {
 		return hint(usageError{fmt.Errorf("--min-bytes: %w", err)}, "write 1000, 10k, 5M or 2G")
 	}
 	for _, text := range q.kinds {
-		kinds := auditKinds[text]
-		if kinds == nil {
+		kinds := kindsOf(text)
+		if len(kinds) == 0 {
 			return hint(usageError{fmt.Errorf("--kind: there are no records of the kind %q", text)}, "known are: flow, session, login, failure, policy, act, all")
 		}
 		q.Kinds = append(q.Kinds, kinds...)
@@ -140,9 +140,13 @@ func (q *auditQuestion) fits() error {
 	return nil
 }
 
-var auditKinds = map[string][]audit.Kind{
-	"flow": {audit.Flow}, "session": {audit.Session}, "login": {audit.Login}, "failure": {audit.Failure}, "policy": {audit.Policy}, "act": {audit.Act},
-	"all": {audit.Flow, audit.Session, audit.Login, audit.Failure, audit.Policy, audit.Act},
+// kindsOf gives the kinds of records that a word stands for.
+func kindsOf(word string) []audit.Kind {
+	all := []audit.Kind{audit.Flow, audit.Session, audit.Login, audit.Failure, audit.Policy, audit.Act}
+	if word == "all" {
+		return all
+	}
+	return slices.DeleteFunc(all, func(k audit.Kind) bool { return k.String() != word })
 }
 
 // ask prints the answer.

@@ -24,6 +24,7 @@ type report struct {
 
 type serverReport struct {
 	Listen   []string           `json:"listen"`
+	Audit    string             `json:"audit,omitempty"`  // why nothing can be recorded
 	Sessions []sessionReport    `json:"sessions"`         // the oldest first
 	Guests   []guestReport      `json:"guests,omitempty"` // the same
 	Doors    []serverDoorReport `json:"doors,omitempty"`  // of the server's own

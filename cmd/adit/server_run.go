@@ -352,6 +352,11 @@ func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
 	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
 	r.Server.Doors = reportDoors(p.doors)
+	if p.audit != nil {
+		if err := p.audit.Failed(); err != nil {
+			r.Server.Audit = err.Error()
+		}
+	}
 	if p.wireGuard.host != nil {
 		r.Server.Guests = reportGuests(p.wireGuard.host.guests.Here())
 	}

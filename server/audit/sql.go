@@ -90,7 +90,9 @@ const viewColumns = `r.seq, CASE r.kind WHEN 1 THEN 'flow' WHEN 2 THEN 'session'
 	r.up, r.down, r.sent, r.received, r.connect, r.first_byte, r.resumes, we.text AS ended, ww.text AS what`
 
 // views are what SQL can ask, by the kind of record; 0: all.
-var views = map[string]Kind{"records": 0, "flows": Flow, "sessions": Session, "logins": Login, "failures": Failure, "policies": Policy, "acts": Act}
+func views() map[string]Kind {
+	return map[string]Kind{"records": 0, "flows": Flow, "sessions": Session, "logins": Login, "failures": Failure, "policies": Policy, "acts": Act}
+}
 
 // attach makes the files and the views over them what a connection sees, and nothing else.
 func attach(ctx context.Context, conn *sql.Conn, all []file) error {
@@ -109,7 +111,7 @@ func attach(ctx context.Context, conn *sql.Conn, all []file) error {
 		in := strings.NewReplacer("JOIN ", "JOIN "+name+".").Replace(recordJoins)
 		parts = append(parts, "SELECT "+viewColumns+" FROM "+name+".records"+in)
 	}
-	for view, kind := range views {
+	for view, kind := range views() {
 		where := ""
 		if kind != 0 {
 			where = fmt.Sprint(" WHERE r.kind = ", int64(kind))

@@ -48,36 +48,38 @@ const (
 )
 
 // groupings are what sums may be by. A day is one in UTC.
-var groupings = map[string]grouping{
-	"user":     {"o.user", asText, "h.user", asWord},
-	"group":    {"o.groups", asText, "h.groups", asWord},
-	"protocol": {"r.protocol", asWord, "h.protocol", asWord},
-	"rule":     {"r.rule", asWord, "h.rule", asWord},
-	"decision": {"r.decision", asDecision, "h.decision", asDecision},
-	"hour":     {"(r.begin - (r.begin % 3600000 + 3600000) % 3600000) / 3600000", asTime, "h.hour", asTime},
-	"day":      {"(r.begin - (r.begin % 86400000 + 86400000) % 86400000) / 86400000", asDay, "(h.hour - (h.hour % 24 + 24) % 24) / 24", asDay},
-	"to":       {inside: "CASE WHEN r.name IN (SELECT id FROM words WHERE text = '') THEN r.address ELSE r.name END", outside: asWord},
-	"address":  {inside: "r.address", outside: asWord},
-	"host":     {inside: "r.host", outside: asWord},
-	"port":     {inside: "r.port", outside: asText},
-	"command":  {inside: "r.command", outside: asWord},
-	"end":      {inside: "r.ended", outside: asWord},
-	"device":   {inside: "o.device", outside: asText},
-	"session":  {inside: "o.session", outside: asText},
-	"source":   {inside: "o.source", outside: asText},
-	"door":     {inside: "o.door", outside: asText},
-	"dialect":  {inside: "o.dialect", outside: asText},
-	"method":   {inside: "o.method", outside: asText},
-	"carrier":  {inside: "o.carrier", outside: asText},
-	"version":  {inside: "o.version", outside: asText},
-	"cipher":   {inside: "o.cipher", outside: asText},
-	"ipsec":    {inside: "o.ipsec", outside: asText},
-	"gss":      {inside: "o.gss", outside: asText},
-	"exit":     {inside: "o.exit", outside: asText},
+func groupings() map[string]grouping {
+	return map[string]grouping{
+		"user":     {"o.user", asText, "h.user", asWord},
+		"group":    {"o.groups", asText, "h.groups", asWord},
+		"protocol": {"r.protocol", asWord, "h.protocol", asWord},
+		"rule":     {"r.rule", asWord, "h.rule", asWord},
+		"decision": {"r.decision", asDecision, "h.decision", asDecision},
+		"hour":     {"(r.begin - (r.begin % 3600000 + 3600000) % 3600000) / 3600000", asTime, "h.hour", asTime},
+		"day":      {"(r.begin - (r.begin % 86400000 + 86400000) % 86400000) / 86400000", asDay, "(h.hour - (h.hour % 24 + 24) % 24) / 24", asDay},
+		"to":       {inside: "CASE WHEN r.name IN (SELECT id FROM words WHERE text = '') THEN r.address ELSE r.name END", outside: asWord},
+		"address":  {inside: "r.address", outside: asWord},
+		"host":     {inside: "r.host", outside: asWord},
+		"port":     {inside: "r.port", outside: asText},
+		"command":  {inside: "r.command", outside: asWord},
+		"end":      {inside: "r.ended", outside: asWord},
+		"device":   {inside: "o.device", outside: asText},
+		"session":  {inside: "o.session", outside: asText},
+		"source":   {inside: "o.source", outside: asText},
+		"door":     {inside: "o.door", outside: asText},
+		"dialect":  {inside: "o.dialect", outside: asText},
+		"method":   {inside: "o.method", outside: asText},
+		"carrier":  {inside: "o.carrier", outside: asText},
+		"version":  {inside: "o.version", outside: asText},
+		"cipher":   {inside: "o.cipher", outside: asText},
+		"ipsec":    {inside: "o.ipsec", outside: asText},
+		"gss":      {inside: "o.gss", outside: asText},
+		"exit":     {inside: "o.exit", outside: asText},
+	}
 }
 
 // Groupings gives what sums may be by.
-func Groupings() []string { return slices.Sorted(maps.Keys(groupings)) }
+func Groupings() []string { return slices.Sorted(maps.Keys(groupings())) }
 
 // What a caller may want to tell apart about sums.
 var (
@@ -91,7 +93,7 @@ var (
 func (r *Reader) Sums(ctx context.Context, q Query, by []string) ([]Sum, error) {
 	t := totals{by: by, sums: make(map[string]*Sum)}
 	for _, name := range by {
-		if _, ok := groupings[name]; !ok {
+		if _, ok := groupings()[name]; !ok {
 			return nil, fmt.Errorf("sum up audit: %q: %w", name, ErrGrouping)
 		}
 	}
@@ -145,7 +147,7 @@ const (
 // whole: from the first on and before the second.
 func (t *totals) wholeHours(q Query) (from, until int64, ok bool) {
 	for _, name := range t.by {
-		if groupings[name].hours == "" {
+		if groupings()[name].hours == "" {
 			return 0, 0, false
 		}
 	}
@@ -211,7 +213,7 @@ func (t *totals) query(ctx context.Context, db *sql.DB, how func(grouping) (insi
 	var groups, texts, by []string
 	for i, name := range t.by {
 		column := fmt.Sprint("k", i)
-		inside, outside := how(groupings[name])
+		inside, outside := how(groupings()[name])
 		groups = append(groups, inside+" AS "+column)
 		texts = append(texts, fmt.Sprintf(outside, column))
 		by = append(by, column)
