@@ -194,7 +194,7 @@ func TestCharonTellsWhoThePeerOfAnAssociationIs(t *testing.T) {
 		"list-sas": slices.Concat(event("list-sa", sa("spi-out=00000005")), event("list-sa", sa()), frame(viciResponse, nil)),
 	})
 	for gateway, want := range map[string]string{"10.1.0.2": "there.test", "10.1.0.3": ""} {
-		s := sight{Protection: Protection{Mechanism: Kernel}, spi: 1, gateway: netip.MustParseAddr(gateway)}
+		s := kernelSight{sight{Protection: Protection{Mechanism: Kernel}}, &state{spi: 1, dst: netip.MustParseAddr(gateway)}}
 		if got := d.introduce(t.Context(), s); got.Peer != want || got.Mechanism != Kernel {
 			t.Errorf("the peer at %s is %+v, not %q", gateway, got, want)
 		}

@@ -20,8 +20,9 @@ import (
 // namespace behind a link. Between them, 10.77.10.1 and 10.77.20.1 are to be
 // protected.
 type strongSwan struct {
-	t   *testing.T
-	dir string
+	t       *testing.T
+	dir     string
+	running map[string]*os.Process
 }
 
 const (
@@ -36,7 +37,7 @@ func startStrongSwan(t *testing.T) *strongSwan {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	s := &strongSwan{t: t, dir: dir}
+	s := &strongSwan{t: t, dir: dir, running: map[string]*os.Process{}}
 	for _, c := range []string{
 		"netns add there",
 		"link add c0 type veth peer name c1 netns there",
@@ -50,7 +51,7 @@ func startStrongSwan(t *testing.T) *strongSwan {
 		}
 	}
 	t.Cleanup(func() {
-		for _, c := range []string{"netns del there", "addr del " + protectedHere + "/32 dev lo"} {
+		for _, c := range []string{"link del c0", "netns del there", "addr del " + protectedHere + "/32 dev lo"} {
 			if err := ip(c); err != nil {
 				t.Error(err)
 			}
@@ -137,6 +138,7 @@ secrets {
 	if err := cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
+	s.running[side] = cmd.Process
 	s.t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		stop := time.AfterFunc(10*time.Second, func() { _ = cmd.Process.Kill() })
@@ -155,6 +157,14 @@ secrets {
 		return true
 	})
 	s.swanctl(side, "--load-all", "--file", s.path(side+".swanctl"))
+}
+
+// kill ends one side's charon without a chance to say so.
+func (s *strongSwan) kill(side string) {
+	s.t.Helper()
+	if err := s.running[side].Kill(); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *strongSwan) write(name, content string) {
@@ -229,5 +239,29 @@ func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
 	s.swanctl("here", "--terminate", "--ike", "t")
 	if got := look(web); got.Protected() {
 		t.Errorf("after the association has ended: %+v", got)
+	}
+}
+
+// When an association ends, its route goes, and packets would continue in clear.
+func TestEndOfAssociationIsToldWithinASecond(t *testing.T) {
+	s := startStrongSwan(t)
+	web := Path{Remote: netip.MustParseAddrPort(protectedThere + ":8080")}
+	calls := followed(t, &Detector{VICI: s.vici("here")}, web)
+	protected := func(c told) bool { return c.Protected() }
+	clear := func(c told) bool { return !c.Protected() }
+	await(t, calls, 30*time.Second, "that there is none yet", clear)
+
+	for _, end := range []struct {
+		title string
+		do    func()
+	}{
+		{"here", func() { s.swanctl("here", "--terminate", "--ike", "t") }},
+		{"there", func() { s.swanctl("there", "--terminate", "--ike", "t") }},
+		{"with charon", func() { s.kill("here") }},
+	} {
+		s.swanctl("here", "--initiate", "--child", "c")
+		await(t, calls, 30*time.Second, "the association before its end "+end.title, protected)
+		end.do()
+		await(t, calls, time.Second, "the association's end "+end.title, clear)
 	}
 }

@@ -127,10 +127,6 @@ type sight struct {
 	// governed says that this machine's own IPsec decides about the path, so
 	// that nobody else's word counts.
 	governed bool
-
-	// The kernel's association for what goes, by what names it.
-	spi     uint32
-	gateway netip.Addr
 }
 
 // states tells whether the administrator states that a is reached through IPsec.

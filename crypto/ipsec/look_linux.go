@@ -28,7 +28,7 @@ func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
 	}
 	p.Local = netip.AddrPortFrom(way.source, p.Local.Port())
 	db, unread := readDatabase()
-	var s sight
+	var s kernelSight
 	if unread == nil {
 		if s, err = lookAtPolicies(p, way, db); err != nil || s.governed {
 			return d.introduce(ctx, s), err
@@ -46,41 +46,47 @@ func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
 			return d.lookAtCharon(ctx, p, way)
 		}
 	}
-	return s, unread
+	return s.sight, unread
+}
+
+// kernelSight is what the kernel does.
+type kernelSight struct {
+	sight
+	out *state // with which it protects what goes
 }
 
 // lookAtPolicies sees what the kernel's policies make of packets whatever the
 // interface.
-func lookAtPolicies(p Path, way route, db *database) (sight, error) {
+func lookAtPolicies(p Path, way route, db *database) (kernelSight, error) {
 	out := packet{src: p.Local, dst: p.Remote, protocol: p.protocol(), mark: p.Mark}
 	going, coming := db.rule(outward, out), db.rule(inward, out.back())
 	if reason := cmp.Or(going.reason, coming.reason); reason != "" {
-		return sight{Protection: Protection{Reason: reason}, governed: going.decide}, nil
+		return unprotected(reason, going.decide), nil
 	}
 	is, err := exempt(way.link, p.Remote.Addr().Is4())
 	if err != nil {
-		return sight{}, err
+		return kernelSight{}, err
 	}
 	if is {
-		return sight{Protection: Protection{Reason: "IPsec policies do not count on interface " + way.link.name}, governed: true}, nil
+		return unprotected("IPsec policies do not count on interface "+way.link.name, true), nil
 	}
 	return describe(Kernel, way, going.states, coming.states), nil
 }
 
 // lookAtInterface sees what an interface that does nothing but ESP makes of
 // packets that are routed into it. It drops those that it has no association for.
-func lookAtInterface(p Path, way route, db *database) sight {
+func lookAtInterface(p Path, way route, db *database) kernelSight {
 	out := packet{src: p.Local, dst: p.Remote, protocol: p.protocol(), mark: p.Mark, ifID: way.link.ifID}
 	in := out.back()
 	if way.link.kind == "xfrm" && way.link.ifID == 0 {
-		return sight{Protection: Protection{Reason: "interface " + way.link.name + " has no number that policies could name"}, governed: true}
+		return unprotected("interface "+way.link.name+" has no number that policies could name", true)
 	}
 	if way.link.kind != "xfrm" {
 		out.mark, in.mark = way.link.outKey, way.link.inKey
 	}
 	going, coming := db.rule(outward, out), db.rule(inward, in)
 	if reason := cmp.Or(going.reason, coming.reason); reason != "" {
-		return sight{Protection: Protection{Reason: "on interface " + way.link.name + ": " + reason}, governed: true}
+		return unprotected("on interface "+way.link.name+": "+reason, true)
 	}
 	return describe(Interface, way, going.states, coming.states)
 }
@@ -121,8 +127,12 @@ func (d *Detector) lookAtCharon(ctx context.Context, p Path, way route) (sight, 
 	return s, nil
 }
 
+func unprotected(reason string, governed bool) kernelSight {
+	return kernelSight{sight: sight{Protection: Protection{Reason: reason}, governed: governed}}
+}
+
 // describe tells of the associations that protect what goes and what comes.
-func describe(by Mechanism, way route, out, in []*state) sight {
+func describe(by Mechanism, way route, out, in []*state) kernelSight {
 	o, i := newest(out), newest(in)
 	p := Protection{
 		Mechanism: by, Mode: o.mode.name(), Out: o.cipher.Suite, In: i.cipher.Suite, NATT: o.natt, Since: o.since, MTU: way.mtu,
@@ -133,19 +143,19 @@ func describe(by Mechanism, way route, out, in []*state) sight {
 	for _, s := range out {
 		p.MTU = min(p.MTU, s.fits(way))
 	}
-	return sight{Protection: p, governed: true, spi: o.spi, gateway: o.dst}
+	return kernelSight{sight{Protection: p, governed: true}, o}
 }
 
 // introduce adds who the peer is, if it was charon that made the association.
-func (d *Detector) introduce(ctx context.Context, s sight) sight {
+func (d *Detector) introduce(ctx context.Context, s kernelSight) sight {
 	if !s.Protected() {
-		return s
+		return s.sight
 	}
-	found, err := d.askCharon(ctx, func(c *child) bool { return c.spiOut == s.spi && c.gateway == s.gateway })
+	found, err := d.askCharon(ctx, func(c *child) bool { return c.spiOut == s.out.spi && c.gateway == s.out.dst })
 	if err == nil && len(found.children) == 1 {
 		s.Peer = found.children[0].peer
 	}
-	return s
+	return s.sight
 }
 
 // fits gives the size of the largest packet that the association takes; 0 if

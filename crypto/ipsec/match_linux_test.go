@@ -150,7 +150,7 @@ func lookWith(t *testing.T, p Path, states []state) sight {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return got
+	return got.sight
 }
 
 func TestProtectionTellsOfTheAssociations(t *testing.T) {

@@ -1,0 +1,113 @@
+package ipsec
+
+import (
+	"context"
+	"sync"
+	"time"
+)
+
+const (
+	// settle is how long there is between two looks.
+	settle = 50 * time.Millisecond
+
+	// restPerLook is how many times as long as a look takes the next one waits:
+	// a gateway may have many policies, and hear of new ones all the time. It
+	// waits no longer than mostRest.
+	restPerLook = 4
+	mostRest    = 400 * time.Millisecond
+
+	// trail is when to look once more after the last that was heard: charon
+	// tells of an end shortly before it has come.
+	trail = 250 * time.Millisecond
+
+	// pollEvery is when to look if nothing is heard, for what nobody tells of,
+	// such as a setting of the kernel; and pollDeaf where hearing is not allowed.
+	pollEvery = 5 * time.Second
+	pollDeaf  = 500 * time.Millisecond
+)
+
+// Watch calls changed at first, and whenever the protection of any path may have
+// become another, until ctx ends. It calls within half a second, and one call at
+// a time, from the goroutine that called Watch. Everything that it started has
+// ended when it returns.
+//
+// It hears of changes from the kernel, which takes CAP_NET_ADMIN on Linux, and
+// from charon. Who may not hear looks every 500 ms.
+func (d *Detector) Watch(ctx context.Context, changed func()) { d.watch(ctx, pollEvery, changed) }
+
+// Follow tells what protects a path: at first, and within a second after it has
+// become something else, until ctx ends. That there is a new association like the
+// last is not told. An error is told as that; there is no protection with it.
+// tell is called as Watch calls.
+func (d *Detector) Follow(ctx context.Context, p Path, tell func(Protection, error)) {
+	d.follow(ctx, pollEvery, p, tell)
+}
+
+func (d *Detector) follow(ctx context.Context, every time.Duration, p Path, tell func(Protection, error)) {
+	var last Protection
+	told, failed := false, false
+	d.watch(ctx, every, func() {
+		got, err := d.Look(ctx, p)
+		if ctx.Err() != nil {
+			return // which may be the error
+		}
+		same := got
+		same.Since = last.Since
+		if told && same == last && failed == (err != nil) {
+			return
+		}
+		last, told, failed = got, true, err != nil
+		tell(got, err)
+	})
+}
+
+func (d *Detector) watch(ctx context.Context, every time.Duration, changed func()) {
+	ctx, stop := context.WithCancel(ctx)
+	var listeners sync.WaitGroup
+	defer listeners.Wait()
+	defer stop()
+	hints := make(chan struct{}, 1)
+	hears := d.listen(ctx, &listeners, func() {
+		select {
+		case hints <- struct{}{}:
+		default: // there is one that nobody has taken yet
+		}
+	})
+	if !hears {
+		every = min(every, pollDeaf)
+	}
+	keepLooking(ctx, hints, every, changed)
+}
+
+// keepLooking looks after every hint, once more when there are no more of them,
+// and else as often as every says.
+func keepLooking(ctx context.Context, hints <-chan struct{}, every time.Duration, look func()) {
+	for next := trail; ctx.Err() == nil; {
+		began := time.Now()
+		look()
+		if !sleep(ctx, min(max(settle, restPerLook*time.Since(began)), mostRest)) {
+			return
+		}
+		timer := time.NewTimer(next)
+		select {
+		case <-ctx.Done():
+		case <-hints:
+			next = trail
+		case <-timer.C:
+			next = every
+		}
+		timer.Stop()
+	}
+}
+
+// sleep waits; false says that ctx has ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}

@@ -1,0 +1,69 @@
+package ipsec
+
+import (
+	"context"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+func TestLooksFollowHintsAndNeitherCrowdNorMissThem(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		hints, looks := make(chan struct{}, 1), make(chan time.Time, 1000)
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			keepLooking(ctx, hints, time.Hour, func() { looks <- time.Now() })
+		}()
+		defer func() { cancel(); <-ended }()
+		lately := func() (times []time.Time) {
+			synctest.Wait()
+			for range len(looks) {
+				times = append(times, <-looks)
+			}
+			return times
+		}
+
+		began := time.Now()
+		time.Sleep(time.Minute)
+		if got := lately(); len(got) != 2 || !got[0].Equal(began) || got[1].Sub(began) > time.Second {
+			t.Errorf("without a hint it looked at %v after %v", got, began)
+		}
+
+		hinted := time.Now()
+		for range 1000 { // for ten seconds
+			select {
+			case hints <- struct{}{}:
+			default:
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+		if got := lately(); len(got) < 100 || len(got) > 250 || !got[0].Equal(hinted) {
+			t.Errorf("during ten seconds of hints after %v it looked %d times, first at %v", hinted, len(got), got[0])
+		}
+		quiet := time.Now()
+		time.Sleep(time.Minute)
+		got := lately()
+		if after := got[len(got)-1].Sub(quiet); after < 200*time.Millisecond || after > 500*time.Millisecond {
+			t.Errorf("it looked last %v after the last hint", after)
+		}
+	})
+}
+
+func TestFollowTellsAtFirstAndEnds(t *testing.T) {
+	d := Detector{Networks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
+	ctx, cancel := context.WithCancel(t.Context())
+	var got []Protection
+	d.Follow(ctx, Path{Remote: netip.MustParseAddrPort("198.51.100.7:443")}, func(p Protection, err error) {
+		got = append(got, p)
+		if err != nil {
+			t.Error(err)
+		}
+		cancel()
+	})
+	if len(got) != 1 || got[0].Mechanism != Stated {
+		t.Errorf("it told %+v", got)
+	}
+}
