@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"os"
 	"strings"
@@ -25,12 +27,14 @@ func fewOrMany(few, many int) int {
 
 // Every flow is echoing while one policy takes another's place, again and again.
 func TestNewRulesUnderLoadBreakWhatTheyForbidAndNothingElse(t *testing.T) {
-	stay, leave := echoTarget(t), echoTarget(t)
+	// A copy between two sockets takes two pipes besides.
+	slow := func(c *net.TCPConn) { _, _ = io.Copy(struct{ io.Writer }{c}, struct{ io.Reader }{c}) }
+	stay, leave := target(t, slow), target(t, slow)
 	h := newHouse(t, func(c *Config) { c.UserStreams = 20_000 })
 	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
 	h.must(err)
 	defer v.Close()
-	n := fewOrMany(200, 5_000) // each has two sockets here
+	n := fewOrMany(200, 9_000) // each has two sockets here
 	var (
 		conns  [2][]relay.Conn
 		echoes sync.WaitGroup
