@@ -132,7 +132,7 @@ func overwrite(t *testing.T, path string) {
 func TestOpenMigratesAnOlderStoreOnce(t *testing.T) {
 	s := newStore(t)
 	// Version 0 is a store in which the first migration has not run yet.
-	for _, table := range []string{"rates", "passwords", "principals", "invite_groups", "invites", "devices", "user_groups", "users", "revision"} {
+	for _, table := range []string{"used", "rates", "passwords", "principals", "invite_groups", "invites", "devices", "user_groups", "users", "revision"} {
 		_, err := s.writes.ExecContext(t.Context(), "DROP TABLE "+table)
 		must(t, err)
 	}
