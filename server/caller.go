@@ -122,6 +122,9 @@ func (c *caller) leave(f *flow) {
 	c.past.add(f)
 	c.mu.Unlock()
 	f.part.close()
+	f.mu.Lock()
+	_ = f.settle() // it uses no more
+	f.mu.Unlock()
 	c.server.dropStream(c.user)
 }
 

@@ -42,6 +42,7 @@ type flow struct {
 	to     destination        // as far as it is known
 	speech spoken             // as far as it is known
 	rule   *policy.Rule       // that has decided; nil: none
+	ration *ration            // nil: no quota counts
 }
 
 // newFlow gives a flow to a destination. Its request asks rules about all addresses.
@@ -74,6 +75,7 @@ func (f *flow) judge() (open bool, err error) {
 	f.rule = r.rule
 	if err == nil && !r.open && to.known() {
 		f.part.by(r.rule)
+		err = f.rationBy(r.rule)
 	}
 	return r.open, err
 }
@@ -87,6 +89,11 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 	r, err := f.wish.judge(destination{name, at}, speech)
 	if err == nil && f.request.Command == socks.Associate {
 		f.part.alsoBy(r.rule)
+		f.mu.Lock()
+		if f.ration == nil { // as in alsoBy
+			err = f.rationBy(r.rule)
+		}
+		f.mu.Unlock()
 	}
 	if err != nil && f.request.Command == socks.Connect {
 		f.mu.Lock()

@@ -29,22 +29,37 @@ func (s *Server) SetPolicy(p *policy.Policy) {
 
 // judgeFlows breaks the flows that may not be any more.
 func (s *Server) judgeFlows() {
-	for _, sess := range s.all() {
-		sess.judgeFlows()
-	}
-	for _, v := range s.allVisits() {
-		v.judgeFlows()
+	for _, c := range s.callers() {
+		c.judgeFlows()
 	}
 }
 
+// callers gives those of all sessions and visits.
+func (s *Server) callers() (all []*caller) {
+	for _, sess := range s.all() {
+		all = append(all, sess.callers()...)
+	}
+	for _, v := range s.allVisits() {
+		all = append(all, v.caller)
+	}
+	return all
+}
+
 func (s *session) judgeFlows() {
+	for _, c := range s.callers() {
+		c.judgeFlows()
+	}
+}
+
+func (s *session) callers() (all []*caller) {
 	lanes, _ := s.open()
 	for _, l := range lanes {
-		l.caller.judgeFlows()
+		all = append(all, l.caller)
 	}
 	for _, v := range s.logins.visits() {
-		v.judgeFlows()
+		all = append(all, v.caller)
 	}
+	return all
 }
 
 func (c *caller) judgeFlows() {
@@ -71,6 +86,7 @@ func (s *Server) watchClock(ctx context.Context) {
 		if p := s.policy.Load(); p != nil && p.Timed() && !now.Equal(last) {
 			s.judgeFlows()
 		}
+		s.chargeFlows()
 		last = now
 	}
 }
@@ -277,7 +293,6 @@ func (d destination) canonical() (destination, error) {
 // that have them must not be used.
 func RulesLack() []string {
 	return []string{
-		"quota_per_day", "quota_per_month",
 		"max_flows", "idle", "total", "record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
 	}
 }

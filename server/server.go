@@ -18,6 +18,7 @@ import (
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/quota"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -90,6 +91,7 @@ type Server struct {
 
 	memory    *tunnel.Memory
 	bandwidth *bandwidth
+	quotas    *quota.Book
 	begun     chan *lane // to Serve, which runs them
 
 	policy atomic.Pointer[policy.Policy] // nil: there is none
@@ -131,6 +133,7 @@ func New(cfg Config) *Server {
 		cfg:       cfg,
 		memory:    tunnel.NewMemory(int(cfg.ReplayMemory)),
 		bandwidth: newBandwidth(cfg.Bandwidth),
+		quotas:    quota.NewBook(usage{cfg.Users}),
 		begun:     make(chan *lane),
 		sessions:  make(map[[16]byte]*session),
 		devices:   make(map[string]int),
@@ -148,11 +151,13 @@ func New(cfg Config) *Server {
 // 2 s. It returns when ctx ends, after all sessions have. Its error says that the store cannot
 // be watched; by then every session has been ended, and none is admitted any more.
 func (s *Server) Serve(ctx context.Context) error {
+	defer s.keepQuotas(context.WithoutCancel(ctx)) // the last flows have ended
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sessions.Go(func() { s.watchClock(ctx) })
+	sessions.Go(func() { s.serveQuotas(ctx) })
 	watched := make(chan error, 1)
 	sessions.Go(func() { watched <- s.cfg.Users.Watch(ctx, func() { s.review(ctx) }) })
 	for {
