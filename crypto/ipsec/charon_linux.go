@@ -1,6 +1,7 @@
 package ipsec
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
@@ -190,7 +191,7 @@ func children(ike *section, now time.Time) (all []child) {
 			continue
 		}
 		c := child{
-			peer: ike.values["remote-id"], mode: Mode(strings.ToLower(v["mode"])), natt: v["encap"] == "yes",
+			peer: peerOf(ike), mode: Mode(strings.ToLower(v["mode"])), natt: v["encap"] == "yes",
 			transform: charonTransform(v["encr-alg"], v["encr-keysize"], v["integ-alg"]),
 		}
 		c.gateway, _ = netip.ParseAddr(ike.values["remote-host"])
@@ -202,6 +203,12 @@ func children(ike *section, now time.Time) (all []child) {
 		all = append(all, c)
 	}
 	return all
+}
+
+// peerOf is who the other end proved to be. If it did so within IKE, by EAP or
+// XAuth, then its IKE identity is only what it says, or that of a group.
+func peerOf(ike *section) string {
+	return cmp.Or(ike.values["remote-eap-id"], ike.values["remote-xauth-id"], ike.values["remote-id"])
 }
 
 func parseSPI(text string) uint32 {

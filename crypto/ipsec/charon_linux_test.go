@@ -97,6 +97,18 @@ func TestCharonsChildrenAreReadIfTheyAreInUse(t *testing.T) {
 	}
 }
 
+func TestPeerIsWhoProvedIt(t *testing.T) {
+	for want, ike := range map[string]map[string]string{
+		"there.test": {"remote-id": "there.test"},
+		"alice":      {"remote-id": "10.0.0.7", "remote-eap-id": "alice"},
+		"bob":        {"remote-id": "group", "remote-xauth-id": "bob"},
+	} {
+		if got := peerOf(&section{values: ike}); got != want {
+			t.Errorf("%v is %q, not %q", ike, got, want)
+		}
+	}
+}
+
 func TestTrafficSelectorCoversWhatItSays(t *testing.T) {
 	for _, c := range []struct {
 		text, end string

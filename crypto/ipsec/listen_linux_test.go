@@ -2,10 +2,15 @@ package ipsec
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"net/netip"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // told is one call.
@@ -51,14 +56,14 @@ func TestPoliciesAndRoutesAreHeardOf(t *testing.T) {
 		return func(c told) bool { return c.err == nil && c.Reason == reason }
 	}
 	const within = 30 * time.Second
-	await(t, calls, within, "that there is no policy", because("no IPsec policy is for what goes"))
+	await(t, calls, within, "that there is no policy", because("no IPsec policy covers outgoing packets"))
 
 	load(t, "src 10.1.0.0/24 dst 10.2.0.0/16 dir out action block")
-	await(t, calls, within, "the policy", because("an IPsec policy blocks what goes"))
+	await(t, calls, within, "the policy", because("an IPsec policy blocks outgoing packets"))
 	if err := ip("xfrm policy flush"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, calls, within, "its end", because("no IPsec policy is for what goes"))
+	await(t, calls, within, "its end", because("no IPsec policy covers outgoing packets"))
 
 	if err := ip("route add blackhole 10.2.0.0/24"); err != nil {
 		t.Fatal(err)
@@ -67,5 +72,58 @@ func TestPoliciesAndRoutesAreHeardOf(t *testing.T) {
 	if err := ip("route del blackhole 10.2.0.0/24"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, calls, within, "its end", because("no IPsec policy is for what goes"))
+	await(t, calls, within, "its end", because("no IPsec policy covers outgoing packets"))
+}
+
+func TestAssociationsAreHeardOf(t *testing.T) {
+	if err := ip("xfrm state allocspi src 10.1.0.1 dst 10.1.0.2 proto esp mode transport"); err != nil {
+		t.Fatal(err)
+	}
+	notices, err := subscribe(unix.NETLINK_XFRM, policyGroups)
+	if err != nil {
+		t.Fatal(err)
+	}
+	heard := make(chan struct{}, 100)
+	var listener sync.WaitGroup
+	listener.Go(func() { hearKernel(notices, func() { heard <- struct{}{} }) })
+	defer listener.Wait()
+	defer notices.Close()
+	if err := ip("xfrm state flush"); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-heard:
+	case <-time.After(30 * time.Second):
+		t.Error("nothing was heard")
+	}
+}
+
+// Who has no privilege sees routes, but neither policies nor what changes them.
+func TestWithoutPrivilegeOnlyTheStatementCounts(t *testing.T) {
+	path := Path{Remote: netip.MustParseAddrPort("10.2.0.7:80")}
+	stated := Detector{Networks: []netip.Prefix{netip.MustParsePrefix("10.2.0.0/16")}}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for good: the thread ends with this goroutine
+		nothing := [2]unix.CapUserData{}
+		if err := unix.Capset(&unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, &nothing[0]); err != nil {
+			t.Error(err)
+			return
+		}
+		if got, err := new(Detector).Look(t.Context(), path); !errors.Is(err, fs.ErrPermission) || got.Protected() {
+			t.Errorf("%+v, %v", got, err)
+		}
+		if got, err := stated.Look(t.Context(), path); err != nil || got.Mechanism != Stated {
+			t.Errorf("%+v, %v", got, err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		var listeners sync.WaitGroup
+		if hears := new(Detector).listen(ctx, &listeners, func() {}); hears {
+			t.Error("it believes that it hears of everything")
+		}
+		cancel()
+		listeners.Wait()
+	}()
+	<-done
 }

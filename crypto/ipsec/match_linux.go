@@ -103,7 +103,7 @@ type ruling struct {
 func (db *database) rule(dir direction, p packet) ruling {
 	candidates := db.candidates(dir, p)
 	if len(candidates) == 0 {
-		return ruling{reason: "no IPsec policy is for " + dir.String()}
+		return ruling{reason: "no IPsec policy covers " + dir.String()}
 	}
 	var r ruling
 	for _, c := range candidates {
@@ -182,9 +182,9 @@ func (s *state) serves(dir direction, t *template, p packet) bool {
 
 func (d direction) String() string {
 	if d == inward {
-		return "what comes"
+		return "incoming packets"
 	}
-	return "what goes"
+	return "outgoing packets"
 }
 
 // newest is the association that began last.

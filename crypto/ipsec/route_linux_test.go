@@ -97,14 +97,14 @@ func TestInterfaceNeedsPoliciesAndAssociationsOfItsOwn(t *testing.T) {
 		reason   string
 	}{
 		{"xfrm", numbered, tunnels(ifID), xfrm, ""},
-		{"xfrm without associations", numbered, nil, xfrm, "there is no association for what goes"},
-		{"xfrm with associations of none", numbered, tunnels(), xfrm, "there is no association for what goes"},
+		{"xfrm without associations", numbered, nil, xfrm, "there is no association for outgoing packets"},
+		{"xfrm with associations of none", numbered, tunnels(), xfrm, "there is no association for outgoing packets"},
 		{"xfrm with policies of none", both, tunnels(), xfrm, "no IPsec policy"},
 		{"xfrm with another number", numbered, tunnels(ifID), link{name: "x0", kind: "xfrm", ifID: 4}, "no IPsec policy"},
 		{"xfrm without a number", both, tunnels(), link{name: "x0", kind: "xfrm"}, "no number"},
 		{"vti", keyed, tunnels(key), vti, ""},
 		{"vti with the keys exchanged", keyed, tunnels(key), link{name: "x0", kind: "vti", inKey: 9, outKey: 7}, "no IPsec policy"},
-		{"vti without associations", keyed, nil, vti, "there is no association for what goes"},
+		{"vti without associations", keyed, nil, vti, "there is no association for outgoing packets"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			load(t, c.policies...)

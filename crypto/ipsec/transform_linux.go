@@ -113,7 +113,7 @@ const (
 )
 
 // fits gives the size of the largest packet that fits into mtu bytes when it is
-// wrapped, as the kernel reckons it; 0 if none does.
+// wrapped, as the kernel reckons it; 0 if none does or the mode is not known.
 func (w wrapping) fits(mtu int) int {
 	header, inner := sizeofESP+w.iv, w.outer
 	if w.natt {
@@ -123,10 +123,13 @@ func (w wrapping) fits(mtu int) int {
 		header += mostOther
 	}
 	switch w.mode {
+	case modeTransport:
 	case modeTunnel:
 		header, inner = header+w.outer, 0
 	case modeBEET:
 		header += mostBEET
+	default:
+		return 0
 	}
 	block := max(w.block, 4)
 	return max((mtu-header-w.check-inner)&^(block-1)+inner-sizeofTail, 0)
