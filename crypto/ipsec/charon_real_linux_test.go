@@ -8,7 +8,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -26,11 +25,19 @@ type strongSwan struct {
 }
 
 const (
-	protectedHere  = "10.77.10.1"
-	protectedThere = "10.77.20.1"
+	outerHere, outerThere         = "10.77.1.1", "10.77.1.2"
+	protectedHere, protectedThere = "10.77.10.1", "10.77.20.1"
+
+	// What is protected there: some ports of TCP and one of UDP.
+	portsThere = protectedThere + "/32[tcp/8000-8999]," + protectedThere + "/32[udp/domain]"
+
+	// charonsMark tells charon's packets apart, which must not go into the tunnel
+	// that they make.
+	charonsMark = 0x42
 )
 
-func startStrongSwan(t *testing.T) *strongSwan {
+// startStrongSwan starts both, which protect traffic between these selectors.
+func startStrongSwan(t *testing.T, here, there string) *strongSwan {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "adit") // a Unix socket's path may not be long
 	if err != nil {
@@ -41,10 +48,10 @@ func startStrongSwan(t *testing.T) *strongSwan {
 	for _, c := range []string{
 		"netns add there",
 		"link add c0 type veth peer name c1 netns there",
-		"addr add 10.77.1.1/24 dev c0", "link set c0 up", "addr add " + protectedHere + "/32 dev lo",
-		"-n there addr add 10.77.1.2/24 dev c1", "-n there link set c1 up", "-n there link set lo up",
+		"addr add " + outerHere + "/24 dev c0", "link set c0 up", "addr add " + protectedHere + "/32 dev lo",
+		"-n there addr add " + outerThere + "/24 dev c1", "-n there link set c1 up", "-n there link set lo up",
 		"-n there addr add " + protectedThere + "/32 dev lo",
-		"route add " + protectedThere + " via 10.77.1.2 src " + protectedHere,
+		"route add " + protectedThere + " via " + outerThere + " src " + protectedHere,
 	} {
 		if err := ip(c); err != nil {
 			t.Fatal(err)
@@ -57,8 +64,8 @@ func startStrongSwan(t *testing.T) *strongSwan {
 			}
 		}
 	})
-	s.charon("there", "10.77.1.2", "10.77.1.1", protectedThere, protectedHere)
-	s.charon("here", "10.77.1.1", "10.77.1.2", protectedHere, protectedThere)
+	s.charon("there", outerThere, outerHere, there, here)
+	s.charon("here", outerHere, outerThere, here, there)
 	return s
 }
 
@@ -67,7 +74,7 @@ func (s *strongSwan) vici(side string) string { return s.path(side + ".vici") }
 
 // charon starts one side's, for as long as the test lasts, and tells it what to
 // protect.
-func (s *strongSwan) charon(side, local, remote, inside, outside string) {
+func (s *strongSwan) charon(side, local, remote, localTS, remoteTS string) {
 	s.t.Helper()
 	s.write(side+".conf", fmt.Sprintf(`charon {
  load = random nonce aes sha1 sha2 hmac kdf gcm openssl socket-default kernel-libipsec kernel-netlink vici
@@ -81,12 +88,18 @@ func (s *strongSwan) charon(side, local, remote, inside, outside string) {
   kernel-libipsec {
    allow_peer_ts = yes
   }
+  kernel-netlink {
+   fwmark = !%#[2]x
+  }
+  socket-default {
+   fwmark = %#[2]x
+  }
   vici {
-   socket = unix://%s
+   socket = unix://%[1]s
   }
  }
 }
-`, s.vici(side)))
+`, s.vici(side), charonsMark))
 	s.write(side+".swanctl", fmt.Sprintf(`connections {
  t {
   version = 2
@@ -103,8 +116,8 @@ func (s *strongSwan) charon(side, local, remote, inside, outside string) {
   }
   children {
    c {
-    local_ts = %s/32
-    remote_ts = %s/32[tcp/8000-8999],%[5]s/32[udp/domain]
+    local_ts = %s
+    remote_ts = %s
     esp_proposals = aes128gcm16-x25519
    }
   }
@@ -115,15 +128,7 @@ secrets {
   secret = "not a secret"
  }
 }
-`, local, remote, side, inside, outside))
-	if side == "there" {
-		text, _ := os.ReadFile(s.path(side + ".swanctl"))
-		swapped := strings.NewReplacer(
-			"local_ts = "+inside+"/32", "local_ts = "+inside+"/32[tcp/8000-8999],"+inside+"/32[udp/domain]",
-			outside+"/32[tcp/8000-8999],"+outside+"/32[udp/domain]", outside+"/32").Replace(string(text))
-		s.write(side+".swanctl", swapped)
-	}
-
+`, local, remote, side, localTS, remoteTS))
 	// It keeps a file in /run, of which each gets one of its own.
 	run := `mount -t tmpfs none /run && exec /usr/lib/ipsec/charon`
 	args := []string{"sh", "-c", run}
@@ -196,7 +201,7 @@ func (s *strongSwan) await(what string, there func() bool) {
 }
 
 func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
-	s := startStrongSwan(t)
+	s := startStrongSwan(t, protectedHere+"/32", portsThere)
 	d := &Detector{VICI: s.vici("here")}
 	look := func(p Path) Protection {
 		t.Helper()
@@ -228,8 +233,8 @@ func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
 		{Remote: netip.MustParseAddrPort(protectedThere + ":53"), UDP: true}:                                                 Userspace,
 		{Remote: netip.MustParseAddrPort(protectedThere + ":53")}:                                                            None,
 		{Remote: netip.MustParseAddrPort(protectedThere + ":8080"), Local: netip.MustParseAddrPort(protectedHere + ":1234")}: Userspace,
-		{Remote: netip.MustParseAddrPort(protectedThere + ":8080"), Local: netip.MustParseAddrPort("10.77.1.1:1234")}:        None,
-		{Remote: netip.MustParseAddrPort("10.77.1.2:8080")}:                                                                  None,
+		{Remote: netip.MustParseAddrPort(protectedThere + ":8080"), Local: netip.MustParseAddrPort(outerHere + ":1234")}:     None,
+		{Remote: netip.MustParseAddrPort(outerThere + ":8080")}:                                                              None,
 	} {
 		if got := look(p); got.Mechanism != want {
 			t.Errorf("%+v: %+v, not %q", p, got, want)
@@ -242,9 +247,26 @@ func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
 	}
 }
 
+// Between the very addresses that ESP itself goes between, the mark of a socket
+// decides.
+func TestMarkDecidesBetweenTheGatewaysThemselves(t *testing.T) {
+	s := startStrongSwan(t, outerHere+"/32", outerThere+"/32")
+	d := &Detector{VICI: s.vici("here")}
+	s.swanctl("here", "--initiate", "--child", "c")
+	for mark, want := range map[uint32]Mechanism{0: Userspace, 7: Userspace, charonsMark: None} {
+		got, err := d.Look(t.Context(), Path{Remote: netip.MustParseAddrPort(outerThere + ":80"), Mark: mark})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.Mechanism != want || got.Protected() && got.MTU != 1400 {
+			t.Errorf("with mark %#x: %+v, not %q", mark, got, want)
+		}
+	}
+}
+
 // When an association ends, its route goes, and packets would continue in clear.
 func TestEndOfAssociationIsToldWithinASecond(t *testing.T) {
-	s := startStrongSwan(t)
+	s := startStrongSwan(t, protectedHere+"/32", portsThere)
 	web := Path{Remote: netip.MustParseAddrPort(protectedThere + ":8080")}
 	calls := followed(t, &Detector{VICI: s.vici("here")}, web)
 	protected := func(c told) bool { return c.Protected() }
