@@ -22,7 +22,8 @@ type flow struct {
 	caller  *caller
 	request socks.Request
 	wish    petition
-	heeded  bool // rules may come to ask what is spoken
+	heeded  bool   // rules may come to ask what is spoken
+	talks   *talks // of an association; nil for what is none
 	began   time.Time
 	debug   bool
 	part    *part // of the bandwidth; nil for one that was not counted in
@@ -51,7 +52,10 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 	f.request.Permit = f.permit
 	ruled := c.server.policy.Load() != nil
 	f.heeded = ruled && f.wish.command != "resolve"
-	if !f.heeded {
+	if r.Command == socks.Associate {
+		f.talks = newTalks(f)
+		f.request.Permit = f.talks.permit
+	} else if !f.heeded {
 		f.speech.protocol = string(sniff.Unknown) // for good
 	}
 	if ruled && to.name != "" {

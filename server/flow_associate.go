@@ -54,7 +54,9 @@ func newWatchedAssociation(a socks.Association, f *flow, in *watchedInbox) *watc
 func (a *watchedAssociation) Send(batch []socks.Datagram) {
 	a.flow.up.Add(payload(batch))
 	a.flow.sent.Add(int64(len(batch)))
-	a.up.put(batch)
+	if batch = a.flow.talks.up(batch); len(batch) > 0 {
+		a.up.put(batch)
+	}
 }
 
 // cut closes the port for a reason. Whoever has it sees that it is done and closes
@@ -99,7 +101,9 @@ func (in *watchedInbox) Lost(l socks.Loss) {
 func (in *watchedInbox) Deliver(batch []socks.Datagram) {
 	in.flow.down.Add(payload(batch))
 	in.flow.received.Add(int64(len(batch)))
-	in.queue.put(batch)
+	if batch = in.flow.talks.down(batch); len(batch) > 0 {
+		in.queue.put(batch)
+	}
 }
 
 // payload is how many bytes datagrams have.

@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/net/dns/dnsmessage"
+
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -206,18 +208,41 @@ func duplex(t *testing.T) (near *net.TCPConn, far relay.Conn) {
 	return c.(*net.TCPConn), relay.TCP(other.(*net.TCPConn))
 }
 
-func TestDatagramsWhoseProtocolWouldDecideAreDenied(t *testing.T) {
-	h := newHouse(t, func(c *Config) { c.Policy = rules(t, noSSH) })
+func TestRulesDecideByWhatDatagramsAre(t *testing.T) {
+	at := udpEcho(t, "127.0.0.1:0")
+	stranger, _ := listenPeer(t, "127.0.0.2:0")
+	exit := &Exit{Allow: toLoopback, Resolver: always{netip.MustParseAddr("127.0.0.1")}}
+	h := newHouse(t, func(c *Config) {
+		c.Relay = exit
+		c.Policy = rules(t, "[[rule]]\nprotocols = [\"dns\"]\nnetworks = [\"127.0.0.0/8\"]\nthen = \"allow\"\n")
+	})
 	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
 	h.must(err)
 	defer v.Close()
-	if _, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, newMailbox()); socks.CodeOf(err) != socks.NotAllowed {
-		t.Errorf("error is %v", err)
-	}
-	h.SetPolicy(rules(t, "[[rule]]\ncommands = [\"associate\"]\nthen = \"allow\"\n"+noSSH))
-	a, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, newMailbox())
+	in := newMailbox()
+	a, reply, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, in)
 	h.must(err)
-	a.Close()
+	defer a.Close()
+	query := string(dnsQueryFor(t, "www.example.com.", dnsmessage.TypeA))
+	named := socks.Addr{Name: "Peer.example", Port: at.Port}
+	a.Send(append(to(at, "hello, it is me"), to(named, "hello, it is me")...))
+	_, err = stranger.WriteToUDPAddrPort([]byte(query), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), reply.Bound.Port()))
+	h.must(err)
+	waitFor(t, func() bool { return exit.Drops().Denied == 1 }) // the stranger's; the others have not come so far
+	for _, dst := range []socks.Addr{{IP: at.IP, Port: at.Port}, named} {
+		other := dst
+		other.Name = strings.Replace(dst.Name, "Peer", "other", 1)
+		a.Send(to(other, query))
+		if d := in.next(t); string(d.Payload) != query || d.Addr != at {
+			t.Errorf("%q came from %v", d.Payload, d.Addr)
+		}
+	}
+	h.SetPolicy(rules(t, "[[rule]]\nprotocols = [\"dns\"]\nthen = \"deny\"\n[[rule]]\nthen = \"allow\"\n"))
+	a.Send(to(at, query))
+	a.Send(to(socks.Addr{Name: "third.example", Port: at.Port}, "something else"))
+	if d := in.next(t); string(d.Payload) != "something else" {
+		t.Errorf("%q came", d.Payload)
+	}
 }
 
 func TestSignsThatSomethingIsOtherThanItSeems(t *testing.T) {

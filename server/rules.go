@@ -179,7 +179,7 @@ var (
 
 	errNoRule = fmt.Errorf("%w: no rule allows it", errForbidden)
 
-	// Nobody listens to datagrams.
+	// What a peer says that nobody has sent to is not listened to.
 	errDatagrams = fmt.Errorf("%w: it depends on what the datagrams are, which is not known", errForbidden)
 )
 
@@ -217,7 +217,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 		switch {
 		case decision.Outcome == policy.Deny:
 			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
-		case decision.Outcome == policy.NeedsProtocol && p.command == "associate":
+		case decision.Outcome == policy.NeedsProtocol && p.command == "associate" && d.known():
 			return r, &socks.Error{Code: socks.NotAllowed, Err: errDatagrams}
 		case decision.Outcome == policy.NeedsProtocol:
 			r.open = true

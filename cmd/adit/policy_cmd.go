@@ -68,13 +68,16 @@ a word makes it an exception. The clauses:
   ports                    443, or 8000-8100
   protocols                http, rtsp, ssh and others, or @media and other groups: what is
                            spoken, on whatever port
+  signs                    other-host: another host is named than was asked for;
+                           misplaced: the port is another protocol's; doubtful; none
   lists                    of the table [lists]
   days, hours, zone        mon-fri, 22:00-06:00
   when                     an expression, such as: port > 1023 && user != "bob"
                            (https://expr-lang.org/docs/language-definition)
 
 Where a rule asks what is spoken, the server connects and waits for the first bytes, 300 ms
-at most, before it passes anything on. Datagrams whose fate depends on that are denied.
+at most, before it passes anything on. A datagram goes by what has been said between the
+program and that destination so far, itself included.
 
 Guests and SOCKS 6 programs that ask the server for names need a rule that allows
 resolve; ping and bind have no port. What a running server has open is judged again when

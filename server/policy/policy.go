@@ -22,10 +22,11 @@ type Policy struct {
 	names    *nameIndex
 	ports    *portIndex
 
-	closer    bitset // rules that have a say after the indexes
-	aimed     bitset // rules that depend on what is asked for
-	addressed bitset // rules that depend on the address
-	spoken    bitset // rules that depend on the protocol
+	closer bitset // rules that have a say after the indexes
+	aimed  bitset // rules that depend on what is asked for
+
+	addressed bool // a rule depends on the address
+	spoken    bool // one does on the protocol
 }
 
 // Rules gives all rules in their order.
@@ -38,8 +39,7 @@ func (p *Policy) Timed() bool { return p.timed }
 // Needs tells whether a decision may depend on the address that a name has, and on the
 // application protocol.
 func (p *Policy) Needs() (address, protocol bool) {
-	some := func(word uint64) bool { return word != 0 }
-	return slices.ContainsFunc(p.addressed, some), slices.ContainsFunc(p.spoken, some)
+	return p.addressed, p.spoken
 }
 
 // compile makes the indexes.
@@ -50,7 +50,7 @@ func (p *Policy) compile() {
 	}
 	p.from, p.networks = newNetworkIndex(p.sets), newNetworkIndex(p.sets)
 	p.names, p.ports = newNameIndex(p.sets), newPortIndex(p.sets)
-	p.closer, p.aimed, p.addressed, p.spoken = p.sets.empty(), p.sets.empty(), p.sets.empty(), p.sets.empty()
+	p.closer, p.aimed = p.sets.empty(), p.sets.empty()
 	for i, r := range p.rules {
 		r.number = i
 		p.enter(r)
@@ -79,12 +79,7 @@ func (p *Policy) enter(r *Rule) {
 		p.aimed.add(r.number)
 	}
 	address, protocol := r.late()
-	if address {
-		p.addressed.add(r.number)
-	}
-	if protocol {
-		p.spoken.add(r.number)
-	}
+	p.addressed, p.spoken = p.addressed || address, p.spoken || protocol
 	p.timed = p.timed || r.timed()
 }
 

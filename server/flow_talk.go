@@ -1,0 +1,164 @@
+package server
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/sniff"
+	"github.com/adit-net/adit/tunnel/socks"
+)
+
+// maxTalks is how many talks of an association are remembered. One that was forgotten
+// begins anew.
+const maxTalks = 256
+
+// talks finds out what is spoken in an association, for rules that want to know: with
+// each destination it may be something else. Nothing is held back. What a datagram is
+// shows at once, or it is unknown until more of its kind have come.
+type talks struct {
+	flow *flow
+
+	mu    sync.Mutex
+	of    recent[destination, *talk]
+	names recent[netip.AddrPort, destination] // what a peer is that was sent to by a name
+}
+
+// talk is what an app and a destination say to each other.
+type talk struct {
+	to     destination
+	called bool             // the peer has begun it
+	ear    *sniff.Datagrams // nil when no more is to be learnt
+	speech spoken
+
+	denied bool
+	policy *policy.Policy // that says so
+	at     time.Time      // when it did
+}
+
+func newTalks(f *flow) *talks {
+	return &talks{flow: f, of: recent[destination, *talk]{limit: maxTalks}, names: recent[netip.AddrPort, destination]{limit: maxTalks}}
+}
+
+// asks gives the rules if they depend on what is spoken, or nil.
+func (t *talks) asks() *policy.Policy {
+	p := t.flow.caller.server.policy.Load()
+	if p == nil {
+		return nil
+	}
+	if _, protocol := p.Needs(); !protocol {
+		return nil
+	}
+	return p
+}
+
+// up gives what may go on of what the app says.
+func (t *talks) up(batch []socks.Datagram) []socks.Datagram {
+	return t.pass(batch, func(d socks.Datagram) *talk {
+		return t.find(destination{strings.ToLower(d.Addr.Name), netip.AddrPortFrom(d.Addr.IP.Unmap(), d.Addr.Port)}, false)
+	}, false)
+}
+
+// down gives what may go on of what peers say.
+func (t *talks) down(batch []socks.Datagram) []socks.Datagram {
+	return t.pass(batch, func(d socks.Datagram) *talk {
+		peer := netip.AddrPortFrom(d.Addr.IP.Unmap(), d.Addr.Port)
+		if to, ok := t.names.get(peer); ok {
+			return t.find(to, true)
+		}
+		return t.find(destination{at: peer}, true)
+	}, true)
+}
+
+func (t *talks) pass(batch []socks.Datagram, of func(socks.Datagram) *talk, down bool) []socks.Datagram {
+	p := t.asks()
+	if p == nil {
+		return batch
+	}
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	copied := false
+	passed := batch
+	for i, d := range batch {
+		k := of(d)
+		t.hear(k, d.Payload, down)
+		if k.policy != p || now.Sub(k.at) > verdictLife {
+			t.judge(k, p, now)
+		}
+		if k.denied && !copied {
+			passed, copied = slices.Clone(batch[:i]), true
+		} else if !k.denied && copied {
+			passed = append(passed, d)
+		}
+	}
+	return passed
+}
+
+// find gives the talk with a destination, which begins now if there is none. mu is held.
+func (t *talks) find(to destination, called bool) *talk {
+	k, ok := t.of.get(to)
+	if !ok {
+		k = &talk{to: to, called: called, ear: &sniff.Datagrams{Port: to.at.Port()}}
+		t.of.put(to, k)
+	}
+	return k
+}
+
+// hear shows a datagram. mu is held.
+func (t *talks) hear(k *talk, b []byte, down bool) {
+	if k.ear == nil {
+		return
+	}
+	var v sniff.Verdict
+	if down == k.called {
+		v = k.ear.Up(b)
+	} else {
+		v = k.ear.Down(b)
+	}
+	if v.Protocol == "" {
+		v = k.ear.Expire()
+	}
+	if v.Protocol == "" {
+		v.Protocol = sniff.Unknown
+	}
+	if !v.More {
+		k.ear = nil
+	}
+	if s := (spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""}); s != k.speech {
+		k.speech, k.policy = s, nil
+	}
+}
+
+// judge has rules decide. mu is held.
+func (t *talks) judge(k *talk, p *policy.Policy, now time.Time) {
+	_, err := t.flow.wish.judge(k.to, k.speech)
+	k.denied, k.policy, k.at = err != nil, p, now
+}
+
+// permit judges a destination, whose address is known by now, by what is spoken there.
+func (t *talks) permit(name string, at netip.AddrPort) error {
+	if t.asks() == nil {
+		return t.flow.wish.permit(name, at)
+	}
+	to := destination{at: at}
+	if name != "" {
+		to = destination{name, netip.AddrPortFrom(netip.Addr{}, at.Port())}
+	}
+	t.mu.Lock()
+	k, ok := t.of.get(to)
+	var speech spoken
+	if ok {
+		speech = k.speech
+	}
+	if ok && name != "" && at.Addr().IsValid() {
+		k.to.at = at
+		t.names.put(at, to)
+	}
+	t.mu.Unlock()
+	_, err := t.flow.wish.judge(destination{name, at}, speech)
+	return err
+}
