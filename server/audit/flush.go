@@ -13,11 +13,12 @@ import (
 // minute is how often what goes on is looked at, and what is old.
 const minute = time.Minute
 
-// flush writes all that there is.
+// flush writes what there is. What comes meanwhile waits for the next time, unless it is
+// a whole batch: a few records at a time would keep the disk busy for nothing.
 func (w *Writer) flush(ctx context.Context) {
 	w.writing.Lock()
 	defer w.writing.Unlock()
-	for w.take() {
+	for first := true; (first || w.full()) && w.take(); first = false {
 		if err := w.write(ctx); err != nil {
 			w.fail(err)
 			return
@@ -51,6 +52,13 @@ func (w *Writer) look(ctx context.Context) error {
 	return w.tidy(ctx)
 }
 
+// full tells whether a whole batch waits.
+func (w *Writer) full() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.ended)+len(w.begun) >= maxBatch
+}
+
 // waiting tells whether something that goes on has no place in the file yet.
 func (w *Writer) waiting() bool {
 	w.mu.Lock()
@@ -67,24 +75,15 @@ func (w *Writer) take() bool {
 	n := min(len(w.begun), maxBatch)
 	begun := slices.Clone(w.begun[:n])
 	w.begun = slices.Delete(w.begun, 0, n)
-	if n = min(len(w.ended), maxBatch); n > 0 {
-		w.batch.records = make([]entry, 0, n)
-	}
-	for _, r := range w.ended[:n] {
-		done := entry{Record: r.Record, run: w.run, number: r.number}
-		if r.entry != nil {
-			done.opening = r.entry.entry.opening
-		}
-		w.batch.records = append(w.batch.records, done)
-	}
+	n = min(len(w.ended), maxBatch)
+	w.batch.records = slices.Clone(w.ended[:n])
 	w.ended = slices.Delete(w.ended, 0, n)
 	begun = slices.DeleteFunc(begun, func(e *Entry) bool { return e.ended })
 	w.mu.Unlock()
 
 	w.opening = begun
 	for _, e := range begun {
-		now := e.entry
-		now.Record = e.progress()
+		now, _ := e.now()
 		w.batch.opened = append(w.batch.opened, &now)
 	}
 	return !w.batch.empty()
@@ -260,7 +259,7 @@ func (w *Writer) tellLost() {
 	}
 	w.cfg.Log.Warn("records were lost", "records", w.lost)
 	w.number++
-	w.end(ending{Record: Record{Kind: Act, Begin: w.now(), What: fmt.Sprintf("%d records were lost", w.lost)}, number: w.number})
+	w.end(&entry{Record: Record{Kind: Act, Begin: w.now(), What: fmt.Sprintf("%d records were lost", w.lost)}, run: w.run, number: w.number})
 	w.lost = 0
 }
 
@@ -270,13 +269,16 @@ func (w *Writer) update() {
 	open := slices.DeleteFunc(slices.Collect(maps.Keys(w.open)), func(e *Entry) bool { return e.entry.opening == 0 })
 	w.mu.Unlock()
 	for _, e := range open {
-		now := e.progress()
-		was := &e.entry.Record
-		if now.Up == was.Up && now.Down == was.Down && now.Sent == was.Sent && now.Received == was.Received && now.Resumes == was.Resumes {
+		now, moved := e.now()
+		if !moved {
 			continue
 		}
-		e.entry.Record = now
-		w.batch.progress = append(w.batch.progress, e.entry)
+		w.batch.progress = append(w.batch.progress, now)
+		w.mu.Lock()
+		if !e.ended {
+			e.entry.Record = now.Record
+		}
+		w.mu.Unlock()
 	}
 }
 
@@ -317,7 +319,7 @@ func (w *Writer) drop(ctx context.Context, f file) error {
 	if err != nil {
 		return err
 	}
-	note := entry{run: w.run, Record: Record{Kind: Act, Begin: w.now(), What: expiredWhat(f.name(), last)}}
+	note := &entry{run: w.run, Record: Record{Kind: Act, Begin: w.now(), What: expiredWhat(f.name(), last)}}
 	note.Exit = w.cfg.Exit
 	w.mu.Lock()
 	w.number++

@@ -71,7 +71,8 @@ func (w *Writer) recoverFrom(ctx context.Context, f file, later []file) error {
 			return err
 		}
 	}
-	for _, e := range left {
+	for i := range left {
+		e := &left[i]
 		key := flowKey{e.run, e.number}
 		if w.recovered[key] {
 			continue

@@ -28,7 +28,7 @@ type entry struct {
 type batch struct {
 	opened   []*entry
 	progress []entry // of what has an opening
-	records  []entry
+	records  []*entry
 }
 
 func (b *batch) empty() bool { return len(b.opened)+len(b.progress)+len(b.records) == 0 }
@@ -81,8 +81,8 @@ func (t *turn) run(b *batch) error {
 			return err
 		}
 	}
-	for i := range b.records {
-		if err := t.record(&b.records[i]); err != nil {
+	for _, e := range b.records {
+		if err := t.record(e); err != nil {
 			return err
 		}
 	}

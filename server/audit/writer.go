@@ -73,7 +73,7 @@ type Writer struct {
 	mu     sync.Mutex
 	number int64
 	begun  []*Entry // have no place in opened yet
-	ended  []ending
+	ended  []*entry // are complete
 	open   map[*Entry]struct{}
 	failed error     // since the last batch that was written
 	since  time.Time // when the batch under way began; zero: there is none
@@ -93,15 +93,8 @@ type Writer struct {
 type Entry struct {
 	w       *Writer
 	subject Subject
-	entry   entry // what is known of it so far; opening is the writing goroutine's
+	entry   entry // what was known of it last; its opening is the writing goroutine's
 	ended   bool
-}
-
-// ending is a record that is complete.
-type ending struct {
-	Record
-	number int64
-	entry  *Entry // nil: it had none
 }
 
 // Open opens the warehouse in a directory for writing, and makes it if there is none.
@@ -184,9 +177,9 @@ func (w *Writer) Close() error {
 	open := slices.Collect(maps.Keys(w.open))
 	w.mu.Unlock()
 	for _, e := range open {
-		r := e.progress()
-		r.End = endStopped
-		e.End(r)
+		now, _ := e.now()
+		now.End = endStopped
+		e.End(now.Record)
 	}
 	w.mu.Lock()
 	w.cfg.Strict, w.failed = true, errWriterClosed
@@ -252,7 +245,7 @@ func (w *Writer) Note(r Record) error {
 		return err
 	}
 	w.number++
-	w.end(ending{Record: r, number: w.number})
+	w.end(&entry{Record: r, run: w.run, number: w.number})
 	return nil
 }
 
@@ -272,12 +265,13 @@ func (e *Entry) End(r Record) {
 	}
 	e.ended = true
 	delete(w.open, e)
-	w.end(ending{Record: r, number: e.entry.number, entry: e})
+	e.entry.Record = r
+	w.end(&e.entry)
 }
 
 // end queues a record. One that has begun may always end: a strict Writer lets no more
 // begin than it can take. The caller holds mu.
-func (w *Writer) end(r ending) {
+func (w *Writer) end(r *entry) {
 	if !w.cfg.Strict && len(w.ended) >= w.most {
 		w.lost++
 		return
@@ -298,11 +292,14 @@ func (w *Writer) hurry() {
 	}
 }
 
-// progress is the record as it is now.
-func (e *Entry) progress() Record {
-	r := e.entry.Record
-	e.subject.Progress(&r)
-	return r
+// now is the record as it is now, and whether it has moved since it was written last.
+func (e *Entry) now() (now entry, moved bool) {
+	e.w.mu.Lock()
+	now = e.entry
+	e.w.mu.Unlock()
+	up, down, sent, received, resumes := now.Up, now.Down, now.Sent, now.Received, now.Resumes
+	e.subject.Progress(&now.Record)
+	return now, now.Up != up || now.Down != down || now.Sent != sent || now.Received != received || now.Resumes != resumes
 }
 
 // watch ends what is open when a batch does not come to an end.
@@ -354,7 +351,7 @@ func (w *Writer) works() {
 	what := fmt.Sprintf("records could not be written, and %d were lost: %v", w.lost, w.failed)
 	w.failed, w.lost = nil, 0
 	w.number++
-	w.end(ending{Record: Record{Kind: Act, Begin: w.now(), What: what}, number: w.number})
+	w.end(&entry{Record: Record{Kind: Act, Begin: w.now(), What: what}, run: w.run, number: w.number})
 }
 
 // Failed tells why records cannot be written at this moment; nil if they can.
