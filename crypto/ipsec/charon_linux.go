@@ -139,8 +139,22 @@ type charon struct {
 	children []child
 }
 
-// askCharon gets the associations for which keep is true.
-func (d *Detector) askCharon(ctx context.Context, keep func(*child) bool) (charon, error) {
+// mostChildren is how many a charon may have. A listing of more takes longer than
+// an answer may.
+const mostChildren = 1 << 16
+
+// find gives those children for which is is true.
+func (c *charon) find(is func(*child) bool) (found []*child) {
+	for i := range c.children {
+		if is(&c.children[i]) {
+			found = append(found, &c.children[i])
+		}
+	}
+	return found
+}
+
+// askCharon asks for all that it has.
+func (d *Detector) askCharon(ctx context.Context) (charon, error) {
 	v, err := d.dialCharon(ctx)
 	if err != nil {
 		return charon{}, err
@@ -162,14 +176,16 @@ func (d *Detector) askCharon(ctx context.Context, keep func(*child) bool) (charo
 	now := time.Now().Truncate(time.Second)
 	_, err = v.request("list-sas", func(event section) {
 		for _, ike := range event.parts {
-			for _, c := range children(&ike.section, now) {
-				if keep(&c) {
-					found.children = append(found.children, c)
-				}
-			}
+			found.children = append(found.children, children(&ike.section, now)...)
+		}
+		if len(found.children) > mostChildren {
+			v.close() // ends the request
 		}
 	})
-	return found, err
+	if err != nil {
+		return charon{}, err
+	}
+	return found, nil
 }
 
 func (d *Detector) dialCharon(ctx context.Context) (*vici, error) {

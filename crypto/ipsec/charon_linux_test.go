@@ -207,13 +207,13 @@ func TestCharonTellsWhoThePeerOfAnAssociationIs(t *testing.T) {
 	})
 	for gateway, want := range map[string]string{"10.1.0.2": "there.test", "10.1.0.3": ""} {
 		s := kernelSight{sight{Protection: Protection{Mechanism: Kernel}}, &state{spi: 1, dst: netip.MustParseAddr(gateway)}}
-		if got := d.introduce(t.Context(), s); got.Peer != want || got.Mechanism != Kernel {
+		if got := d.View().introduce(t.Context(), s); got.Peer != want || got.Mechanism != Kernel {
 			t.Errorf("the peer at %s is %+v, not %q", gateway, got, want)
 		}
 	}
 	way := route{link: link{name: "ipsec0", kind: "tun"}}
 	p := Path{Local: netip.MustParseAddrPort("10.1.0.1:5000"), Remote: netip.MustParseAddrPort("10.3.0.1:80")}
-	if got, err := d.lookAtCharon(t.Context(), p, way); err != nil || got.Protected() || !strings.Contains(got.Reason, "no ESP of its own") {
+	if got, err := d.View().lookAtCharon(t.Context(), p, way); err != nil || got.Protected() || !strings.Contains(got.Reason, "no ESP of its own") {
 		t.Errorf("without kernel-libipsec: %+v, %v", got, err)
 	}
 }
@@ -239,14 +239,14 @@ func TestCharonThatMakesNoSenseProtectsNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, err := playCharon(t, c.script).lookAtCharon(t.Context(), p, way)
+			got, err := playCharon(t, c.script).View().lookAtCharon(t.Context(), p, way)
 			if got.Protected() != c.protected || (err != nil || got.Reason != "") == c.protected {
 				t.Errorf("%+v, %v", got, err)
 			}
 		})
 	}
 	gone := &Detector{VICI: filepath.Join(t.TempDir(), "none")}
-	if got, err := gone.lookAtCharon(t.Context(), p, way); !errors.Is(err, os.ErrNotExist) || got.Protected() {
+	if got, err := gone.View().lookAtCharon(t.Context(), p, way); !errors.Is(err, os.ErrNotExist) || got.Protected() {
 		t.Errorf("without charon: %+v, %v", got, err)
 	}
 }

@@ -102,17 +102,33 @@ type Detector struct {
 	VICI string
 }
 
+// View is what policies and associations there are at one moment, so that many
+// paths can be looked at for the price of one. It is read when it is first needed,
+// and not again; routes are asked for each time. Safe for concurrent use.
+type View struct {
+	detector *Detector
+	sources
+}
+
+// View gives an empty one. See [Detector.Watch] for when to take another.
+func (d *Detector) View() *View { return &View{detector: d} }
+
 // Look says what protects the path now. With an error there is no protection.
 func (d *Detector) Look(ctx context.Context, p Path) (Protection, error) {
+	return d.View().Look(ctx, p)
+}
+
+// Look is as [Detector.Look].
+func (v *View) Look(ctx context.Context, p Path) (Protection, error) {
 	p, err := p.canonical()
 	if err != nil {
 		return Protection{}, fmt.Errorf("look at path: %w", err)
 	}
-	s, err := d.look(ctx, p)
+	s, err := v.look(ctx, p)
 	switch {
 	case err == nil && (s.Protected() || s.governed):
 		return s.Protection, nil
-	case !s.governed && d.states(p.Remote.Addr()):
+	case !s.governed && v.detector.states(p.Remote.Addr()):
 		return Protection{Mechanism: Stated}, nil
 	case err != nil:
 		return Protection{}, fmt.Errorf("look at path to %v: %w", p.Remote, err)

@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -18,7 +19,36 @@ func (p Path) protocol() uint8 {
 	return unix.IPPROTO_TCP
 }
 
-func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
+// sources are what a view reads.
+type sources struct {
+	kernel once[*database]
+	charon once[charon]
+}
+
+// once keeps what was read, or why it could not be.
+type once[T any] struct {
+	mu    sync.Mutex
+	done  bool
+	value T
+	err   error
+}
+
+func (o *once[T]) get(read func() (T, error)) (T, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if !o.done {
+		o.value, o.err = read()
+		o.done = true
+	}
+	return o.value, o.err
+}
+
+// askCharon reads what charon has.
+func (v *View) askCharon(ctx context.Context) (charon, error) {
+	return v.charon.get(func() (charon, error) { return v.detector.askCharon(ctx) })
+}
+
+func (v *View) look(ctx context.Context, p Path) (sight, error) {
 	way, err := findRoute(p)
 	if errors.Is(err, unix.ENETUNREACH) || errors.Is(err, unix.EHOSTUNREACH) || errors.Is(err, unix.EACCES) {
 		return sight{Protection: Protection{Reason: "there is no route"}}, nil
@@ -27,11 +57,11 @@ func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
 		return sight{}, err
 	}
 	p.Local = netip.AddrPortFrom(way.source, p.Local.Port())
-	db, unread := readDatabase()
+	db, unread := v.kernel.get(readDatabase)
 	var s kernelSight
 	if unread == nil {
 		if s, err = lookAtPolicies(p, way, db); err != nil || s.governed {
-			return d.introduce(ctx, s), err
+			return v.introduce(ctx, s), err
 		}
 	}
 	switch way.link.kind {
@@ -39,11 +69,11 @@ func (d *Detector) look(ctx context.Context, p Path) (sight, error) {
 		if unread != nil {
 			return sight{governed: true}, unread
 		}
-		return d.introduce(ctx, lookAtInterface(p, way, db)), nil
+		return v.introduce(ctx, lookAtInterface(p, way, db)), nil
 	case "tun":
 		// kernel-libipsec calls its interface so.
 		if strings.HasPrefix(way.link.name, "ipsec") {
-			return d.lookAtCharon(ctx, p, way)
+			return v.lookAtCharon(ctx, p, way)
 		}
 	}
 	return s.sight, unread
@@ -93,19 +123,20 @@ func lookAtInterface(p Path, way route, db *database) kernelSight {
 
 // lookAtCharon sees what charon does with packets that are routed into the
 // interface of its user space ESP. It drops those that it has no association for.
-func (d *Detector) lookAtCharon(ctx context.Context, p Path, way route) (sight, error) {
-	found, err := d.askCharon(ctx, func(c *child) bool { return c.covers(p) })
+func (v *View) lookAtCharon(ctx context.Context, p Path, way route) (sight, error) {
+	found, err := v.askCharon(ctx)
 	if err != nil {
 		return sight{governed: true}, err
 	}
+	covering := found.find(func(c *child) bool { return c.covers(p) })
 	reason := ""
 	switch {
 	case !found.libipsec:
 		reason = "charon does no ESP of its own for interface " + way.link.name
-	case len(found.children) == 0:
+	case len(covering) == 0:
 		reason = "charon has no association for it"
 	}
-	for _, c := range found.children {
+	for _, c := range covering {
 		if c.transform.weakness != "" {
 			reason = "the association does not protect: " + c.transform.weakness
 		}
@@ -113,7 +144,7 @@ func (d *Detector) lookAtCharon(ctx context.Context, p Path, way route) (sight, 
 	if reason != "" {
 		return sight{Protection: Protection{Reason: reason}, governed: true}, nil
 	}
-	c := slices.MaxFunc(found.children, func(a, b child) int { return a.since.Compare(b.since) })
+	c := slices.MaxFunc(covering, func(a, b *child) int { return a.since.Compare(b.since) })
 	s := sight{governed: true, Protection: Protection{
 		Mechanism: Userspace, Mode: c.mode, Out: c.transform.Suite, In: c.transform.Suite, NATT: c.natt, Since: c.since, MTU: way.mtu, Peer: c.peer,
 	}}
@@ -147,13 +178,17 @@ func describe(by Mechanism, way route, out, in []*state) kernelSight {
 }
 
 // introduce adds who the peer is, if it was charon that made the association.
-func (d *Detector) introduce(ctx context.Context, s kernelSight) sight {
+func (v *View) introduce(ctx context.Context, s kernelSight) sight {
 	if !s.Protected() {
 		return s.sight
 	}
-	found, err := d.askCharon(ctx, func(c *child) bool { return c.spiOut == s.out.spi && c.gateway == s.out.dst })
-	if err == nil && len(found.children) == 1 {
-		s.Peer = found.children[0].peer
+	found, err := v.askCharon(ctx)
+	if err != nil {
+		return s.sight // its name is good to have, but protects nothing
+	}
+	same := found.find(func(c *child) bool { return c.spiOut == s.out.spi && c.gateway == s.out.dst })
+	if len(same) == 1 {
+		s.Peer = same[0].peer
 	}
 	return s.sight
 }

@@ -181,6 +181,28 @@ func TestStatementDoesNotCountWhereTheKernelDecides(t *testing.T) {
 	}
 }
 
+func TestViewIsOfOneMoment(t *testing.T) {
+	var d Detector
+	path := Path{Remote: netip.MustParseAddrPort("10.2.0.7:80")}
+	look := func(v *View) string {
+		t.Helper()
+		got, err := v.Look(t.Context(), path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got.Reason
+	}
+	before := d.View()
+	first := look(before)
+	load(t, "src 10.1.0.0/24 dst 10.2.0.0/16 dir out action block")
+	if again := look(before); again != first {
+		t.Errorf("it saw %q, and then %q", first, again)
+	}
+	if after := look(d.View()); after == first {
+		t.Errorf("after a change it sees %q still", after)
+	}
+}
+
 // A look that fails shows nothing, and is no reason to believe in protection.
 func TestErrorIsNoProtection(t *testing.T) {
 	if out, err := exec.Command("ip", "route", "add", "blackhole", "10.9.0.0/16").CombinedOutput(); err != nil {

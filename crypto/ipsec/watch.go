@@ -27,13 +27,15 @@ const (
 )
 
 // Watch calls changed at first, and whenever the protection of any path may have
-// become another, until ctx ends. It calls within half a second, and one call at
+// become another, until ctx ends, with a new view. It calls within half a second, and one call at
 // a time, from the goroutine that called Watch. Everything that it started has
 // ended when it returns.
 //
 // It hears of changes from the kernel, which takes CAP_NET_ADMIN on Linux, and
 // from charon. Who may not hear looks every 500 ms.
-func (d *Detector) Watch(ctx context.Context, changed func()) { d.watch(ctx, pollEvery, changed) }
+func (d *Detector) Watch(ctx context.Context, changed func(*View)) {
+	d.watch(ctx, pollEvery, changed)
+}
 
 // Follow tells what protects a path: at first, and within a second after it has
 // become something else, until ctx ends. That there is a new association like the
@@ -46,8 +48,8 @@ func (d *Detector) Follow(ctx context.Context, p Path, tell func(Protection, err
 func (d *Detector) follow(ctx context.Context, every time.Duration, p Path, tell func(Protection, error)) {
 	var last Protection
 	told, failed := false, false
-	d.watch(ctx, every, func() {
-		got, err := d.Look(ctx, p)
+	d.watch(ctx, every, func(v *View) {
+		got, err := v.Look(ctx, p)
 		if ctx.Err() != nil {
 			return // which may be the error
 		}
@@ -61,7 +63,7 @@ func (d *Detector) follow(ctx context.Context, every time.Duration, p Path, tell
 	})
 }
 
-func (d *Detector) watch(ctx context.Context, every time.Duration, changed func()) {
+func (d *Detector) watch(ctx context.Context, every time.Duration, changed func(*View)) {
 	ctx, stop := context.WithCancel(ctx)
 	var listeners sync.WaitGroup
 	defer listeners.Wait()
@@ -76,7 +78,7 @@ func (d *Detector) watch(ctx context.Context, every time.Duration, changed func(
 	if !hears {
 		every = min(every, pollDeaf)
 	}
-	keepLooking(ctx, hints, every, changed)
+	keepLooking(ctx, hints, every, func() { changed(d.View()) })
 }
 
 // keepLooking looks after every hint, once more when there are no more of them,
