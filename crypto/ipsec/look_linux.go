@@ -112,7 +112,7 @@ func lookAtInterface(p Path, way route, db *database) kernelSight {
 		return unprotected("interface "+way.link.name+" has no number that policies could name", true)
 	}
 	if way.link.kind != "xfrm" {
-		out.mark, in.mark = way.link.outKey, way.link.inKey
+		out.mark, in.mark, in.anyMark = way.link.outKey, way.link.inKey, false
 	}
 	going, coming := db.rule(outward, out), db.rule(inward, in)
 	if reason := cmp.Or(going.reason, coming.reason); reason != "" {

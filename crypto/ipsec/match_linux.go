@@ -13,12 +13,13 @@ type packet struct {
 	src, dst netip.AddrPort // port 0 is not known
 	protocol uint8
 	mark     uint32
+	anyMark  bool   // which it has is not known
 	ifID     uint32 // of the interface of type xfrm that it goes through
 }
 
-// back is the packet that answers p.
+// back is the packet that answers p. A firewall may mark it or not.
 func (p packet) back() packet {
-	p.src, p.dst = p.dst, p.src
+	p.src, p.dst, p.anyMark = p.dst, p.src, true
 	return p
 }
 
@@ -73,10 +74,10 @@ func (db *database) candidates(dir direction, p packet) []*policy {
 	var last *policy // the first that is sure to match
 	for i := range db.policies {
 		c := &db.policies[i]
-		if c.dir != dir || c.ifID != p.ifID || !c.mark.on(p.mark) {
+		if c.dir != dir || c.ifID != p.ifID {
 			continue
 		}
-		match := c.covers(p)
+		match := min(c.covers(p), c.mark.on(p))
 		if match == no {
 			continue
 		}
@@ -122,6 +123,9 @@ func (db *database) demand(c *policy, p packet) ruling {
 	if c.block {
 		return ruling{decide: true, reason: "an IPsec policy blocks " + c.dir.String()}
 	}
+	if c.dir == outward {
+		p.mark = c.value & c.mask // associations are for the policy's mark, not the packet's
+	}
 	var states []*state
 	demanded := false
 	for i := range c.templates {
@@ -164,7 +168,7 @@ func (db *database) usable(dir direction, t *template, p packet) (found []*state
 func (s *state) serves(dir direction, t *template, p packet) bool {
 	switch {
 	case !s.keyed || s.spi == 0, // the kernel waits for IKE to complete it
-		s.protocol != t.protocol || s.mode != t.mode || s.ifID != p.ifID || !s.mark.on(p.mark),
+		s.protocol != t.protocol || s.mode != t.mode || s.ifID != p.ifID || s.mark.on(p) != yes,
 		t.spi != 0 && s.spi != t.spi,
 		s.direction == 1 && dir == outward || s.direction == 2 && dir == inward,
 		s.selector.covers(p) != yes:

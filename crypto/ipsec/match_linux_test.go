@@ -73,7 +73,10 @@ func TestPathIsProtectedOnlyIfPoliciesDemandItBothWays(t *testing.T) {
 		{name: "local port that it is", policies: named, states: tunnels(), path: path(func(p *Path) { p.Local = netip.MustParseAddrPort("10.1.0.1:22") }), protected: true},
 		{name: "interface that it may not take", policies: tunnelPolicies("dev v0", "dev v0"), states: tunnels(), reason: "no IPsec policy", open: true},
 		{name: "mark that it has", policies: append(tunnelPolicies("", "")[1:], strings.Replace(out, "dir", "mark 5 mask 0xf dir", 1)), states: tunnels(), path: path(func(p *Path) { p.Mark = 0x15 }), protected: true},
+		{name: "association for the policy's mark", policies: append(tunnelPolicies("", "")[1:], strings.Replace(out, "dir", "mark 5 mask 0xf dir", 1)), states: append(tunnels()[1:], tunnels(func(s *state) { s.mark = mark{5, 0xff} })[0]), path: path(func(p *Path) { p.Mark = 0x15 }), protected: true},
 		{name: "mark that it has not", policies: append(tunnelPolicies("", "")[1:], strings.Replace(out, "dir", "mark 5 mask 0xf dir", 1)), states: tunnels(), reason: "no IPsec policy", open: true},
+		{name: "mark that what comes may not have", policies: append(tunnelPolicies("", "")[:1], strings.Replace(in, "dir", "mark 5 mask 0xf dir", 1)), states: tunnels(), path: path(func(p *Path) { p.Mark = 5 }), reason: "covers incoming"},
+		{name: "bypass for a mark that what comes may have", policies: append(both, "src 10.2.0.0/16 dst 10.1.0.0/24 mark 5 mask 0xf dir in priority 5"), states: tunnels(), reason: "for incoming packets does not demand"},
 		{name: "of another xfrm interface", policies: []string{strings.Replace(out, "tmpl", "if_id 3 tmpl", 1), in}, states: tunnels(), reason: "no IPsec policy", open: true},
 
 		{name: "optional", policies: []string{"src 10.1.0.1 dst 10.2.0.7 dir out tmpl proto esp reqid 9 mode transport level use", in}, states: tunnels(), reason: "does not demand", open: true},

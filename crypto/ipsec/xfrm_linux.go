@@ -66,7 +66,17 @@ type selector struct {
 // mark is that of packets for which something is.
 type mark struct{ value, mask uint32 }
 
-func (m mark) on(packet uint32) bool { return packet&m.mask == m.value }
+func (m mark) on(p packet) likelihood {
+	switch {
+	case m == mark{}:
+		return yes
+	case p.anyMark:
+		return maybe
+	case p.mark&m.mask == m.value:
+		return yes
+	}
+	return no
+}
 
 // template is one transformation that a policy asks for.
 type template struct {
