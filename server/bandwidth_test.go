@@ -273,7 +273,7 @@ func TestDatagramsWaitInOrderAndNotForLong(t *testing.T) {
 		time.Sleep(time.Second)
 		synctest.Wait()
 		// One more waits for its turn while the others get old.
-		want := "abcd"
+		want := "abc"
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		got := ""

@@ -28,7 +28,9 @@ type datagramQueue struct {
 
 	mu      sync.Mutex // held while pass is called
 	waiting []waitingDatagram
-	size    int // bytes of these
+	size    int  // bytes of these
+	credit  int  // bytes of these that have had their turn
+	begun   bool // the first was not too old when it became that
 	busy    bool
 	closed  bool
 }
@@ -72,37 +74,60 @@ func (q *datagramQueue) keep(d socks.Datagram) {
 // drain passes on what waits, until nothing does.
 func (q *datagramQueue) drain() {
 	for {
-		d, ok := q.next()
+		need, ok := q.need()
 		if !ok {
 			return
 		}
-		if err := q.flow.TakeAll(q.way, len(d[0].Payload)); err != nil {
+		got, err := q.flow.Take(q.way, need)
+		if err != nil {
 			q.close() // the flow has ended
 			continue
 		}
-		q.mu.Lock()
-		q.pass(d)
-		q.mu.Unlock()
+		q.release(got)
 	}
 }
 
-// next gives the first that has not waited for too long. If there is none, the
-// goroutine has to end.
-func (q *datagramQueue) next() (first []socks.Datagram, ok bool) {
+// need is how many bytes must have their turn for all that waits. The first has not waited for
+// too long when that begins. If nothing waits, the goroutine has to end.
+func (q *datagramQueue) need() (n int, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	oldest := time.Now().Add(-queueWait)
-	for len(q.waiting) > 0 {
-		d := q.waiting[0]
-		q.waiting[0] = waitingDatagram{}
-		q.waiting = q.waiting[1:]
-		q.size -= len(d.Payload)
-		if d.since.After(oldest) {
-			return []socks.Datagram{d.Datagram}, true
+	for oldest := time.Now().Add(-queueWait); !q.begun && len(q.waiting) > 0; {
+		if q.begun = q.waiting[0].since.After(oldest); !q.begun {
+			q.take()
 		}
 	}
-	q.waiting, q.busy = nil, false
-	return nil, false
+	if len(q.waiting) == 0 {
+		q.waiting, q.busy, q.credit = nil, false, 0
+		return 0, false
+	}
+	return max(q.size-q.credit, 0), true
+}
+
+// release passes on what so many bytes more are enough for.
+func (q *datagramQueue) release(bytes int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.credit += bytes
+	var batch []socks.Datagram
+	for len(q.waiting) > 0 && len(q.waiting[0].Payload) <= q.credit {
+		d := q.take()
+		q.credit -= len(d.Payload)
+		batch = append(batch, d)
+	}
+	if len(batch) > 0 {
+		q.pass(batch)
+	}
+}
+
+// take gives the first. The caller holds mu.
+func (q *datagramQueue) take() socks.Datagram {
+	d := q.waiting[0].Datagram
+	q.waiting[0] = waitingDatagram{}
+	q.waiting = q.waiting[1:]
+	q.size -= len(d.Payload)
+	q.begun = false
+	return d
 }
 
 // end waits until the queue passes nothing on any more. The flow must have ended.
@@ -116,5 +141,5 @@ func (q *datagramQueue) close() {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	q.waiting, q.size = nil, 0
+	q.waiting, q.size, q.begun = nil, 0, false
 }
