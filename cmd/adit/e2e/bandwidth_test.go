@@ -25,9 +25,9 @@ const (
 type customer struct {
 	name     string
 	limits   []string // of adit user set
-	flows    int
-	fair     float64 // Mbit/s, of exitTotal if all want as much as they can get
-	equal    bool    // to others who are
+	flows    int      // of TCP; 0: it is datagrams
+	fair     float64  // Mbit/s, of exitTotal if all want as much as they can get
+	equal    bool     // to others who are
 	door     string
 	received atomic.Int64
 	conns    []net.Conn
@@ -40,7 +40,7 @@ func customers() []*customer {
 	const part = 48.936 / 6
 	return []*customer{
 		{name: "guaranteed30", limits: []string{"--rate-down", "30 Mbit/s"}, flows: 3, fair: 30 + part},
-		{name: "exactly10", limits: []string{"--rate-down", "10 Mbit/s", "--ceiling-down", "10 Mbit/s"}, flows: 1, fair: 10},
+		{name: "datagrams", limits: []string{"--rate-down", "10 Mbit/s", "--ceiling-down", "10 Mbit/s"}, fair: 10},
 		{name: "from5to8", limits: []string{"--rate-down", "5 Mbit/s", "--ceiling-down", "8 Mbit/s"}, flows: 2, fair: 8},
 		{name: "upto1", limits: []string{"--ceiling-down", "1 Mbit/s"}, flows: 1, fair: 1},
 		{name: "modem", limits: []string{"--ceiling-down", "64 kbit/s"}, flows: 1, fair: 0.064},
@@ -138,6 +138,10 @@ func (c *customer) open(t *testing.T, target, kind string) net.Conn {
 // download has the customer's flows receive what they can.
 func (c *customer) download(t *testing.T, target string, running *sync.WaitGroup) {
 	t.Helper()
+	if c.flows == 0 {
+		c.rain(t, running)
+		return
+	}
 	for range c.flows {
 		conn := c.open(t, target, "d")
 		running.Go(func() {
@@ -150,6 +154,51 @@ func (c *customer) download(t *testing.T, target string, running *sync.WaitGroup
 			}
 		})
 	}
+}
+
+// rain has the customer's app receive datagrams, of which a target sends 20 Mbit/s.
+func (c *customer) rain(t *testing.T, running *sync.WaitGroup) {
+	t.Helper()
+	from := targetNS.listenUDP(t, target4+":0")
+	var door net.Conn
+	if err := clientNS.do(func() (err error) { door, err = net.Dial("tcp", c.door); return err }); err != nil {
+		t.Fatal(err)
+	}
+	relay, err := askForRelay(door)
+	if err != nil {
+		t.Fatal(err)
+	}
+	app := clientNS.listenUDP(t, "127.0.0.1:0")
+	c.conns = append(c.conns, door, from, app)
+	target := from.LocalAddr().(*net.UDPAddr).AddrPort()
+	if _, err := app.WriteToUDPAddrPort(append(socks5Header(target), 'd'), relay); err != nil {
+		t.Fatal(err)
+	}
+	b := make([]byte, 1250)
+	_ = from.SetReadDeadline(time.Now().Add(time.Minute))
+	_, exit, err := from.ReadFromUDPAddrPort(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	running.Go(func() {
+		began, sent := time.Now(), 0
+		for ; ; time.Sleep(2 * time.Millisecond) {
+			for ; sent < int(time.Since(began)/(500*time.Microsecond)); sent++ {
+				if _, err := from.WriteToUDPAddrPort(b, exit); err != nil {
+					return
+				}
+			}
+		}
+	})
+	running.Go(func() {
+		for b := make([]byte, 2000); ; {
+			n, err := app.Read(b)
+			if err != nil {
+				return
+			}
+			c.received.Add(int64(n - len(socks5Header(target))))
+		}
+	})
 }
 
 // echoes measures round trips of a few bytes.
