@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -44,6 +45,7 @@ type flow struct {
 	speech spoken             // as far as it is known
 	rule   *policy.Rule       // that has decided; nil: none
 	ration *ration            // nil: no quota counts
+	limits limits
 }
 
 // newFlow gives a flow to a destination. Its request asks rules about all addresses.
@@ -54,7 +56,6 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 	f.heeded = ruled && f.wish.command != "resolve"
 	if r.Command == socks.Associate {
 		f.talks = newTalks(f)
-		f.request.Permit = f.talks.permit
 	} else if !f.heeded {
 		f.speech.protocol = string(sniff.Unknown) // for good
 	}
@@ -77,9 +78,9 @@ func (f *flow) judge() (open bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rule = r.rule
-	if err == nil && !r.open && to.known() {
+	if err == nil && (r.settled || r.rule == nil) {
 		f.part.by(r.rule)
-		err = f.rationBy(r.rule)
+		err = cmp.Or(f.rationBy(r.rule), f.keepTo(r.rule))
 	}
 	return r.open, err
 }
@@ -87,22 +88,37 @@ func (f *flow) judge() (open bool, err error) {
 // permit is what the flow's request asks rules by. The one that forbids a connection is on
 // record.
 func (f *flow) permit(name string, at netip.AddrPort) error {
+	to := destination{name, at}
+	if f.talks != nil {
+		return f.permitTalk(to)
+	}
 	f.mu.Lock()
 	speech := f.speech
 	f.mu.Unlock()
-	r, err := f.wish.judge(destination{name, at}, speech)
-	if err == nil && f.request.Command == socks.Associate {
-		f.part.alsoBy(r.rule)
-		f.mu.Lock()
-		if f.ration == nil { // as in alsoBy
-			err = f.rationBy(r.rule)
-		}
-		f.mu.Unlock()
-	}
+	r, err := f.wish.judge(to, speech)
 	if err != nil && f.request.Command == socks.Connect {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.rule = r.rule
+	}
+	return err
+}
+
+// permitTalk is permit for an association. The first rule that limits one of its
+// destinations limits it.
+func (f *flow) permitTalk(to destination) error {
+	r, err := f.wish.judge(to, f.talks.speech(to))
+	if err != nil || !r.settled {
+		return err
+	}
+	f.part.alsoBy(r.rule)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ration == nil { // as in alsoBy
+		err = f.rationBy(r.rule)
+	}
+	if f.limits.none() {
+		err = cmp.Or(err, f.keepTo(r.rule))
 	}
 	return err
 }
@@ -172,6 +188,7 @@ func (f *flow) refused(err error) { f.end(err, socks.CodeOf(err)) }
 func (f *flow) end(err error, code socks.Code) {
 	f.over.Do(func() {
 		f.caller.leave(f)
+		f.release()
 		f.closeRecord(err, code)
 		f.write(err, code)
 	})

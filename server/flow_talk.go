@@ -139,26 +139,22 @@ func (t *talks) judge(k *talk, p *policy.Policy, now time.Time) {
 	k.denied, k.policy, k.at = err != nil, p, now
 }
 
-// permit judges a destination, whose address is known by now, by what is spoken there.
-func (t *talks) permit(name string, at netip.AddrPort) error {
-	if t.asks() == nil {
-		return t.flow.wish.permit(name, at)
-	}
-	to := destination{at: at}
-	if name != "" {
-		to = destination{name, netip.AddrPortFrom(netip.Addr{}, at.Port())}
+// speech is what is spoken with a destination. If its address is known by now, that is
+// kept.
+func (t *talks) speech(to destination) spoken {
+	key := to
+	if to.name != "" {
+		key.at = netip.AddrPortFrom(netip.Addr{}, to.at.Port())
 	}
 	t.mu.Lock()
-	k, ok := t.of.get(to)
-	var speech spoken
-	if ok {
-		speech = k.speech
+	defer t.mu.Unlock()
+	k, ok := t.of.get(key)
+	if !ok {
+		return spoken{}
 	}
-	if ok && name != "" && at.Addr().IsValid() {
-		k.to.at = at
-		t.names.put(at, to)
+	if key != to && to.at.Addr().IsValid() {
+		k.to.at = to.at
+		t.names.put(to.at, key)
 	}
-	t.mu.Unlock()
-	_, err := t.flow.wish.judge(destination{name, at}, speech)
-	return err
+	return k.speech
 }

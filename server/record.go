@@ -121,6 +121,8 @@ func endWord(err error, code socks.Code) string {
 		return "closed"
 	case errors.Is(err, audit.ErrNotRecorded):
 		return "not recorded"
+	case errors.Is(err, errExpired):
+		return errExpired.Error()
 	case errors.Is(err, errForbidden):
 		return codeWord(socks.NotAllowed)
 	case refused:

@@ -187,6 +187,8 @@ var (
 type ruling struct {
 	rule *policy.Rule // the first that may decide; nil: there are no rules
 	open bool         // it depends on what is spoken
+
+	settled bool // it allows, and nothing that becomes known changes it
 }
 
 // judge gives the first rule that may decide, and why the destination may not be
@@ -213,7 +215,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	}
 	for _, q.Addr = range Judged(d.at.Addr()) {
 		decision := as.Decide(q)
-		r.rule = decision.Rule
+		r.rule, r.settled = decision.Rule, decision.Outcome == policy.Allow
 		switch {
 		case decision.Outcome == policy.Deny:
 			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
@@ -223,6 +225,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 			r.open = true
 		}
 	}
+	r.settled = r.settled && !r.open
 	return r, nil
 }
 
@@ -293,6 +296,6 @@ func (d destination) canonical() (destination, error) {
 // that have them must not be used.
 func RulesLack() []string {
 	return []string{
-		"max_flows", "idle", "total", "record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
+		"record", "udp_filtering", "ipsec", "gss-integrity", "gss-confidentiality",
 	}
 }

@@ -102,8 +102,10 @@ type Server struct {
 	streams  map[string]int // by user
 	binds    map[string]int // of those, ports that wait for a peer
 	visits   map[*Visit]struct{}
-	grace    time.Duration // as Config.Grace has it
-	closed   bool          // no session is admitted any more
+
+	ruleFlows map[ruleFlows]int
+	grace     time.Duration // as Config.Grace has it
+	closed    bool          // no session is admitted any more
 }
 
 // New gives a server. Nothing happens before Serve and Admit.
@@ -140,6 +142,7 @@ func New(cfg Config) *Server {
 		streams:   make(map[string]int),
 		binds:     make(map[string]int),
 		visits:    make(map[*Visit]struct{}),
+		ruleFlows: make(map[ruleFlows]int),
 		grace:     cfg.Grace,
 	}
 	s.policy.Store(cfg.Policy)

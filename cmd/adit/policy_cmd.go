@@ -75,6 +75,14 @@ a word makes it an exception. The clauses:
   when                     an expression, such as: port > 1023 && user != "bob"
                            (https://expr-lang.org/docs/language-definition)
 
+A rule that allows may limit what it allows:
+
+  rate_up, rate_down       what its flows have for sure together: 1 Mbit/s
+  ceiling_up, ceiling_down what they have at most
+  quota_per_day            of each user: 10 GB; also quota_per_month
+  max_flows                of each user at once: 20
+  idle, total              end a flow that nothing passes for, and any flow: 5m, 8h
+
 Where a rule asks what is spoken, the server connects and waits for the first bytes, 300 ms
 at most, before it passes anything on. A datagram goes by what has been said between the
 program and that destination so far, itself included.
