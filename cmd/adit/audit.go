@@ -211,11 +211,16 @@ func (q *auditQuestion) askSums(ctx context.Context, r *audit.Reader, p audit.Pr
 }
 
 func (q *auditQuestion) askFollow(ctx context.Context, r *audit.Reader, p audit.Printer) error {
+	// People see that it waits for something.
+	columns, _ := q.row(audit.Record{})
+	if err := errors.Join(p.Print(columns, nil), p.Flush()); err != nil {
+		return err
+	}
 	for record, err := range r.Follow(ctx, q.Query, -1) {
 		if err != nil {
 			return err
 		}
-		if err := errors.Join(q.print(p, record), p.Flush()); err != nil {
+		if err := errors.Join(p.Print(q.row(record)), p.Flush()); err != nil {
 			return err
 		}
 	}
@@ -227,14 +232,14 @@ func (q *auditQuestion) askRecords(ctx context.Context, r *audit.Reader, p audit
 		all, err := r.Last(ctx, q.Query, q.last)
 		for _, record := range all {
 			if err == nil {
-				err = q.print(p, record)
+				err = p.Print(q.row(record))
 			}
 		}
 		return err
 	}
 	for record, err := range r.Records(ctx, q.Query) {
 		if err == nil {
-			err = q.print(p, record)
+			err = p.Print(q.row(record))
 		}
 		if err != nil {
 			return err
@@ -243,15 +248,15 @@ func (q *auditQuestion) askRecords(ctx context.Context, r *audit.Reader, p audit
 	return nil
 }
 
-// print prints a record: for people what they look for most.
-func (q *auditQuestion) print(p audit.Printer, r audit.Record) error {
-	if q.format != "table" {
-		return p.Print(r.Row())
+// row is what is printed of a record: for people what they look for most.
+func (q *auditQuestion) row(r audit.Record) (columns []string, row []any) {
+	switch {
+	case q.format != "table":
+		return r.Row()
+	case len(q.Kinds) == 0 || slices.Equal(q.Kinds, []audit.Kind{audit.Flow}):
+		return flowRow(r)
 	}
-	if len(q.Kinds) == 0 || slices.Equal(q.Kinds, []audit.Kind{audit.Flow}) {
-		return p.Print(flowRow(r))
-	}
-	return p.Print(recordRow(r))
+	return recordRow(r)
 }
 
 func flowRow(r audit.Record) ([]string, []any) {

@@ -93,6 +93,11 @@ func BenchmarkDay(b *testing.B) {
 		{"rare_host_at_night", records(rare)},
 		{"frequent_host_at_night", records(often)},
 		{"denied_at_night", records(denied)},
+		{"last_50", func() int {
+			all, err := reader.Last(b.Context(), Query{}, 50)
+			must(b, err)
+			return len(all)
+		}},
 		{"hosts_of_a_user", sums(user, "to")},
 	} {
 		b.Run(ask.name, func(b *testing.B) {

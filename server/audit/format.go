@@ -2,65 +2,77 @@ package audit
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
+	"unicode/utf8"
 )
 
 // Printer writes rows for people or programs. Nothing in a row can look like another row or
 // column, or be taken for a command by a terminal or a spreadsheet. Whoever has written the
-// last one calls Flush.
+// last one calls Flush. No row at all is only the head.
 type Printer interface {
 	Print(columns []string, row []any) error
 	Flush() error
 }
 
-// NewTable gives a Printer for people. The columns stand below each other once it is
-// flushed, or a thousand rows have come.
-func NewTable(w io.Writer) Printer {
-	return &tablePrinter{w: tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
-}
+// NewTable gives a Printer for people. Rows come out when it is flushed, or a thousand of
+// them have come; columns grow wider, but never narrower again.
+func NewTable(w io.Writer) Printer { return &tablePrinter{w: w} }
 
 type tablePrinter struct {
-	w    *tabwriter.Writer
-	rows int
+	w      io.Writer
+	widths []int
+	rows   [][]string // wait
 }
 
 func (p *tablePrinter) Print(columns []string, row []any) error {
-	if p.rows == 0 {
-		if err := p.line(columns, strings.ToUpper); err != nil {
-			return err
+	if p.widths == nil {
+		p.widths = make([]int, len(columns))
+		head := make([]string, len(columns))
+		for i, c := range columns {
+			head[i] = strings.ToUpper(Show(c))
 		}
+		p.rows = append(p.rows, head)
+	}
+	if row == nil {
+		return nil
 	}
 	cells := make([]string, len(row))
 	for i, v := range row {
-		if cells[i] = text(v); cells[i] == "" {
-			cells[i] = "-"
-		}
+		cells[i] = cmp.Or(Show(text(v)), "-")
 	}
-	if p.rows++; p.rows%1000 == 0 {
-		if err := p.w.Flush(); err != nil {
-			return err
-		}
+	if p.rows = append(p.rows, cells); len(p.rows) < 1000 {
+		return nil
 	}
-	return p.line(cells, Show)
+	return p.Flush()
 }
 
-func (p *tablePrinter) line(cells []string, spell func(string) string) error {
-	shown := make([]string, len(cells))
-	for i, c := range cells {
-		shown[i] = spell(Show(c))
+func (p *tablePrinter) Flush() error {
+	for _, row := range p.rows {
+		for i, cell := range row {
+			p.widths[i] = max(p.widths[i], utf8.RuneCountInString(cell))
+		}
 	}
-	_, err := fmt.Fprintln(p.w, strings.Join(shown, "\t"))
+	var b strings.Builder
+	for _, row := range p.rows {
+		for i, cell := range row {
+			b.WriteString(cell)
+			if i < len(row)-1 {
+				b.WriteString(strings.Repeat(" ", 2+p.widths[i]-utf8.RuneCountInString(cell)))
+			}
+		}
+		b.WriteByte('\n')
+	}
+	p.rows = p.rows[:0]
+	_, err := io.WriteString(p.w, b.String())
 	return err
 }
-
-func (p *tablePrinter) Flush() error { return p.w.Flush() }
 
 // NewCSV gives a Printer for spreadsheets (RFC 4180). A text that one of these would take for
 // a formula begins with an apostrophe.
@@ -81,6 +93,9 @@ func (p *csvPrinter) Print(columns []string, row []any) error {
 		if err := p.w.Write(head); err != nil {
 			return err
 		}
+	}
+	if row == nil {
+		return nil
 	}
 	cells := make([]string, len(row))
 	for i, v := range row {
@@ -111,6 +126,9 @@ func NewJSON(w io.Writer) Printer { return jsonPrinter{w} }
 type jsonPrinter struct{ w io.Writer }
 
 func (p jsonPrinter) Print(columns []string, row []any) error {
+	if row == nil {
+		return nil
+	}
 	var b bytes.Buffer
 	for i, v := range row {
 		b.WriteByte("{,"[min(i, 1)])
@@ -129,9 +147,6 @@ func (p jsonPrinter) Print(columns []string, row []any) error {
 				b.WriteByte(':')
 			}
 		}
-	}
-	if len(row) == 0 {
-		b.WriteByte('{')
 	}
 	b.WriteString("}\n")
 	_, err := p.w.Write(b.Bytes())

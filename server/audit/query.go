@@ -84,48 +84,71 @@ func (r *Reader) Records(ctx context.Context, q Query) iter.Seq2[Record, error] 
 	}
 }
 
-// Last gives the last n of the records that fit, as Records would.
+// Last gives the last n of the records that fit, in the order of Records.
 func (r *Reader) Last(ctx context.Context, q Query, n int) ([]Record, error) {
 	all, err := files(r.dir)
-	var last []Record
+	var last []Record // the last one first
 	for i := len(all) - 1; i >= 0 && err == nil && len(last) < n; i-- {
-		var here []Record
-		err = all[i].each(ctx, q, i == len(all)-1, func(e Record) bool {
-			if here = append(here, e); len(here) >= 2*n+1000 {
-				here = slices.Delete(here, 0, len(here)-n)
-			}
-			return true
+		err = all[i].last(ctx, q, i == len(all)-1, func(e Record) bool {
+			last = append(last, e)
+			return len(last) < n
 		})
-		last = append(here, last...)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read audit: %w", err)
 	}
-	return last[max(0, len(last)-n):], nil
+	slices.Reverse(last)
+	return last, nil
 }
 
 // each calls yield for the records of one file until it says false.
 func (f file) each(ctx context.Context, q Query, newest bool, yield func(Record) bool) error {
 	return f.search(ctx, q, newest, func(db *sql.DB, from string, w where) (more bool, err error) {
-		rows, err := db.QueryContext(ctx, "SELECT "+recordFields+" FROM "+from+recordJoins+w.String()+" ORDER BY r.seq", w.args...)
+		return records(ctx, db, from, w, "ASC", yield)
+	})
+}
+
+// last is each from the last record on.
+func (f file) last(ctx context.Context, q Query, newest bool, yield func(Record) bool) (err error) {
+	db, err := f.readable()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if newest {
+		if more, err := records(ctx, db, live, q.where(), "DESC", yield); err != nil || !more {
+			return err
+		}
+	}
+	parts, err := parts(ctx, db, q)
+	for _, p := range slices.Backward(parts) {
+		if more, err := records(ctx, db, "records", q.in(p), "DESC", yield); err != nil || !more {
+			return err
+		}
+	}
+	return err
+}
+
+// records calls yield for records in an order until it says false.
+func records(ctx context.Context, db *sql.DB, from string, w where, order string, yield func(Record) bool) (more bool, err error) {
+	rows, err := db.QueryContext(ctx, "SELECT "+recordFields+" FROM "+from+recordJoins+w.String()+" ORDER BY r.seq "+order, w.args...)
+	if err != nil {
+		return false, err
+	}
+	defer rows.Close() // Err has the error
+	for rows.Next() {
+		e, err := scanRecord(rows)
 		if err != nil {
 			return false, err
 		}
-		defer rows.Close() // Err has the error
-		for rows.Next() {
-			e, err := scanRecord(rows)
-			if err != nil {
-				return false, err
-			}
-			if e.Open = from == live; e.Open {
-				e.Seq = 0
-			}
-			if !yield(e.Record) {
-				return false, nil
-			}
+		if e.Open = from == live; e.Open {
+			e.Seq = 0
 		}
-		return true, rows.Err()
-	})
+		if !yield(e.Record) {
+			return false, nil
+		}
+	}
+	return true, rows.Err()
 }
 
 // search calls do for each part of a file in which there may be records that fit, and, if it is
@@ -141,9 +164,7 @@ func (f file) search(ctx context.Context, q Query, newest bool, do func(db *sql.
 		return fmt.Errorf("%s: %w", f.path, err)
 	}
 	for _, p := range parts {
-		w := q.where()
-		w.add("r.seq BETWEEN ? AND ?", p.first, p.last)
-		if more, err := do(db, "records", w); err != nil || !more {
+		if more, err := do(db, "records", q.in(p)); err != nil || !more {
 			return err
 		}
 	}
@@ -276,6 +297,13 @@ func bounds(n netip.Prefix) (first, last []byte) {
 
 // part is a run of records in a file.
 type part struct{ first, last int64 }
+
+// in is the condition on the records of a part.
+func (q Query) in(p part) where {
+	w := q.where()
+	w.add("r.seq BETWEEN ? AND ?", p.first, p.last)
+	return w
+}
 
 // parts gives where in a file there may be records that fit.
 func parts(ctx context.Context, db *sql.DB, q Query) (all []part, err error) {

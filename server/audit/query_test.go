@@ -274,6 +274,18 @@ func TestHostileTextsStayInTheirPlace(t *testing.T) {
 	}
 }
 
+func TestColumnsOfATableStayInLine(t *testing.T) {
+	var b bytes.Buffer
+	p := NewTable(&b)
+	for _, row := range [][]any{{"a", "b"}, {"münchen", ""}, {"c", int64(1)}} {
+		must(t, p.Print([]string{"to", "n"}, row))
+		must(t, p.Flush())
+	}
+	if got, want := b.String(), "TO  N\na   b\nmünchen  -\nc        1\n"; got != want {
+		t.Errorf("got\n%swant\n%s", got, want)
+	}
+}
+
 // printed looks at the output of n rows with a head.
 func printed(t *testing.T, format, out string, n int) {
 	t.Helper()
