@@ -27,9 +27,9 @@ const (
 )
 
 // Watch calls changed at first, and whenever the protection of any path may have
-// become another, until ctx ends, with a new view. It calls within half a second, and one call at
-// a time, from the goroutine that called Watch. Everything that it started has
-// ended when it returns.
+// become another, until ctx ends, with a new view. It calls within half a second,
+// one call at a time, from the goroutine that called Watch. Everything that it
+// started has ended when it returns.
 //
 // It hears of changes from the kernel, which takes CAP_NET_ADMIN on Linux, and
 // from charon. Who may not hear looks every 500 ms.
@@ -39,8 +39,8 @@ func (d *Detector) Watch(ctx context.Context, changed func(*View)) {
 
 // Follow tells what protects a path: at first, and within a second after it has
 // become something else, until ctx ends. That there is a new association like the
-// last is not told. An error is told as that; there is no protection with it.
-// tell is called as Watch calls.
+// last is not told. An error is told as that; there is no protection with it. A
+// charon that hangs is one, after two seconds. tell is called as Watch calls.
 func (d *Detector) Follow(ctx context.Context, p Path, tell func(Protection, error)) {
 	d.follow(ctx, pollEvery, p, tell)
 }
