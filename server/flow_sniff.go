@@ -92,10 +92,15 @@ func (l *listener) said(b []byte) (int, error) {
 func (l *listener) heard(b []byte) {
 	l.mu.Lock()
 	l.hear(b, l.called)
-	ready := l.open && (len(l.held) > 0 || l.stream == nil)
+	waits, finished := l.open && len(l.held) > 0, l.open && l.stream == nil
 	l.unlock()
-	if ready {
-		l.flush()
+	switch {
+	case waits:
+		l.flush() // nobody else is writing
+	case finished && l.writing.TryLock():
+		// Who writes may wait for a target that waits for this to be passed on.
+		_ = l.release()
+		l.writing.Unlock()
 	}
 }
 

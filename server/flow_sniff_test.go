@@ -292,3 +292,38 @@ func TestAHostThatWasNotAskedForIsSeenAndOnRecord(t *testing.T) {
 		}
 	}
 }
+
+// A target that reads nothing before everything that it says has been read holds the app
+// up, but not itself.
+func TestListeningHoldsNoDirectionUpForTheOther(t *testing.T) {
+	const size = 16 << 20
+	for _, says := range []string{"220 mail.example.com ESMTP\r\n", "HTTP/1.1 200 OK\r\n\r\n", "x"} {
+		h := newHouse(t, func(c *Config) { c.Policy = rules(t, noSSH) })
+		port := target(t, func(c *net.TCPConn) {
+			time.Sleep(50 * time.Millisecond) // until the app has filled what there is between
+			_, _ = io.WriteString(c, says)
+			_, _ = c.Write(make([]byte, size))
+			_, _ = io.Copy(io.Discard, c)
+		})
+		v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+		h.must(err)
+		conn, _, err := v.Connect(t.Context(), connectTo(t, "127.0.0.1", port))
+		h.must(err)
+		conn.SetDeadline(time.Now().Add(patience))
+		written := make(chan error, 1)
+		go func() {
+			_, err := io.WriteString(conn, httpRequest)
+			if err == nil {
+				_, err = conn.Write(make([]byte, size))
+			}
+			written <- err
+		}()
+		if n, err := io.CopyN(io.Discard, conn, int64(len(says)+size)); err != nil {
+			t.Errorf("%.10q: %d bytes, %v", says, n, err)
+		}
+		if err := receive(t, written, "the end of what is written"); err != nil {
+			t.Error(err)
+		}
+		v.Close()
+	}
+}
