@@ -62,7 +62,7 @@ exceptions matches everything else.
 	names                    www.example.com; .example.com for that and all below it; with * and ? within a label
 	networks                 192.0.2.0/24, or one address
 	ports                    443, or 8000-8100
-	protocols                application protocols, or @ and a group of them
+	protocols                application protocols, or @ and a group of them, or unknown
 	signs                    other-host: it names another host than was asked for; misplaced: the port is
 	                         another protocol's; doubtful; none
 	lists                    of the table [lists]: the name or the address is on one
@@ -71,6 +71,9 @@ exceptions matches everything else.
 	hours                    08:00-18:00, or 22:00-06:00 for both ends of a day
 	zone                     of days and hours in this rule
 	when                     an expression, see below
+
+Ports of bind and ping are 0. An address of NAT64 (RFC 6052) is the IPv4 address in it, and
+where another one leads into a tunnel, what is at its end has to be allowed, too.
 
 Names are compared in lower case, without a dot behind them, and in ASCII. A clause of
 names judges the name that was asked for, and one of networks the address that it has: a
