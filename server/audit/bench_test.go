@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"net/netip"
 	"testing"
 	"time"
 )
@@ -29,8 +30,10 @@ func BenchmarkWriter(b *testing.B) {
 // which few are asked for often and many once.
 func likelyFlow(i, n int, day time.Time) Record {
 	r := flowNumber(i)
-	r.User = fmt.Sprintf("user%d", rand.IntN(1000))
-	r.Session = fmt.Sprintf("%s-%d", r.User, rand.IntN(3))
+	user, session := rand.IntN(1000), rand.IntN(3)
+	r.User = fmt.Sprintf("user%d", user)
+	r.Session = fmt.Sprintf("%s-%d", r.User, session)
+	r.Source = netip.AddrFrom4([4]byte{198, 51, byte(user), byte(session)})
 	r.Groups = []string{"staff", "staff,admins", "guests", "sales"}[len(r.User)%4]
 	r.Begin = day.Add(time.Duration(float64(i) / float64(n) * float64(24*time.Hour)))
 	target := int(math.Pow(200_000, rand.Float64()))

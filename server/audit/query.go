@@ -3,7 +3,6 @@ package audit
 import (
 	"context"
 	"database/sql"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -293,109 +292,4 @@ func bounds(n netip.Prefix) (first, last []byte) {
 		b[i] |= host
 	}
 	return a[:], b[:]
-}
-
-// part is a run of records in a file.
-type part struct{ first, last int64 }
-
-// in is the condition on the records of a part.
-func (q Query) in(p part) where {
-	w := q.where()
-	w.add("r.seq BETWEEN ? AND ?", p.first, p.last)
-	return w
-}
-
-// parts gives where in a file there may be records that fit.
-func parts(ctx context.Context, db *sql.DB, q Query) (all []part, err error) {
-	var first, last sql.Null[int64]
-	if err := db.QueryRowContext(ctx, "SELECT (SELECT min(seq) FROM records), (SELECT max(seq) FROM records)").Scan(&first, &last); err != nil {
-		return nil, err
-	}
-	if !last.Valid {
-		return nil, nil
-	}
-	origins, err := idsOf(ctx, db, "origins", q.origins())
-	if err != nil {
-		return nil, err
-	}
-	words, err := idsOf(ctx, db, "words", q.words())
-	if err != nil {
-		return nil, err
-	}
-	without, err := q.without(ctx, db, origins, words)
-	if err != nil {
-		return nil, err
-	}
-	for n := first.V >> blockBits; n <= last.V>>blockBits; n++ {
-		if without[n] {
-			continue
-		}
-		if end := len(all) - 1; end >= 0 && all[end].last == n<<blockBits-1 {
-			all[end].last += 1 << blockBits
-		} else {
-			all = append(all, part{n << blockBits, (n+1)<<blockBits - 1})
-		}
-	}
-	return all, nil
-}
-
-// without gives the blocks in which nothing fits.
-func (q Query) without(ctx context.Context, db *sql.DB, origins, words map[int64]bool) (map[int64]bool, error) {
-	without := make(map[int64]bool)
-	if origins == nil && words == nil && q.Since.IsZero() && q.Until.IsZero() {
-		return without, nil
-	}
-	rows, err := db.QueryContext(ctx, "SELECT n, earliest, latest, words, origins FROM blocks")
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() // Err has the error
-	var here, there sql.RawBytes
-	for rows.Next() {
-		var n, earliest, latest int64
-		if err := rows.Scan(&n, &earliest, &latest, &there, &here); err != nil {
-			return nil, err
-		}
-		without[n] = !q.Since.IsZero() && latest < q.Since.UnixMilli() || !q.Until.IsZero() && earliest >= q.Until.UnixMilli() ||
-			origins != nil && !holdsAny(here, origins) || words != nil && !holdsAny(there, words)
-	}
-	return without, rows.Err()
-}
-
-// idsOf gives the rows of a table for which a condition holds, or nil if there is none.
-func idsOf(ctx context.Context, db *sql.DB, table string, w where) (map[int64]bool, error) {
-	if len(w.terms) == 0 {
-		return nil, nil
-	}
-	rows, err := db.QueryContext(ctx, "SELECT id FROM "+table+w.String(), w.args...)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close() // Err has the error
-	ids := make(map[int64]bool)
-	for rows.Next() {
-		var id int64
-		if err := rows.Scan(&id); err != nil {
-			return nil, err
-		}
-		ids[id] = true
-	}
-	return ids, rows.Err()
-}
-
-// holdsAny tells whether one of the ids is packed in b.
-func holdsAny(b []byte, ids map[int64]bool) bool {
-	var id int64
-	for len(b) > 0 {
-		delta, n := binary.Uvarint(b)
-		if n <= 0 {
-			return true // it is damaged: let the records say it
-		}
-		id += int64(delta)
-		if ids[id] {
-			return true
-		}
-		b = b[n:]
-	}
-	return false
 }

@@ -6,8 +6,8 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
+	"math"
 	"net/netip"
-	"slices"
 	"time"
 )
 
@@ -298,48 +298,57 @@ func (t *turn) addBlocks() error {
 func (t *turn) addBlock(n int64) error {
 	b, err := sumBlock(t.ctx, t.conn, n)
 	if err == nil {
-		_, err = t.conn.ExecContext(t.ctx, "INSERT INTO blocks VALUES "+marks(5), n, b.earliest, b.latest, b.words, b.origins)
+		_, err = t.conn.ExecContext(t.ctx, "INSERT INTO blocks VALUES "+marks(8), b.cells()...)
 	}
 	return err
 }
 
 // block is a row of blocks.
 type block struct {
-	earliest, latest int64
-	words, origins   []byte
+	n, first, earliest, latest int64
+	origins                    []byte
+	targets                    [3][]byte // names, addresses and hosts
+}
+
+const blockColumns = "n, first, earliest, latest, origins, names, addresses, hosts"
+
+func (b *block) cells() []any {
+	return []any{b.n, b.first, b.earliest, b.latest, b.origins, b.targets[0], b.targets[1], b.targets[2]}
+}
+
+// scan reads blockColumns.
+func (b *block) scan(rows *sql.Rows) error {
+	return rows.Scan(&b.n, &b.first, &b.earliest, &b.latest, &b.origins, &b.targets[0], &b.targets[1], &b.targets[2])
 }
 
 // sumBlock makes a block's row from its records, of which there is at least one.
 func sumBlock(ctx context.Context, q queryer, n int64) (block, error) {
-	rows, err := q.QueryContext(ctx, "SELECT begin, origin, name, address, host FROM records WHERE seq BETWEEN ? AND ?",
+	rows, err := q.QueryContext(ctx, "SELECT seq, begin, origin, name, address, host FROM records WHERE seq BETWEEN ? AND ? ORDER BY seq",
 		n<<blockBits, (n+1)<<blockBits-1)
 	if err != nil {
 		return block{}, err
 	}
 	defer rows.Close() // Err has the error
-	var begins, origins, words []int64
+	b := block{n: n, earliest: math.MaxInt64, latest: math.MinInt64}
 	for rows.Next() {
-		var begin, origin, name, address, host int64
-		if err := rows.Scan(&begin, &origin, &name, &address, &host); err != nil {
+		var seq, begin, origin int64
+		var targets [3]int64
+		if err := rows.Scan(&seq, &begin, &origin, &targets[0], &targets[1], &targets[2]); err != nil {
 			return block{}, err
 		}
-		begins, origins, words = append(begins, begin), append(origins, origin), append(words, name, address, host)
+		if b.first == 0 {
+			b.first = seq
+		}
+		b.earliest, b.latest = min(b.earliest, begin), max(b.latest, begin)
+		b.origins = binary.AppendUvarint(b.origins, uint64(origin))
+		for i, id := range targets {
+			b.targets[i] = binary.AppendUvarint(b.targets[i], uint64(id))
+		}
 	}
-	if len(begins) == 0 {
+	if b.first == 0 {
 		return block{}, cmp.Or(rows.Err(), errNoRecords)
 	}
-	return block{slices.Min(begins), slices.Max(begins), packed(words), packed(origins)}, rows.Err()
+	return b, rows.Err()
 }
 
 var errNoRecords = errors.New("a block has no records")
-
-// packed gives the ids, each once, as contained reads them.
-func packed(ids []int64) []byte {
-	slices.Sort(ids)
-	b, last := []byte{}, int64(0)
-	for _, id := range slices.Compact(ids) {
-		b = binary.AppendUvarint(b, uint64(id-last))
-		last = id
-	}
-	return b
-}

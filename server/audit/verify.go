@@ -1,11 +1,11 @@
 package audit
 
 import (
-	"bytes"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"reflect"
 	"strings"
 	"time"
 )
@@ -258,23 +258,22 @@ func (v *verifier) sums(ctx context.Context) error {
 
 // blocks does the same for what searches go by.
 func (v *verifier) blocks(ctx context.Context) error {
-	rows, err := v.tx.QueryContext(ctx, "SELECT n, earliest, latest, words, origins FROM blocks ORDER BY n")
+	rows, err := v.tx.QueryContext(ctx, "SELECT "+blockColumns+" FROM blocks ORDER BY n")
 	if err != nil {
 		return err
 	}
 	defer rows.Close() // Err has the error
 	for rows.Next() {
-		var n int64
 		var b block
-		if err := rows.Scan(&n, &b.earliest, &b.latest, &b.words, &b.origins); err != nil {
+		if err := b.scan(rows); err != nil {
 			return err
 		}
-		made, err := sumBlock(ctx, v.tx, n)
+		made, err := sumBlock(ctx, v.tx, b.n)
 		if err != nil && !errors.Is(err, errNoRecords) {
 			return err
 		}
-		if b.earliest != made.earliest || b.latest != made.latest || !bytes.Equal(b.words, made.words) || !bytes.Equal(b.origins, made.origins) {
-			v.problem("what a search goes by does not fit the records from %d on", n<<blockBits)
+		if !reflect.DeepEqual(b, made) {
+			v.problem("what a search goes by does not fit the records from %d on", b.n<<blockBits)
 		}
 	}
 	return rows.Err()

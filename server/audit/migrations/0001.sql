@@ -135,14 +135,17 @@ CREATE TABLE hours (
 	PRIMARY KEY (hour, user, groups, protocol, rule, decision)
 ) STRICT, WITHOUT ROWID;
 
--- What occurs in 4096 records, by seq: so that a search leaves out the others. An index
--- over each row would cost more than all the rest.
+-- Columns of 4096 records, by seq, so that a search need not look at the records: ids in the
+-- records' order, as varints. An index over each record would cost more than all the rest.
 CREATE TABLE blocks (
-	n        INTEGER PRIMARY KEY,
-	earliest INTEGER NOT NULL, -- begin
-	latest   INTEGER NOT NULL,
-	words    BLOB    NOT NULL, -- names, addresses and hosts: differences of sorted ids, as varints
-	origins  BLOB    NOT NULL
+	n         INTEGER PRIMARY KEY,
+	first     INTEGER NOT NULL, -- seq
+	earliest  INTEGER NOT NULL, -- begin
+	latest    INTEGER NOT NULL,
+	origins   BLOB    NOT NULL,
+	names     BLOB    NOT NULL,
+	addresses BLOB    NOT NULL,
+	hosts     BLOB    NOT NULL
 ) STRICT;
 
 -- One row once another file has taken this one's place.
