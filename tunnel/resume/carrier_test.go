@@ -23,7 +23,8 @@ func TestReplacedCarrierIsClosedThoughItsPipeReadsOn(t *testing.T) {
 		p.attach(tunneltest.Path{})
 		synctest.Wait()
 		for _, s := range first.served() {
-			if !errors.Is(s, resume.ErrReplaced) {
+			// The end that attaches last may meet the other one's close before.
+			if !errors.Is(s, resume.ErrReplaced) && !errors.Is(s, io.ErrUnexpectedEOF) {
 				t.Errorf("a carrier that another one replaced ended with %v", s)
 			}
 		}
