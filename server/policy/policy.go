@@ -99,7 +99,26 @@ type Who struct {
 type Caller struct {
 	policy *Policy
 	who    Who
-	rules  *set // that may match
+	rules  [len(commandWords) + 1]*set // that may match, by command; the last is for others
+}
+
+// commandWords are the commands, each at its number.
+var commandWords = [...]string{"connect", "bind", "associate", "resolve", "ping"}
+
+func commandNumber(word string) int {
+	switch word {
+	case "connect":
+		return 0
+	case "bind":
+		return 1
+	case "associate":
+		return 2
+	case "resolve":
+		return 3
+	case "ping":
+		return 4
+	}
+	return len(commandWords)
 }
 
 // For looks up what the rules say of who makes requests, so that this need not be done
@@ -121,7 +140,17 @@ func (p *Policy) For(who Who) *Caller {
 		keep(p.values[kind].together(valuesOf(kind, c, nil)...))
 	}
 	keep(p.from.find(who.From))
-	c.rules = newSet(rules)
+	for i := range c.rules {
+		word := "" // which no rule has
+		if i < len(commandWords) {
+			word = commandWords[i]
+		}
+		those := slices.Clone(rules)
+		for j, w := range p.values[commands].find(word).words {
+			those[j] &= w
+		}
+		c.rules[i] = newSet(those)
+	}
 	return c
 }
 
@@ -192,7 +221,7 @@ type Decision struct {
 func (c *Caller) Decide(q Request) Decision {
 	p := c.policy
 	var room [9]*set
-	picked := append(room[:0], c.rules)
+	picked := append(room[:0], c.rules[commandNumber(q.Command)])
 	// Those first that say most.
 	if p.names.used && !q.Anywhere {
 		picked = append(picked, p.names.find(q.Name))
@@ -205,9 +234,6 @@ func (c *Caller) Decide(q Request) Decision {
 	}
 	if x := p.values[dialects]; x.used {
 		picked = append(picked, x.find(q.Dialect))
-	}
-	if x := p.values[commands]; x.used {
-		picked = append(picked, x.find(q.Command))
 	}
 	if x := p.values[asked]; x.used && !q.Anywhere {
 		picked = append(picked, x.find(q.asked()))

@@ -257,7 +257,7 @@ var valueParsers = [valueKinds]func(string) (string, error){
 	methods:     oneOf("device", "guest", "password", "gssapi", "certificate", "network"),
 	protections: oneOf("tls", "wireguard", "ipsec", "gss-integrity", "gss-confidentiality", "none"),
 	dialects:    oneOf("socks4", "socks4a", "socks5", "socks6", "http-connect", "http", "wireguard", "direct"),
-	commands:    oneOf("connect", "bind", "associate", "resolve", "ping"),
+	commands:    oneOf(commandWords[:]...),
 	asked:       oneOf("name", "address"),
 	signs:       oneOf("other-host", "misplaced", "doubtful", "none"),
 }
