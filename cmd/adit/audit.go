@@ -151,7 +151,7 @@ func kindsOf(word string) []audit.Kind {
 
 // ask prints the answer.
 func (q *auditQuestion) ask(ctx context.Context, e env, r *audit.Reader) error {
-	p := q.printer(e.stdout)
+	p := &counter{Printer: q.printer(e.stdout)}
 	var err error
 	switch {
 	case q.sql != "":
@@ -163,7 +163,22 @@ func (q *auditQuestion) ask(ctx context.Context, e env, r *audit.Reader) error {
 	default:
 		err = q.askRecords(ctx, r, p)
 	}
-	return errors.Join(err, p.Flush())
+	err = errors.Join(err, p.Flush())
+	if err == nil && p.lines == 0 && q.format == "table" {
+		fmt.Fprintln(e.stderr, "nothing on record fits")
+	}
+	return err
+}
+
+// counter knows whether there was anything to print.
+type counter struct {
+	audit.Printer
+	lines int
+}
+
+func (c *counter) Print(columns []string, row []any) error {
+	c.lines++
+	return c.Printer.Print(columns, row)
 }
 
 func (q *auditQuestion) printer(w io.Writer) audit.Printer {
