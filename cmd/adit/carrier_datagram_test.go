@@ -197,8 +197,9 @@ func numbered(i uint32, size int) []socks.Datagram {
 	return []socks.Datagram{{Addr: socks.Addr{IP: netip.MustParseAddr("192.0.2.1"), Port: 53}, Payload: payload[:size]}}
 }
 
-// watched counts the datagrams that go past its bytes. The bytes wait while hold is
-// locked.
+// watched counts the datagrams of peers that go past its bytes; what the ends tell each
+// other of them begins with flow number 0, and does not count. The bytes wait while hold
+// is locked.
 type watched struct {
 	inside
 	sent *atomic.Int64
@@ -208,7 +209,11 @@ type watched struct {
 func watch(c inside, hold *sync.Mutex) watched { return watched{c, new(atomic.Int64), hold} }
 
 func (w watched) WriteDatagrams(batch [][]byte) {
-	w.sent.Add(int64(len(batch)))
+	for _, b := range batch {
+		if b[0] != 0 {
+			w.sent.Add(1)
+		}
+	}
 	w.inside.WriteDatagrams(batch)
 }
 
