@@ -125,15 +125,22 @@ func policyOf(d *dirFlag, files []string) (*policy.Policy, error) {
 	if err != nil {
 		return nil, err
 	}
+	_, p, err := policyIn(dir)
+	return p, err
+}
+
+// policyIn reads the policy of the server in a directory, and gives what server.toml names.
+func policyIn(dir string) (named string, p *policy.Policy, err error) {
 	cfg := defaultServerConfig()
 	if err := loadConfig(dir, serverKind, &cfg); err != nil {
-		return nil, err
+		return "", nil, err
 	}
 	path, err := policyPath(dir, cfg.Policy)
 	if err != nil {
-		return nil, hint(err, "write policy.toml in %s; see adit policy --help", dir)
+		return "", nil, hint(err, "write policy.toml in %s; see adit policy --help", dir)
 	}
-	return readPolicy(path)
+	p, err = readPolicy(path)
+	return cfg.Policy, p, err
 }
 
 func count(n int, what string) string {
@@ -158,10 +165,11 @@ is 1. Flows that the new policy forbids end within two seconds.`,
 				return err
 			}
 			// What is wrong with it is said here, with all hints.
-			if _, err := policyOf(&d, nil); err != nil {
+			named, _, err := policyIn(dir)
+			if err != nil {
 				return err
 			}
-			rules, err := applyPolicy(c.Context(), dir)
+			rules, err := applyPolicy(c.Context(), dir, named)
 			if err != nil {
 				return err
 			}
@@ -179,13 +187,13 @@ type policyAnswer struct {
 	Error string `json:"error,omitempty"`
 }
 
-// applyPolicy has the server that runs in a directory take over its policy, and gives how
-// many rules that has.
-func applyPolicy(ctx context.Context, dir string) (rules int, err error) {
+// applyPolicy has the server that runs in a directory take over the policy that
+// server.toml names by now, and gives how many rules that has.
+func applyPolicy(ctx context.Context, dir, named string) (rules int, err error) {
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
 	var a policyAnswer
-	err = askAt(ctx, filepath.Join(dir, socketFile), "POST /policy", nil, &a)
+	err = askAt(ctx, filepath.Join(dir, socketFile), "POST /policy", []byte(named), &a)
 	switch {
 	case errors.Is(err, errNotRunning):
 		return 0, hint(fmt.Errorf("no server runs in %s", dir), "it will read the policy when it starts: adit server run --dir %s", dir)
@@ -197,20 +205,18 @@ func applyPolicy(ctx context.Context, dir string) (rules int, err error) {
 	return a.Rules, nil
 }
 
-// maxPolicyName bounds what a successor names, in bytes.
+// maxPolicyName bounds what server.toml names, in bytes.
 const maxPolicyName = 4 << 10
 
-// answerPolicy takes over what has changed in the policy. A successor says what
-// server.toml names by now.
+// answerPolicy takes over what has changed in the policy. Who asks says what server.toml
+// names by now.
 func (p *serverProcess) answerPolicy(w http.ResponseWriter, r *http.Request) {
-	named := p.rules.name()
-	if body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicyName)); err != nil {
+	named, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxPolicyName))
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
-	} else if r.URL.Query().Has("named") {
-		named = string(body)
 	}
-	rules, err := p.rules.renew(named, p.server)
+	rules, err := p.rules.renew(string(named), p.server)
 	if err != nil {
 		p.log.Error("policy refused, the old one stays", "error", err)
 		reply(w, policyAnswer{Error: err.Error()})
@@ -233,7 +239,7 @@ func (p *serverProcess) tellElders(ctx context.Context) {
 	for _, socket := range p.elders.sockets() {
 		telling.Go(func() {
 			var a policyAnswer
-			err := askAt(ctx, socket, "POST /policy?named", named, &a)
+			err := askAt(ctx, socket, "POST /policy", named, &a)
 			if err == nil && a.Error != "" {
 				err = errors.New(a.Error)
 			}
