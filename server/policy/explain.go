@@ -8,7 +8,7 @@ import (
 // Explanation says how a decision has come about.
 type Explanation struct {
 	Decision
-	Passed []Passed // the rules before the one that decides, in order
+	Passed []Passed // the rules before the first that matches, in order
 }
 
 // Passed is a rule that has not decided.
@@ -23,17 +23,16 @@ type Passed struct {
 func (c *Caller) Explain(q Request) Explanation {
 	e := Explanation{Decision: c.Decide(q)}
 	for _, r := range c.policy.rules {
-		if r == e.Rule && (e.Outcome == Allow || e.Outcome == Deny) {
+		p, passed := c.passed(r, &q)
+		if !passed {
 			break
 		}
-		if p, passed := c.passed(r, &q); passed {
-			e.Passed = append(e.Passed, p)
-		}
+		e.Passed = append(e.Passed, p)
 	}
 	return e
 }
 
-// passed says why a rule does not decide.
+// passed says why a rule does not match, or may not.
 func (c *Caller) passed(r *Rule, q *Request) (Passed, bool) {
 	open := Passed{}
 	for _, s := range r.steps(c, q) {
@@ -53,10 +52,7 @@ func (c *Caller) passed(r *Rule, q *Request) (Passed, bool) {
 func (c *Caller) fact(r *Rule, key string, q *Request) string {
 	for kind, k := range valueKeys {
 		if k == key {
-			if text := strings.Join(valuesOf(valueKind(kind), c, q), ", "); text != "" {
-				return text
-			}
-			return "none"
+			return orNone(strings.Join(valuesOf(valueKind(kind), c, q), ", "))
 		}
 	}
 	switch key {

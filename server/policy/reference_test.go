@@ -307,13 +307,26 @@ func randomRequest(rnd *rand.Rand) Request {
 // compare looks whether both decide alike.
 func compare(t *testing.T, text string, p *Policy, rules []refRule, w Who, q Request) {
 	t.Helper()
-	got := p.For(w).Decide(q)
+	e := p.For(w).Explain(q)
+	got := e.Decision
 	outcome, number := refDecide(rules, w, q)
 	if at := slices.Index(p.rules, got.Rule); got.Outcome != outcome || at != number {
 		t.Fatalf("decision is %s by rule %d, want %s by rule %d\n%#v\n%#v\n%s", got.Outcome, at, outcome, number, w, q, text)
 	}
 	if (got.Failed != nil) != (number >= 0 && outcome == Deny && rules[number].judge(w, q) == broken) {
 		t.Fatalf("the rule has failed: %v\n%#v\n%#v\n%s", got.Failed, w, q, text)
+	}
+	first := slices.IndexFunc(rules, func(r refRule) bool { return r.judge(w, q) <= broken })
+	if first < 0 {
+		first = len(rules)
+	}
+	if len(e.Passed) != first {
+		t.Fatalf("%d rules have passed, want %d\n%#v\n%#v\n%s", len(e.Passed), first, w, q, text)
+	}
+	for i, passed := range e.Passed {
+		if passed.Rule != p.rules[i] || passed.Open != (rules[i].judge(w, q) != no) {
+			t.Fatalf("rule %d is explained as %s\n%#v\n%#v\n%s", i, passed, w, q, text)
+		}
 	}
 }
 

@@ -171,12 +171,19 @@ type step struct {
 	said truth
 }
 
+// aimedKeys are clauses that depend on what is asked for.
+var aimedKeys = [...]string{"asked", "names", "ports", "networks", "lists"}
+
 // steps judges the clauses of a rule one after the other, the short way round: without
 // an index. Those that it does not have are left out.
 func (r *Rule) steps(c *Caller, q *Request) []step {
 	var all []step
+	aimed := func(key string) bool { return slices.Contains(aimedKeys[:], key) || key == "when" && r.when.aimed }
 	add := func(key string, has bool, judge func() truth) {
-		if has {
+		switch {
+		case has && q.Anywhere && aimed(key):
+			all = append(all, step{key, needsAddress})
+		case has:
 			all = append(all, step{key, judge()})
 		}
 	}
