@@ -2,6 +2,8 @@ package server
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -135,6 +137,98 @@ func TestAConnectionThatWaitsForBandwidthEndsWithItsUser(t *testing.T) {
 	h.must(h.store.SetUserDisabled(t.Context(), "anna", true))
 	if err := receive(t, gone, "the end of the connection"); err == nil {
 		t.Error("the target sees a clean end")
+	}
+}
+
+// broke lets bob in when there is no bandwidth for him for long.
+func broke(t *testing.T, policy *policy.Policy) *Visit {
+	t.Helper()
+	h := newHouse(t, func(c *Config) { c.Bandwidth.User, c.Policy = allOf(shape.Kbit), policy })
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	t.Cleanup(v.Close)
+	debt := h.bandwidth.part("bob")
+	t.Cleanup(debt.close)
+	if !debt.flow.Try(shape.Up, 100_000) {
+		t.Fatal("he has had some already")
+	}
+	return v
+}
+
+// What comes with a request passes nobody's limits, and waits for no longer than who made it.
+func TestDataOfARequestWaitsForItsBandwidth(t *testing.T) {
+	left := errors.New("the app has left")
+	for name, c := range map[string]struct {
+		rules *policy.Policy
+		end   func(v *Visit, leave context.CancelCauseFunc)
+		want  error
+		code  socks.Code
+	}{
+		"until its app leaves":               {nil, func(_ *Visit, leave context.CancelCauseFunc) { leave(left) }, left, socks.GeneralFailure},
+		"until its user goes":                {nil, func(v *Visit, _ context.CancelCauseFunc) { v.Close() }, errLeft, socks.NotAllowed},
+		"until its app leaves, beside rules": {rules(t, onlyHTTP), func(_ *Visit, leave context.CancelCauseFunc) { leave(left) }, left, socks.GeneralFailure},
+	} {
+		t.Run(name, func(t *testing.T) {
+			v, gone := broke(t, c.rules), make(chan error, 1)
+			r := connectTo(t, "127.0.0.1", target(t, func(c *net.TCPConn) {
+				_, err := io.Copy(io.Discard, c)
+				gone <- err
+			}))
+			r.Initial = []byte(httpRequest)
+			ctx, leave := context.WithCancelCause(t.Context())
+			defer leave(nil)
+			ended := make(chan error, 1)
+			go func() {
+				_, _, err := v.Connect(ctx, r)
+				ended <- err
+			}()
+			// With rules it is the connection that waits.
+			for deadline := time.Now().Add(patience); !begun(v, c.rules != nil) && time.Now().Before(deadline); {
+				time.Sleep(time.Millisecond)
+			}
+			c.end(v, leave)
+			if err := receive(t, ended, "the end of the request"); !errors.Is(err, c.want) || socks.CodeOf(err) != c.code {
+				t.Errorf("it ends with %v", err)
+			}
+			if got := v.Usage(); got.Flows != 0 || got.Up != 0 {
+				t.Errorf("it has used %+v", got)
+			}
+			if c.rules != nil && receive(t, gone, "the end at the target") == nil {
+				t.Error("the target sees a clean end")
+			}
+		})
+	}
+}
+
+// begun tells whether a visitor has a flow, or one with a connection.
+func begun(v *Visit, connected bool) bool {
+	for _, f := range v.all() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return !connected || f.line.Connect > 0
+	}
+	return false
+}
+
+func TestDataOfARequestGoesAtOnceWhileThereIsBandwidth(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Bandwidth.User = shape.Allotment{shape.Up: {Ceiling: shape.Kbit}} })
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	r := connectTo(t, "127.0.0.1", echoTarget(t))
+	r.Initial = bytes.Repeat([]byte("early"), 2000)
+	conn, _, err := v.Connect(t.Context(), r)
+	h.must(err)
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	back := make([]byte, len(r.Initial))
+	if _, err := io.ReadFull(conn, back); err != nil || !bytes.Equal(back, r.Initial) {
+		t.Errorf("it comes back as %d bytes, %v", len(back), err)
+	}
+	other := h.bandwidth.part("bob")
+	defer other.close()
+	if other.flow.Try(shape.Up, 1) {
+		t.Error("what has come with the request does not count")
 	}
 }
 

@@ -49,6 +49,10 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	if f.heeded {
 		request.Initial = nil // it waits for what rules say of it
 	}
+	if err := f.await(ctx, len(request.Initial)); err != nil {
+		f.refused(err)
+		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
+	}
 	conn, reply, err := c.server.cfg.Relay.Connect(ctx, request)
 	if err != nil {
 		f.refused(err)
@@ -57,7 +61,7 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 	f.up.Add(int64(len(request.Initial))) // the target has them
 	watched, err := f.connected(conn)
 	if err == nil && len(request.Initial) < len(r.Initial) {
-		_, err = watched.Write(r.Initial)
+		err = f.say(ctx, watched, r.Initial)
 	}
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err

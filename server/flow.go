@@ -13,6 +13,7 @@ import (
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/shape"
 	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/tunnel/relay"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -179,6 +180,51 @@ func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 		return nil, &socks.Error{Code: socks.NotAllowed, Err: reason}
 	}
 	return relay.Paced(w, f.part), nil
+}
+
+// await waits until n bytes of the app's, which the target gets together with the
+// connection, have their turn.
+func (f *flow) await(ctx context.Context, n int) error {
+	if f.part.flow.Try(shape.Up, n) {
+		return nil
+	}
+	reason := f.holds(func(error) { f.part.close() })
+	if reason == nil {
+		err := f.within(ctx, func() error { return f.part.flow.TakeAll(shape.Up, n) })
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		reason = f.holds(nil)
+	}
+	return &socks.Error{Code: socks.NotAllowed, Err: reason}
+}
+
+// say tells the target what the app has said already. If it fails, the connection is
+// broken.
+func (f *flow) say(ctx context.Context, c relay.Conn, b []byte) error {
+	err := f.within(ctx, func() error {
+		_, err := c.Write(b)
+		return err
+	})
+	if err != nil {
+		relay.Fail(c, err)
+	}
+	return err
+}
+
+// within has do wait no longer than ctx lasts: the flow is cut then.
+func (f *flow) within(ctx context.Context, do func() error) error {
+	ended := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(ended)
+		f.cut(context.Cause(ctx))
+	})
+	err := do()
+	if !stop() {
+		<-ended
+		err = context.Cause(ctx)
+	}
+	return err
 }
 
 // refused ends the flow before it had anything.
