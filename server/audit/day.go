@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 )
@@ -92,34 +93,28 @@ func marks(n int) string { return "(?" + strings.Repeat(",?", n-1) + ")" }
 // createDay makes the file that follows a seal, and opens it. If another process has made it
 // meanwhile, it opens that one.
 func createDay(ctx context.Context, f file, before seal) (*day, error) {
-	// Nobody sees it before it is whole.
-	draft := file{number: f.number, day: f.day, path: f.path + ".new"}
-	for _, path := range append(siblings(draft.path), draft.path) {
-		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, err
-		}
+	// Nobody sees it before it is whole, and another process has a draft of its own.
+	empty, err := os.CreateTemp(filepath.Dir(f.path), f.name()+".*.new")
+	if err != nil {
+		return nil, err
 	}
-	err := draft.fill(ctx, before)
+	draft := file{path: empty.Name()}
+	if err = empty.Close(); err == nil {
+		err = draft.fill(ctx, before)
+	}
 	if err == nil {
 		if err = os.Link(draft.path, f.path); errors.Is(err, fs.ErrExist) {
 			err = nil
 		}
 	}
-	if err := errors.Join(err, os.Remove(draft.path)); err != nil {
+	if err := errors.Join(err, draft.remove()); err != nil {
 		return nil, err
 	}
 	return openDay(ctx, f)
 }
 
-// fill makes the file with its tables and its first seal.
+// fill gives an empty file its tables and its first seal.
 func (f file) fill(ctx context.Context, before seal) (err error) {
-	empty, err := os.OpenFile(f.path, os.O_RDWR|os.O_CREATE|os.O_EXCL, 0o600)
-	if err == nil {
-		err = empty.Close()
-	}
-	if err != nil {
-		return err
-	}
 	db, err := sql.Open("sqlite", dsn(f.path, "mode=rw&_synchronous=FULL"))
 	if err != nil {
 		return err

@@ -183,6 +183,29 @@ func TestTwoProcessesWriteToOneChain(t *testing.T) {
 	}
 }
 
+func TestProcessesThatMakeTheSameFileAllGetIt(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "audit")
+	must(t, privateDir(dir))
+	for n := range 10 {
+		var all sync.WaitGroup
+		for range 4 {
+			all.Go(func() {
+				d, err := createDay(t.Context(), fileAt(dir, n+1, time.Now()), seal{})
+				if err == nil {
+					err = d.close()
+				}
+				if err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		all.Wait()
+	}
+	if left, err := filepath.Glob(filepath.Join(dir, "*.new*")); err != nil || len(left) > 0 {
+		t.Errorf("drafts are left: %q, %v", left, err)
+	}
+}
+
 func TestFileThatGoesAwayEndsFlowsOfAStrictWriter(t *testing.T) {
 	w := newWriter(t, Config{Strict: true})
 	goes := &open{}
