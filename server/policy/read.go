@@ -185,6 +185,9 @@ func (r *reader) readGroups(t *table) {
 	}
 	for _, e := range slices.Clone(v.table.entries) {
 		for _, user := range r.texts(v.table, e.key) {
+			if _, err := anyWord(user.text); err != nil || strings.HasPrefix(user.text, "!") {
+				r.wrong(user.place, "", "groups: %s: %q is no user", e.key, user.text)
+			}
 			r.policy.groups[user.text] = append(r.policy.groups[user.text], e.key)
 		}
 	}

@@ -249,6 +249,16 @@ policy.toml:32:6: at: want a time with a zone: 2026-07-01T09:30:00+02:00`
 	}
 }
 
+// Nobody is left out of a group that denies because of a slip.
+func TestAGroupHasUsersAlone(t *testing.T) {
+	for _, word := range []string{"!bob", " bob", ""} {
+		_, err := Read("policy.toml", []byte("groups.staff = [\"alice\", \""+word+"\"]\n"), Options{})
+		if p, ok := errors.AsType[*Problem](err); !ok || p.Column != 26 {
+			t.Errorf("%q: error is %v", word, err)
+		}
+	}
+}
+
 func TestAFileThatIsNoTOMLIsRefusedWithItsPlace(t *testing.T) {
 	_, err := Read("policy.toml", []byte("[[rule]]\nthen = allow\n"), Options{})
 	if p, ok := errors.AsType[*Problem](err); !ok || p.Line != 2 || p.File != "policy.toml" {
