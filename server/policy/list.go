@@ -80,7 +80,7 @@ func hostsOwn(name string) bool {
 	case "localhost", "localhost.localdomain", "local", "loopback", "broadcasthost", "0.0.0.0":
 		return true
 	}
-	return strings.HasPrefix(name, "ip6-")
+	return strings.HasPrefix(name, "ip6-") && !strings.Contains(name, ".")
 }
 
 // addName adds a name, or one with a dot in front that stands for what is below it too.
