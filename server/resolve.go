@@ -66,6 +66,11 @@ func (e *Exit) targets(ctx context.Context, r socks.Request) ([]netip.AddrPort, 
 	return targets[:min(len(targets), maxTargets)], nil
 }
 
+// Addresses gives those that a host has for this exit, whatever it permits: at least one.
+func (e *Exit) Addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	return resolve(ctx, e.resolver(), socks.Addr{Name: host})
+}
+
 // resolve gives at least one address. It asks the resolver once, or not at all.
 func resolve(ctx context.Context, resolver Resolver, dst socks.Addr) ([]netip.Addr, error) {
 	if dst.IP.IsValid() {

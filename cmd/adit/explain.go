@@ -1,11 +1,11 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/netip"
 	"path/filepath"
 	"slices"
@@ -117,7 +117,8 @@ func (x *explained) read(command, target string) (err error) {
 	return err
 }
 
-// open reads the rules, which may be none, and what the exit denies.
+// open reads the rules, which may be none, and makes an exit of what the server denies and
+// whom it asks for names.
 func (x *explained) open(ctx context.Context) (*policy.Policy, *server.Exit, error) {
 	if x.file != "" {
 		p, err := readPolicy(x.file)
@@ -131,7 +132,7 @@ func (x *explained) open(ctx context.Context) (*policy.Policy, *server.Exit, err
 	if err := loadConfig(dir, serverKind, &cfg); err != nil {
 		return nil, nil, err
 	}
-	allow, err := server.ParseAllow(cfg.Allow)
+	exit, err := plainExit(cfg)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,10 +141,37 @@ func (x *explained) open(ctx context.Context) (*policy.Policy, *server.Exit, err
 	}
 	path, err := policyPath(dir, cfg.Policy)
 	if errors.Is(err, errNoPolicy) {
-		return nil, &server.Exit{Allow: allow}, nil
+		return nil, exit, nil
 	}
 	p, err := readPolicy(path)
-	return p, &server.Exit{Allow: allow}, err
+	return p, exit, err
+}
+
+// plainExit is an exit that judges and looks up as the config says, and as a server that
+// listens where it says.
+func plainExit(cfg serverConfig) (*server.Exit, error) {
+	e := &server.Exit{}
+	var err error
+	if e.Allow, err = server.ParseAllow(cfg.Allow); err != nil {
+		return nil, err
+	}
+	if e.Upstream, err = cfg.DNS.upstream(); err != nil {
+		return nil, err
+	}
+	listen := slices.Concat(cfg.Listen, doorAddresses(cfg.Doors))
+	if cfg.WireGuard.Listen != "" {
+		listen = append(listen, cfg.WireGuard.Listen)
+	}
+	for _, address := range listen {
+		at, err := ownPort(address)
+		if err != nil {
+			return nil, err
+		}
+		if at.Port() != 0 {
+			e.Own = append(e.Own, at)
+		}
+	}
+	return e, nil
 }
 
 // enquire adds the groups that the store has the user in.
@@ -176,7 +204,7 @@ func (x *explained) say(ctx context.Context, out io.Writer, rules *policy.Policy
 	}
 	addrs := []netip.Addr{q.Addr}
 	if !q.Addr.IsValid() {
-		if addrs, err = net.DefaultResolver.LookupNetIP(ctx, "ip", q.Name); err != nil {
+		if addrs, err = cmp.Or(exit, &server.Exit{}).Addresses(ctx, q.Name); err != nil {
 			return false, hint(fmt.Errorf("look up %s: %w", q.Name, err), "say with --address what address it has")
 		}
 	}

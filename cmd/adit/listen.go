@@ -106,6 +106,18 @@ func addresses(listeners []net.Listener) []string {
 	return all
 }
 
+// ownPort gives the address that a listener will have which the config names.
+func ownPort(address string) (netip.AddrPort, error) {
+	at, err := net.ResolveTCPAddr("tcp", address)
+	if err != nil {
+		return netip.AddrPort{}, err
+	}
+	if at.IP == nil {
+		return netip.AddrPortFrom(netip.IPv6Unspecified(), uint16(at.Port)), nil
+	}
+	return at.AddrPort(), nil
+}
+
 // ownPorts gives the addresses that must not be targets.
 func ownPorts(listeners []net.Listener) []netip.AddrPort {
 	var own []netip.AddrPort

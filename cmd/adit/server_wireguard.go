@@ -33,13 +33,8 @@ func (p *serverProcess) newWireGuard() (w wireGuard, err error) {
 	if w.key, err = p.key.WireGuard(); err != nil {
 		return wireGuard{}, err
 	}
-	at, err := net.ResolveUDPAddr("udp", p.cfg.WireGuard.Listen)
-	if err != nil {
+	if w.at, err = ownPort(p.cfg.WireGuard.Listen); err != nil {
 		return wireGuard{}, err
-	}
-	w.at = at.AddrPort()
-	if at.IP == nil {
-		w.at = netip.AddrPortFrom(netip.IPv6Unspecified(), w.at.Port())
 	}
 	w.network, err = newGuestNetwork(p.cfg.WireGuard, w.key.Public())
 	return w, err
