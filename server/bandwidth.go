@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/shape"
@@ -71,6 +72,7 @@ type userPart struct {
 	name  string
 	gets  shape.Allotment
 	flows int
+	stays bool // until a timer has it judged again
 }
 
 func newBandwidth(b Bandwidth) *bandwidth {
@@ -146,7 +148,28 @@ func (b *bandwidth) take(group string, a shape.Allotment, user string) *userPart
 func (b *bandwidth) drop(u *userPart) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if u.flows--; u.flows > 0 {
+	if u.flows--; u.flows == 0 && !u.stays {
+		b.forget(u)
+	}
+}
+
+// forget gives a share back that has no flows, and its group's with the last. They stay until
+// they owe nothing: whoever comes back at once gets no more than if he had not left. The
+// caller holds mu.
+func (b *bandwidth) forget(u *userPart) {
+	owes := u.Owes()
+	if len(u.group.users) == 1 {
+		owes = max(owes, u.group.Owes())
+	}
+	if owes > 0 {
+		u.stays = true
+		time.AfterFunc(owes, func() {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			if u.stays = false; u.flows == 0 {
+				b.forget(u)
+			}
+		})
 		return
 	}
 	u.Close()

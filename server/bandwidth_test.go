@@ -65,6 +65,17 @@ func expectRate(t *testing.T, what string, want shape.Rate, flows ...*flowing) {
 	}
 }
 
+// expectNothingLeft waits until nobody owes anything.
+func expectNothingLeft(t *testing.T, b *bandwidth) {
+	t.Helper()
+	time.Sleep(time.Second)
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.groups) > 0 {
+		t.Errorf("what is left: %v", b.groups)
+	}
+}
+
 func TestFlowsOfARuleKeepTogetherToWhatItGives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBandwidth(Bandwidth{Total: allOf(100 * shape.Mbit), User: allOf(40 * shape.Mbit)})
@@ -92,10 +103,38 @@ func TestFlowsOfARuleKeepTogetherToWhatItGives(t *testing.T) {
 		bert.close()
 		bert.move("video", shape.Allotment{})
 		running.Wait()
-		if len(b.groups) > 0 {
-			t.Errorf("what is left: %v", b.groups)
-		}
+		expectNothingLeft(t, b)
 	})
+}
+
+func TestWhoComesBackAtOnceGetsNoMoreThanWhoStays(t *testing.T) {
+	for what, one := range map[string]struct {
+		bandwidth Bandwidth
+		rule      *policy.Rule
+	}{
+		"as a user": {Bandwidth{User: allOf(shape.Mbit)}, nil},
+		"by a rule": {Bandwidth{}, limitedRule("video", shape.Mbit)},
+	} {
+		t.Run(what, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const size = 60_000
+				b, got := newBandwidth(one.bandwidth), 0
+				for range 1000 {
+					p := b.part("anna")
+					p.by(one.rule)
+					if p.flow.Try(shape.Down, size) {
+						got += size
+					}
+					p.close()
+					time.Sleep(10 * time.Millisecond)
+				}
+				if most := 10*int(shape.Mbit)/8 + 2*size; got == 0 || got > most {
+					t.Errorf("%d bytes pass in 10 s, more than %d", got, most)
+				}
+				expectNothingLeft(t, b)
+			})
+		})
+	}
 }
 
 // It would be no test to say how long it takes at most; but less it must not take.
@@ -298,7 +337,11 @@ then = "allow"
 		defer b.mu.Unlock()
 		users := make(map[string]int)
 		for name, g := range b.groups {
-			users[name] = len(g.users)
+			for _, u := range g.users {
+				if u.flows > 0 {
+					users[name]++
+				}
+			}
 		}
 		return users
 	}

@@ -19,6 +19,7 @@ package shape
 import (
 	"net"
 	"sync"
+	"time"
 )
 
 // Direction is up, from apps to targets, or down.
@@ -85,6 +86,12 @@ func (s *Share) Set(a Allotment) {
 	for d, n := range s.ways {
 		n.set(a[d])
 	}
+}
+
+// Owes tells how long it takes to make up for what the share has had at once. One that takes
+// its place before gets more than its ceiling.
+func (s *Share) Owes() time.Duration {
+	return max(s.ways[Up].owes(), s.ways[Down].owes())
 }
 
 // Close gives the share back. All below it must have been closed before.

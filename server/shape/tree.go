@@ -180,6 +180,18 @@ func (n *node) close() {
 	n.detach()
 }
 
+// owes is how long it takes until n has saved up as much as a new node has.
+func (n *node) owes() time.Duration {
+	n.tree.mu.Lock()
+	defer n.tree.mu.Unlock()
+	c := n.limits.Ceiling
+	if c == 0 {
+		return 0
+	}
+	full := time.Duration((n.ready + depthOf(c)) * 1e9)
+	return max(full-time.Since(n.tree.start), 0)
+}
+
 // move puts a leaf below another node.
 func (n *node) move(parent *node, limits Limits) {
 	n.tree.lock()
