@@ -11,36 +11,36 @@ import (
 // Each index answers for one kind of clause: which rules does a value pass in? It is
 // made once, and asked without a lock.
 
-// valueIndex is for words that a value equals or does not.
-type valueIndex struct {
+// tallied is how the rules' words come in for values that are compared as a whole.
+type tallied[T comparable] struct {
 	clauses
-	tallies map[string]tally
-	answers map[string]*set
-	other   *set // of values that no rule has a word for
+	tallies map[T]tally
 }
 
-func newValueIndex(s *sets) *valueIndex {
-	return &valueIndex{clauses: newClauses(s), tallies: make(map[string]tally)}
+func newTallied[T comparable](s *sets) tallied[T] {
+	return tallied[T]{clauses: newClauses(s), tallies: make(map[T]tally)}
 }
 
-func (x *valueIndex) add(rule int, w words[string]) {
+func (x *tallied[T]) add(rule int, w words[T]) {
 	if w.empty() {
 		return
 	}
 	x.enter(rule, len(w.is))
-	for _, v := range w.is {
-		x.note(rule, v, false)
-	}
-	for _, v := range w.not {
-		x.note(rule, v, true)
-	}
+	w.each(func(word T, not bool) {
+		t := x.tallies[word]
+		t.note(x.sets, rule, not)
+		x.tallies[word] = t
+	})
 }
 
-func (x *valueIndex) note(rule int, value string, not bool) {
-	t := x.tallies[value]
-	t.note(x.sets, rule, not)
-	x.tallies[value] = t
+// valueIndex is for words that a value equals or does not.
+type valueIndex struct {
+	tallied[string]
+	answers map[string]*set
+	other   *set // of values that no rule has a word for
 }
+
+func newValueIndex(s *sets) *valueIndex { return &valueIndex{tallied: newTallied[string](s)} }
 
 func (x *valueIndex) ready() {
 	x.answers = make(map[string]*set, len(x.tallies))
@@ -68,33 +68,13 @@ func (x *valueIndex) together(values ...string) *set {
 
 // networkIndex is for networks.
 type networkIndex struct {
-	clauses
-	tallies map[netip.Prefix]tally
-	table   bart.Fast[*set]
-	other   *set // of addresses in no network of a rule's
+	tallied[netip.Prefix]
+	table bart.Fast[*set]
+	other *set // of addresses in no network of a rule's
 }
 
 func newNetworkIndex(s *sets) *networkIndex {
-	return &networkIndex{clauses: newClauses(s), tallies: make(map[netip.Prefix]tally)}
-}
-
-func (x *networkIndex) add(rule int, w words[netip.Prefix]) {
-	if w.empty() {
-		return
-	}
-	x.enter(rule, len(w.is))
-	for _, p := range w.is {
-		x.note(rule, p, false)
-	}
-	for _, p := range w.not {
-		x.note(rule, p, true)
-	}
-}
-
-func (x *networkIndex) note(rule int, p netip.Prefix, not bool) {
-	t := x.tallies[p]
-	t.note(x.sets, rule, not)
-	x.tallies[p] = t
+	return &networkIndex{tallied: newTallied[netip.Prefix](s)}
 }
 
 // ready lets each network have what is said of those that it is in.
@@ -147,25 +127,17 @@ func (x *nameIndex) add(rule int, w words[pattern]) {
 		return
 	}
 	x.enter(rule, len(w.is))
-	for _, p := range w.is {
-		switch p.kind {
-		case exact:
-			x.node(p.text).here.note(x.sets, rule, false)
-		case below:
-			x.node(p.text).under.note(x.sets, rule, false)
-		case glob:
-			// More names than it fits; the rule itself has a closer look.
-			x.node(p.tail()).under.note(x.sets, rule, false)
+	w.each(func(p pattern, not bool) {
+		switch {
+		case p.kind == exact:
+			x.node(p.text).here.note(x.sets, rule, not)
+		case p.kind == below:
+			x.node(p.text).under.note(x.sets, rule, not)
+		case !not:
+			// More names than the glob fits; the rule itself has a closer look.
+			x.node(p.tail()).under.note(x.sets, rule, not)
 		}
-	}
-	for _, p := range w.not {
-		switch p.kind {
-		case exact:
-			x.node(p.text).here.note(x.sets, rule, true)
-		case below:
-			x.node(p.text).under.note(x.sets, rule, true)
-		}
-	}
+	})
 }
 
 // node gives the node of a name, which it makes if need be.
@@ -250,12 +222,7 @@ func (x *portIndex) add(rule int, w words[ports]) {
 		return
 	}
 	x.enter(rule, len(w.is))
-	for _, p := range w.is {
-		x.ranges = append(x.ranges, portRange{p, rule, false})
-	}
-	for _, p := range w.not {
-		x.ranges = append(x.ranges, portRange{p, rule, true})
-	}
+	w.each(func(p ports, not bool) { x.ranges = append(x.ranges, portRange{p, rule, not}) })
 }
 
 // ready goes through the ports at which an answer may begin that differs from the one

@@ -27,6 +27,16 @@ func (w *words[T]) add(value T, not bool) {
 	}
 }
 
+// each gives all words, and which of them are exceptions.
+func (w words[T]) each(f func(word T, not bool)) {
+	for _, word := range w.is {
+		f(word, false)
+	}
+	for _, word := range w.not {
+		f(word, true)
+	}
+}
+
 // passes tells whether one of several values is what a clause wants. With exceptions,
 // none of them may be one.
 func passes(w words[string], values ...string) bool {
