@@ -106,17 +106,8 @@ type Caller struct {
 var commandWords = [...]string{"connect", "bind", "associate", "resolve", "ping"}
 
 func commandNumber(word string) int {
-	switch word {
-	case "connect":
-		return 0
-	case "bind":
-		return 1
-	case "associate":
-		return 2
-	case "resolve":
-		return 3
-	case "ping":
-		return 4
+	if i := slices.Index(commandWords[:], word); i >= 0 {
+		return i
 	}
 	return len(commandWords)
 }
