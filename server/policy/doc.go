@@ -1,6 +1,6 @@
 /*
-Package policy decides by rules who may do what. It does no input or output: rules go
-in as text, and a decision and the rule that has made it come out.
+Package policy decides by rules who may do what. Rules go in as text, and a decision and the
+rule that has made it come out. It opens no file but the system's of time zones.
 
 # The file
 

@@ -24,9 +24,6 @@ type Options struct {
 	// Open opens the file of a list.
 	Open func(name string) (io.ReadCloser, error)
 
-	// Zone finds a time zone. nil means time.LoadLocation.
-	Zone func(name string) (*time.Location, error)
-
 	// Lacks are keys of rules, and words of protection, that whoever acts upon the
 	// decisions cannot heed. A rule that has one is refused, as nothing that a rule says
 	// may be passed over.
@@ -36,9 +33,6 @@ type Options struct {
 // Read reads a policy. The file's name is for messages. The error joins a [*Problem] for
 // everything that is wrong.
 func Read(file string, text []byte, o Options) (*Policy, error) {
-	if o.Zone == nil {
-		o.Zone = time.LoadLocation
-	}
 	root, err := parseTOML(text)
 	if err != nil {
 		if p, ok := errors.AsType[*Problem](err); ok {
@@ -170,7 +164,7 @@ func (r *reader) readZone(t *table, otherwise *time.Location) *time.Location {
 	if !ok {
 		return otherwise
 	}
-	zone, err := r.options.Zone(text)
+	zone, err := time.LoadLocation(text)
 	if err != nil || text == "Local" {
 		r.wrong(at, `write a name such as "Europe/Berlin", or "UTC"`, "there is no time zone %q", text)
 		return otherwise
@@ -296,8 +290,6 @@ func (r *reader) rule(t *table) *Rule {
 		var err error
 		if rule.when, err = compileWhen(text); err != nil {
 			r.wrong(at, "", "when: %v", err)
-		} else if rule.when.protocol && slices.Contains(r.options.Lacks, "protocols") {
-			r.wrong(at, "take it out of the rule", "when: protocols are not supported yet")
 		}
 	}
 	rule.Allow = r.then(t)
