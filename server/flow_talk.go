@@ -45,14 +45,10 @@ func newTalks(f *flow) *talks {
 
 // asks gives the rules if they depend on what is spoken, or nil.
 func (t *talks) asks() *policy.Policy {
-	p := t.flow.caller.server.policy.Load()
-	if p == nil {
-		return nil
+	if p := t.flow.caller.server.policy.Load(); p != nil && p.Listens() {
+		return p
 	}
-	if _, protocol := p.Needs(); !protocol {
-		return nil
-	}
-	return p
+	return nil
 }
 
 // up gives what may go on of what the app says.

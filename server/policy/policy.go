@@ -25,8 +25,7 @@ type Policy struct {
 	closer bitset // rules that have a say after the indexes
 	aimed  bitset // rules that depend on what is asked for
 
-	addressed bool // a rule depends on the address
-	spoken    bool // one does on the protocol
+	listens bool // a rule depends on the protocol
 }
 
 // Rules gives all rules in their order.
@@ -36,11 +35,8 @@ func (p *Policy) Rules() []*Rule { return slices.Clone(p.rules) }
 // full minutes.
 func (p *Policy) Timed() bool { return p.timed }
 
-// Needs tells whether a decision may depend on the address that a name has, and on the
-// application protocol.
-func (p *Policy) Needs() (address, protocol bool) {
-	return p.addressed, p.spoken
-}
+// Listens tells whether a decision may depend on the application protocol.
+func (p *Policy) Listens() bool { return p.listens }
 
 // compile makes the indexes.
 func (p *Policy) compile() {
@@ -78,8 +74,7 @@ func (p *Policy) enter(r *Rule) {
 	if r.aimed() {
 		p.aimed.add(r.number)
 	}
-	address, protocol := r.late()
-	p.addressed, p.spoken = p.addressed || address, p.spoken || protocol
+	p.listens = p.listens || r.listens() || r.when != nil && r.when.protocol
 	p.timed = p.timed || r.timed()
 }
 

@@ -111,7 +111,7 @@ func TestEveryKeyOfTheFormatIsRead(t *testing.T) {
 	if got := p.Rules()[1].Limit; got != want {
 		t.Errorf("limits are %+v", got)
 	}
-	if address, protocol := p.Needs(); !address || !protocol || !p.Timed() || p.Expectations() != 1 {
+	if !p.Listens() || !p.Timed() || p.Expectations() != 1 {
 		t.Error("what decisions depend on is not known")
 	}
 }

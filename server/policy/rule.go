@@ -72,22 +72,10 @@ func truthOf(b bool) truth {
 	return no
 }
 
-// late is what a rule depends on that is not always known yet.
-func (r *Rule) late() (address, protocol bool) {
-	address = !r.networks.empty() || slices.ContainsFunc(r.listed(), func(l namedList) bool { return l.Networks() > 0 })
-	protocol = r.listens()
-	if r.when != nil {
-		address, protocol = address || r.when.address, protocol || r.when.protocol
-	}
-	return address, protocol
-}
-
 // aimed tells whether the rule depends on what is asked for.
 func (r *Rule) aimed() bool {
 	return !r.names.empty() || !r.networks.empty() || !r.ports.empty() || !r.lists.empty() || !r.values[asked].empty() || r.when != nil && r.when.aimed
 }
-
-func (r *Rule) listed() []namedList { return slices.Concat(r.lists.is, r.lists.not) }
 
 // listens tells whether the rule has a clause about what is spoken.
 func (r *Rule) listens() bool { return !r.values[protocols].empty() || !r.values[signs].empty() }
