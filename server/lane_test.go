@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -59,6 +60,21 @@ func (x *extent) begin(number byte) *guest {
 
 func (x *extent) hello(number byte, epoch uint64) []byte {
 	return tunnel.Hello{Session: x.id, Lane: number, Epoch: epoch}.Sign(x.key, here)
+}
+
+// resume has a lane go on with its second carrier, which comes from elsewhere.
+func (x *extent) resume(number byte, from string) {
+	h, g := x.h, x.lanes[number]
+	h.t.Helper()
+	hello := tunnel.Hello{Session: x.id, Lane: number, Epoch: 2, Received: g.Received()}
+	answer, serve := h.Admit(h.ctx, tunnel.Arrival{Opening: hello.Sign(x.key, here), Place: here, Remote: netip.MustParseAddrPort(from)})
+	welcome, err := tunnel.ParseAnswer(answer)
+	h.must(err)
+	near, far := tunneltest.Link(tunneltest.Path{})
+	h.running.Go(func() { serve(h.ctx, far) })
+	carrier, err := g.Attach(near, 2, welcome.Received)
+	h.must(err)
+	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
 }
 
 // refused asserts how a HELLO is refused.

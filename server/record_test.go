@@ -142,6 +142,24 @@ func TestSessionsAndAttemptsAreOnRecord(t *testing.T) {
 	}
 }
 
+func TestSessionsThatHaveMovedAreOnRecordAsSuch(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	x := h.attachLanes(h.device("anna"), 2)
+	stream := x.lanes[0].connect(echoTarget(t))
+	for number := range x.lanes {
+		x.resume(byte(number), "192.0.2.8:4712")
+	}
+	h.status("session that has moved", func(st Status) bool { return st.Resumes == 2 })
+	exchange(t, stream, "hello")
+	x.lanes[1].Close(0)
+	h.status("session that has lost a lane", func(st Status) bool { return st.Lanes == 1 && st.Resumes == 2 })
+	for _, r := range end(audit.Session, audit.Flow) {
+		if r.Kind == audit.Session && r.Resumes != 2 || r.Kind == audit.Flow && r.Resumes != 1 {
+			t.Errorf("there is %+v", r)
+		}
+	}
+}
+
 func TestWhatCannotBeRecordedStrictlyEndsAndIsRefused(t *testing.T) {
 	h, dir, _ := recordedHouse(t, true)
 	g := h.attach(h.device("anna"))

@@ -241,6 +241,7 @@ func (s *Server) leave(l *lane) (last bool) {
 	defer s.mu.Unlock()
 	l.session.lanes[l.number] = nil
 	l.session.past.Add(l.tun.Stats())
+	l.session.past.resumes += l.resumes()
 	if l.session.lanes != [tunnel.MaxLanes]*lane{} {
 		return false
 	}

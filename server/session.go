@@ -31,9 +31,15 @@ type session struct {
 	// Under the server's mu.
 	booked bool                   // it has begun, and may be over by now
 	lanes  [tunnel.MaxLanes]*lane // by number; nil: there is none
-	past   tunnel.Stats           // of lanes that have ended
+	past   pastLanes              // of lanes that have ended
 	now    users.User             // the user as the store had him last
 	entry  *audit.Entry           // nil: the session is not recorded
+}
+
+// pastLanes is what lanes had to say that have ended.
+type pastLanes struct {
+	tunnel.Stats
+	resumes int
 }
 
 func (s *Server) newSession(device users.Device, user users.User) *session {
@@ -71,7 +77,7 @@ func (s *session) place(c *coming) tunnel.Refusal {
 
 // open gives the lanes of this moment in order, and what those had to say that
 // have ended.
-func (s *session) open() (lanes []*lane, past tunnel.Stats) {
+func (s *session) open() (lanes []*lane, past pastLanes) {
 	s.server.mu.Lock()
 	defer s.server.mu.Unlock()
 	for _, l := range s.lanes {
@@ -200,7 +206,9 @@ func (s *session) name() string { return hex.EncodeToString(s.id[:4]) }
 // still pass on what came before, then.
 func (s *session) status() (st Status, ok bool) {
 	st = Status{ID: s.name(), User: s.user.Name, Device: s.device.Name, Key: s.device.Key, Since: s.since}
-	lanes, stats := s.open()
+	lanes, past := s.open()
+	stats := past.Stats
+	st.Resumes = past.resumes
 	for _, l := range lanes {
 		stats.Add(l.tun.Stats())
 		if l.tun.Err() == nil {
