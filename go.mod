@@ -3,7 +3,6 @@ module github.com/adit-net/adit
 go 1.26.3
 
 require (
-	github.com/expr-lang/expr v1.17.8
 	github.com/gaissmai/bart v0.30.0
 	github.com/hashicorp/yamux v0.1.2
 	github.com/jcmturner/gofork v1.7.6

@@ -231,11 +231,8 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 
 // denial says in words why something is denied.
 func denial(d policy.Decision) error {
-	switch {
-	case d.Rule == nil:
+	if d.Rule == nil {
 		return errNoRule
-	case d.Failed != nil:
-		return fmt.Errorf("%w: rule %q has failed: %w", errForbidden, d.Rule.Name, d.Failed)
 	}
 	return fmt.Errorf("%w by rule %q", errForbidden, d.Rule.Name)
 }

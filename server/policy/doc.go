@@ -95,12 +95,25 @@ names matches it.
 
 # Expressions
 
-"when" is an expression of the language at https://expr-lang.org/docs/language-definition, for
-what the clauses cannot say. It is true or false, and its words are user, groups,
-device, from, door, method, protection, cipher, dialect, command, name, address, port,
-protocol, carries, weekday ("mon"), hour and minute. Of the language's functions it has len, lower,
-upper, trim, split, indexOf, hasPrefix, hasSuffix and abs, and
-within(address, "192.0.2.0/24"). A request is denied for which an expression fails that would have to be judged.
+"when" is for what the clauses cannot say: an expression that is true or false.
+
+	when = 'user == device or len(groups) > 1 and not (name endsWith ".test")'
+	when = 'hour * 60 + minute >= 8 * 60 + 30 and address in ["192.0.2.0/24", "2001:db8::/32"]'
+
+Its words are texts: user, device, door, method, cipher, dialect, command, name, protocol, carries
+and weekday ("mon"); numbers: port, hour and minute; lists of texts: groups and protection; and
+addresses: from and address. Texts stand in quotes, double ones as in Go or single ones
+with nothing special between them; numbers are whole; lists stand in brackets.
+
+	or and not, || && !                    not binds more than and, and that more than or
+	== !=                                  of two texts, numbers or addresses
+	< <= > >=                              of two numbers
+	in, not in                             a text or a number in a list, an address in networks
+	contains startsWith endsWith matches   of two texts; a pattern is as in package regexp
+	+ - *                                  of two numbers
+	len(…) lower(…)                        how long a text or a list is; a text in lower case
+
+An expression ends soon, and cannot fail.
 
 # Stages
 

@@ -98,11 +98,8 @@ func (p Passed) String() string {
 // String says in one line what has been decided, and by which rule.
 func (d Decision) String() string {
 	text := d.Outcome.String()
-	switch {
-	case d.Rule == nil:
+	if d.Rule == nil {
 		return text + ": no rule matches"
-	case d.Failed != nil:
-		return fmt.Sprintf("%s: %s:%d: %s: %v", text, d.Rule.File, d.Rule.Line, d.Rule.Name, d.Failed)
 	}
 	return fmt.Sprintf("%s: %s:%d: %s", text, d.Rule.File, d.Rule.Line, d.Rule.Name)
 }

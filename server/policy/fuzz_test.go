@@ -14,7 +14,7 @@ func FuzzRead(f *testing.F) {
 	f.Add("[[rule]]\nthen = \"allow\"\n[rule.names]\n")
 	f.Add("rule = [{then = \"deny\"}]\ngroups = {a = [\"b\"]}")
 	f.Add("a.b.c = 1\n[a.b]\n[[a.d]]\n[a.d.e]\n")
-	f.Add("[[rule]]\nwhen = '$env'\nthen = 'deny'\n")
+	f.Add("[[rule]]\nwhen = 'len(groups) > 1'\nthen = 'deny'\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		p, err := Read("policy.toml", []byte(text), optionsWith(map[string]string{"ads": listText}))
 		if err != nil {

@@ -197,9 +197,6 @@ type Decision struct {
 	// Rule has decided, or is the first that may do so later. nil: no rule matches, and
 	// nothing is allowed that no rule allows.
 	Rule *Rule
-
-	// Failed is why Rule could not be judged, which denies the request.
-	Failed error
 }
 
 // Decide decides by the first rule that matches. It allows nothing that something which is
@@ -237,7 +234,7 @@ func (c *Caller) Decide(q Request) Decision {
 		r := p.rules[i]
 		return !s.ends(r, c.judge(r, &q))
 	})
-	return s.decision(c, &q)
+	return s.decision()
 }
 
 // judge judges a rule that passes what the indexes know.
@@ -261,8 +258,7 @@ func (c *Caller) judge(r *Rule, q *Request) truth {
 
 // search goes through rules in their order.
 type search struct {
-	rule   *Rule // that matches
-	failed bool
+	rule *Rule // that matches
 
 	open    *Rule // the first that may match
 	said    truth // of it; yes if there is none
@@ -275,8 +271,8 @@ func (s *search) ends(r *Rule, said truth) bool {
 	switch said {
 	case no:
 		return false
-	case yes, broken:
-		s.rule, s.failed = r, said == broken
+	case yes:
+		s.rule = r
 		return true
 	}
 	if said > s.said {
@@ -286,13 +282,11 @@ func (s *search) ends(r *Rule, said truth) bool {
 	return false
 }
 
-func (s *search) decision(c *Caller, q *Request) Decision {
-	denied := s.rule == nil || !s.rule.Allow || s.failed
+func (s *search) decision() Decision {
+	denied := s.rule == nil || !s.rule.Allow
 	switch {
 	case s.open != nil && (s.allowed || !denied):
 		return Decision{Outcome: [...]Outcome{needsAddress: NeedsAddress, needsProtocol: NeedsProtocol}[s.said], Rule: s.open}
-	case s.failed:
-		return Decision{Outcome: Deny, Rule: s.rule, Failed: s.rule.when.failure(s.rule, c, q)}
 	case denied:
 		return Decision{Outcome: Deny, Rule: s.rule}
 	}

@@ -288,7 +288,7 @@ func (r *reader) rule(t *table) *Rule {
 	rule.hours = clauseOf(r, t, "hours", parseHours)
 	if text, at, ok := r.text(t, "when"); ok {
 		var err error
-		if rule.when, err = compileWhen(text); err != nil {
+		if rule.when, err = readWhen(text); err != nil {
 			r.wrong(at, "", "when: %v", err)
 		}
 	}

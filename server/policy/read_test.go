@@ -222,7 +222,7 @@ policy.toml:13:24: commands: "fly" is none of connect, bind, associate, resolve,
 policy.toml:14:10: lists: [lists] has no "unknown", but broken, missing
 policy.toml:15:9: days: "mo" is no day and no range of days, such as sat or mon-fri
 policy.toml:16:10: hours: "8-18" is no span of hours, such as 08:00-18:00
-policy.toml:17:8: when: unknown name prot (1:1)
+policy.toml:17:8: when: at 1: there is no prot in expressions
 policy.toml:18:8: then: "perhaps" is neither allow nor deny
 policy.toml:19:1: unknown key rule.userz
 policy.toml:20:3: the rule denies, and limits what it denies

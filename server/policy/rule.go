@@ -58,8 +58,7 @@ var valueKeys = [valueKinds]string{
 type truth byte
 
 const (
-	yes    truth = iota
-	broken       // the clause has failed
+	yes truth = iota
 	needsProtocol
 	needsAddress
 	no

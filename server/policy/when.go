@@ -1,100 +1,21 @@
 package policy
 
 import (
-	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
-
-	"github.com/expr-lang/expr"
-	"github.com/expr-lang/expr/ast"
-	"github.com/expr-lang/expr/vm"
+	"time"
 )
 
-// expression is a rule's "when". It sees nothing but the request.
+// expression is a rule's "when". It sees nothing but the request, ends soon and cannot
+// fail.
 type expression struct {
-	program  *vm.Program
+	root     *node
 	aimed    bool // it speaks of what is asked for
 	address  bool // it speaks of the address
 	protocol bool // or the protocol
 	timed    bool // or the time
-}
-
-// facts are the words of an expression.
-type facts struct {
-	User       string   `expr:"user"`
-	Groups     []string `expr:"groups"`
-	Device     string   `expr:"device"`
-	From       string   `expr:"from"`
-	Door       string   `expr:"door"`
-	Method     string   `expr:"method"`
-	Protection []string `expr:"protection"`
-	Cipher     string   `expr:"cipher"`
-	Dialect    string   `expr:"dialect"`
-	Command    string   `expr:"command"`
-	Name       string   `expr:"name"`
-	Address    string   `expr:"address"`
-	Port       int      `expr:"port"`
-	Protocol   string   `expr:"protocol"`
-	Carries    string   `expr:"carries"`
-	Weekday    string   `expr:"weekday"`
-	Hour       int      `expr:"hour"`
-	Minute     int      `expr:"minute"`
-}
-
-// maxExpression is how many parts an expression may have.
-const maxExpression = 1000
-
-func compileWhen(text string) (*expression, error) {
-	within := expr.Function("within", func(args ...any) (any, error) {
-		return within(args[0].(string), args[1].(string))
-	}, new(func(address, network string) bool))
-	options := []expr.Option{
-		expr.Env(facts{}), expr.AsBool(), expr.MaxNodes(maxExpression), expr.DisableAllBuiltins(), within,
-	}
-	// What these do ends soon, and depends on nothing but the words.
-	for _, name := range []string{"len", "lower", "upper", "trim", "split", "indexOf", "hasPrefix", "hasSuffix", "abs"} {
-		options = append(options, expr.EnableBuiltin(name))
-	}
-	program, err := expr.Compile(text, options...)
-	if err != nil {
-		message, _, _ := strings.Cut(err.Error(), "\n")
-		return nil, fmt.Errorf("%s", message)
-	}
-	e := &expression{program: program}
-	node := program.Node()
-	ast.Walk(&node, e)
-	return e, nil
-}
-
-// Visit notes of what the expression speaks.
-func (e *expression) Visit(node *ast.Node) {
-	word, ok := (*node).(*ast.IdentifierNode)
-	if !ok {
-		return
-	}
-	switch word.Value {
-	case "name", "port":
-		e.aimed = true
-	case "address":
-		e.aimed, e.address = true, true
-	case "protocol", "carries":
-		e.protocol = true
-	case "weekday", "hour", "minute":
-		e.timed = true
-	case "$env": // all of them
-		e.aimed, e.address, e.protocol, e.timed = true, true, true, true
-	}
-}
-
-// within tells whether an address is in a network.
-func within(address, network string) (bool, error) {
-	p, err := parseNetwork(network)
-	if err != nil {
-		return false, err
-	}
-	a, err := netip.ParseAddr(address)
-	return err == nil && p.Contains(a), nil
 }
 
 func (e *expression) judge(r *Rule, c *Caller, q *Request) truth {
@@ -104,53 +25,188 @@ func (e *expression) judge(r *Rule, c *Caller, q *Request) truth {
 	case e.protocol && q.Protocol == "":
 		return needsProtocol
 	}
-	said, err := e.run(r, c, q)
-	if err != nil {
-		return broken
-	}
-	return truthOf(said)
+	return truthOf(e.root.holds(&facts{who: &c.who, request: q, now: q.Time.In(r.zone)}))
 }
 
-func (e *expression) run(r *Rule, c *Caller, q *Request) (bool, error) {
-	said, err := expr.Run(e.program, factsOf(r, c, q))
-	if err != nil {
-		message, _, _ := strings.Cut(err.Error(), "\n")
-		return false, fmt.Errorf("judge when: %s", message)
-	}
-	return said == true, nil
+// facts are what an expression is judged by.
+type facts struct {
+	who     *Who
+	request *Request
+	now     time.Time
 }
 
-// failure says why the expression has failed.
-func (e *expression) failure(r *Rule, c *Caller, q *Request) error {
-	_, err := e.run(r, c, q)
-	return err
+// A kind is of a node's value, and tells which of its methods gives it.
+type kind byte
+
+const (
+	truthKind   kind = iota // holds
+	numberKind              // number
+	textKind                // text
+	listKind                // list
+	addressKind             // address
+)
+
+func (k kind) String() string {
+	return [...]string{"true or false", "a number", "a text", "a list", "an address"}[k]
 }
 
-func factsOf(r *Rule, c *Caller, q *Request) facts {
-	now := q.Time.In(r.zone)
-	f := facts{
-		User:       c.who.User,
-		Groups:     slices.Clone(c.who.Groups),
-		Device:     c.who.Device,
-		Door:       c.who.Door,
-		Method:     c.who.Method,
-		Protection: slices.Clone(c.who.Protection),
-		Cipher:     c.who.Cipher,
-		Dialect:    q.Dialect,
-		Command:    q.Command,
-		Name:       q.Name,
-		Port:       int(q.Port),
-		Protocol:   q.Protocol,
-		Carries:    q.Carries,
-		Weekday:    dayNames[now.Weekday()],
-		Hour:       now.Hour(),
-		Minute:     now.Minute(),
+// node is a part of an expression. Which of its fields count depends on op.
+type node struct {
+	op          op
+	kind        kind
+	left, right *node
+
+	integer  int
+	words    []string // one, if it is a word or a text
+	integers []int
+	networks []netip.Prefix
+	addr     netip.Addr
+	pattern  *regexp.Regexp
+}
+
+// An op is what a node does.
+type op byte
+
+const (
+	opConstant op = iota
+	opWord
+	opOr
+	opAnd
+	opNot
+	opEqual
+	opLess
+	opIn
+	opContains
+	opStartsWith
+	opEndsWith
+	opMatches
+	opPlus
+	opMinus
+	opTimes
+	opLen
+	opLower
+)
+
+func (n *node) holds(f *facts) bool {
+	switch n.op {
+	case opOr:
+		return n.left.holds(f) || n.right.holds(f)
+	case opAnd:
+		return n.left.holds(f) && n.right.holds(f)
+	case opNot:
+		return !n.left.holds(f)
+	case opEqual:
+		return n.equal(f)
+	case opLess:
+		return n.left.number(f) < n.right.number(f)
+	case opIn:
+		return n.in(f)
+	case opContains:
+		return strings.Contains(n.left.text(f), n.right.text(f))
+	case opStartsWith:
+		return strings.HasPrefix(n.left.text(f), n.right.text(f))
+	case opEndsWith:
+		return strings.HasSuffix(n.left.text(f), n.right.text(f))
+	case opMatches:
+		return n.pattern.MatchString(n.left.text(f))
 	}
-	if c.who.From.IsValid() {
-		f.From = c.who.From.String()
+	return n.integer != 0
+}
+
+func (n *node) equal(f *facts) bool {
+	switch n.left.kind {
+	case numberKind:
+		return n.left.number(f) == n.right.number(f)
+	case addressKind:
+		return n.left.address(f) == n.right.address(f)
 	}
-	if q.Addr.IsValid() {
-		f.Address = q.Addr.String()
+	return n.left.text(f) == n.right.text(f)
+}
+
+func (n *node) in(f *facts) bool {
+	switch n.left.kind {
+	case numberKind:
+		return slices.Contains(n.right.integers, n.left.number(f))
+	case addressKind:
+		a := n.left.address(f)
+		return slices.ContainsFunc(n.right.networks, func(p netip.Prefix) bool { return p.Contains(a) })
 	}
-	return f
+	return slices.Contains(n.right.list(f), n.left.text(f))
+}
+
+func (n *node) number(f *facts) int {
+	switch n.op {
+	case opPlus:
+		return n.left.number(f) + n.right.number(f)
+	case opMinus:
+		return n.left.number(f) - n.right.number(f)
+	case opTimes:
+		return n.left.number(f) * n.right.number(f)
+	case opLen:
+		if n.left.kind == listKind {
+			return len(n.left.list(f))
+		}
+		return len(n.left.text(f))
+	case opConstant:
+		return n.integer
+	}
+	switch n.words[0] {
+	case "port":
+		return int(f.request.Port)
+	case "hour":
+		return f.now.Hour()
+	}
+	return f.now.Minute()
+}
+
+func (n *node) text(f *facts) string {
+	switch n.op {
+	case opLower:
+		return strings.ToLower(n.left.text(f))
+	case opConstant:
+		return n.words[0]
+	}
+	switch n.words[0] {
+	case "user":
+		return f.who.User
+	case "device":
+		return f.who.Device
+	case "door":
+		return f.who.Door
+	case "method":
+		return f.who.Method
+	case "cipher":
+		return f.who.Cipher
+	case "dialect":
+		return f.request.Dialect
+	case "command":
+		return f.request.Command
+	case "name":
+		return f.request.Name
+	case "protocol":
+		return f.request.Protocol
+	case "carries":
+		return f.request.Carries
+	}
+	return dayNames[f.now.Weekday()]
+}
+
+func (n *node) list(f *facts) []string {
+	switch {
+	case n.op == opConstant:
+		return n.words
+	case n.words[0] == "groups":
+		return f.who.Groups
+	}
+	return f.who.Protection
+}
+
+func (n *node) address(f *facts) netip.Addr {
+	switch {
+	case n.op == opConstant:
+		return n.addr
+	case n.words[0] == "from":
+		return f.who.From
+	}
+	return f.request.Addr
 }
