@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"testing"
+	"time"
 )
 
 // pacer lets a few bytes pass at a time, and counts them.
@@ -141,37 +142,24 @@ func (free) PaceWrite(n int) (int, error) { return n, nil }
 
 // benchCopy moves 64 KiB at a time through a Copy.
 func benchCopy(b *testing.B, wrap func(Conn) Conn) {
-	var conns []*net.TCPConn
-	for range 2 {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			b.Fatal(err)
-		}
-		defer ln.Close()
-		near, err := net.Dial("tcp", ln.Addr().String())
-		if err != nil {
-			b.Fatal(err)
-		}
-		far, err := ln.Accept()
-		if err != nil {
-			b.Fatal(err)
-		}
-		conns = append(conns, near.(*net.TCPConn), far.(*net.TCPConn))
+	near, a := tcpPair(b)
+	far, target := tcpPair(b)
+	for _, c := range []*net.TCPConn{near, a, far, target} {
+		c.SetDeadline(time.Time{})
 	}
 	done := make(chan Result, 1)
-	go func() { done <- Copy(b.Context(), TCP(conns[1]), wrap(TCP(conns[2]))) }()
-	go io.Copy(io.Discard, struct{ io.Reader }{conns[3]})
+	go func() { done <- Copy(b.Context(), TCP(a), wrap(TCP(target))) }()
+	go io.Copy(io.Discard, struct{ io.Reader }{far})
 	piece := make([]byte, 64<<10)
 	b.SetBytes(int64(len(piece)))
 	for b.Loop() {
-		if _, err := conns[0].Write(piece); err != nil {
+		if _, err := near.Write(piece); err != nil {
 			b.Fatal(err)
 		}
 	}
-	conns[0].Close()
-	conns[3].CloseWrite()
+	near.Close()
+	far.CloseWrite()
 	<-done
-	conns[3].Close()
 }
 
 func BenchmarkCopy(b *testing.B)      { benchCopy(b, func(c Conn) Conn { return c }) }
