@@ -136,6 +136,9 @@ func (b *Book) Load(ctx context.Context) error {
 	}
 	today, month := make(map[Key]int64), make(map[Key]int64)
 	for _, u := range kept {
+		if u.Day.month() != d.month() {
+			continue // a clock was ahead
+		}
 		month[u.Key] += u.Bytes
 		if u.Day == d {
 			today[u.Key] += u.Bytes

@@ -136,6 +136,20 @@ func TestWhatWasUsedOutlivesItsProcess(t *testing.T) {
 	})
 }
 
+func TestWhatIsOfALaterMonthDoesNotCountYet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newShelf()
+		b, now := NewBook(s), time.Now()
+		for day, n := range map[Day]int64{DayOf(now): 1, DayOf(now.AddDate(0, 1, 0)): 10, DayOf(now.AddDate(1, 0, 0)): 100} {
+			s.kept[Use{Key: key, Day: day}] = n
+		}
+		if err := b.Load(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		want(t, "now", b.Account(key), 1, 1)
+	})
+}
+
 func TestServeKeepsAllAndCatchesUpAfterAFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
