@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"net/netip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -113,6 +114,25 @@ func TestEveryKeyOfTheFormatIsRead(t *testing.T) {
 	}
 	if !p.Listens() || !p.Timed() || p.Expectations() != 1 {
 		t.Error("what decisions depend on is not known")
+	}
+}
+
+func TestTheExampleOfTheDocumentationIsAPolicy(t *testing.T) {
+	doc, err := os.ReadFile("doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(doc), "# The file\n")
+	text, _, _ = strings.Cut(text, "# Clauses\n")
+	var example strings.Builder
+	for line := range strings.Lines(text) {
+		if line, found := strings.CutPrefix(line, "\t"); found {
+			example.WriteString(line)
+		}
+	}
+	p := read(t, strings.ReplaceAll(example.String(), "ads.hosts", "ads"))
+	if err := p.Check(); err != nil || p.Expectations() != 1 {
+		t.Errorf("%d examples, error is %v", p.Expectations(), err)
 	}
 }
 
