@@ -58,6 +58,7 @@ func (p *Policy) compile() {
 	p.networks.ready()
 	p.names.ready()
 	p.ports.ready()
+	p.sets.known = nil // no more are to be shared
 }
 
 func (p *Policy) enter(r *Rule) {
