@@ -288,8 +288,8 @@ func limitedRule(name string, ceiling shape.Rate) *policy.Rule {
 	return &policy.Rule{Name: name, Allow: true, Limit: policy.Limit{CeilingUp: int64(ceiling), CeilingDown: int64(ceiling)}}
 }
 
-// limited tells whether there is less than much at once.
-func limited(p *part) bool {
+// waits tells whether a part has less than much at once.
+func waits(p *part) bool {
 	const much = 1 << 20
 	return !p.flow.Try(shape.Down, much) || !p.flow.Try(shape.Down, much)
 }
@@ -301,7 +301,7 @@ func TestAnAssociationIsLimitedByTheFirstRuleThatDoes(t *testing.T) {
 		p := b.part("anna")
 		p.alsoBy(nil)
 		p.alsoBy(&policy.Rule{Name: "no limits"})
-		if limited(p) {
+		if waits(p) {
 			t.Error("it is limited by none")
 		}
 		p.alsoBy(limitedRule("one", 4*shape.Mbit))
@@ -317,7 +317,7 @@ func TestAnAssociationIsLimitedByTheFirstRuleThatDoes(t *testing.T) {
 		defer p.close()
 		p.alsoBy(limitedRule("one", 2*shape.Mbit))
 		p.by(nil)
-		if limited(p) {
+		if waits(p) {
 			t.Error("it is limited by a rule that there is not")
 		}
 	})
