@@ -141,12 +141,9 @@ func (l *lane) goes(why error) {
 // who is how rules see whoever the lane's streams come from.
 func (l *lane) who() policy.Who {
 	user := l.currentUser()
-	arrival := l.last()
-	w := policy.Who{
-		User: user.Name, Groups: user.Groups, Device: l.device.Name,
-		From: arrival.Remote.Addr(), Door: "session", Method: "device",
-	}
-	w.Protection, w.Cipher = pathOf(arrival)
+	w := pathOf(l.last())
+	w.User, w.Groups, w.Device = user.Name, user.Groups, l.device.Name
+	w.Door, w.Method = "session", "device"
 	return w
 }
 

@@ -240,8 +240,8 @@ func (g *logins) add(ctx context.Context, s *session, as login) ([]byte, error) 
 		return nil, errLoginMany
 	}
 	came := func() policy.Who {
-		w := policy.Who{Door: "session", Device: s.device.Name, Method: MethodWord(as.by)}
-		w.Protection, w.Cipher = s.path()
+		w := s.path()
+		w.Door, w.Device, w.Method = "session", s.device.Name, MethodWord(as.by)
 		return w
 	}
 	visit, err := s.server.Visit(ctx, Visitor{User: as.user, Came: came, Session: s.name()})

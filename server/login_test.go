@@ -213,3 +213,26 @@ func TestExitSaysHowAppsCanLogIn(t *testing.T) {
 		}
 	}
 }
+
+func TestRulesHoldForWhoHasLoggedInWhenTheSessionMoves(t *testing.T) {
+	h := newInn(t, Login{Methods: byPassword, OtherUsers: true})
+	h.SetPolicy(rules(t, "[[rule]]\nfrom = [\"192.0.2.7\"]\nthen = \"allow\"\n"))
+	x := h.attachLanes(h.device("anna"), 2)
+	bob, ok := x.lanes[0].logIn("bob", "bob's password")
+	if !ok {
+		t.Fatal("bob is not let in")
+	}
+	port := echoTarget(t)
+	stream, _, code := x.lanes[0].asks(socks.Connect, onLoopback(port), bob)
+	if code != socks.Succeeded {
+		t.Fatal(code)
+	}
+	x.resume(1, "192.0.2.8:4712")
+	h.status("lane that has moved", func(st Status) bool { return st.Resumes == 1 })
+	exchange(t, stream, "its own lane has not moved")
+	x.resume(0, "192.0.2.8:4712")
+	wantBroken(t, stream)
+	if _, _, code := x.lanes[0].asks(socks.Connect, onLoopback(port), bob); code != socks.NotAllowed {
+		t.Errorf("from elsewhere: %v", code)
+	}
+}

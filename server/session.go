@@ -6,11 +6,13 @@ import (
 	"encoding/hex"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 )
@@ -168,31 +170,37 @@ func (s *session) setUser(u users.User) (changed bool) {
 	return changed
 }
 
-// path is how the session's lanes are protected: what not all of them have, none has.
-func (s *session) path() (protection []string, cipher string) {
+// path is how rules see where the session's lanes come from and how they are protected: what
+// not all of them have in common is left out.
+func (s *session) path() policy.Who {
+	var common policy.Who
 	lanes, _ := s.open()
 	for i, l := range lanes {
-		p, c := pathOf(l.last())
-		if i > 0 && !slices.Equal(p, protection) {
-			p = nil
+		w := pathOf(l.last())
+		if i == 0 {
+			common = w
 		}
-		if i > 0 && c != cipher {
-			c = ""
+		if w.From != common.From {
+			common.From = netip.Addr{}
 		}
-		if protection, cipher = p, c; p == nil {
-			break
+		if !slices.Equal(w.Protection, common.Protection) {
+			common.Protection = nil
+		}
+		if w.Cipher != common.Cipher {
+			common.Cipher = ""
 		}
 	}
-	return protection, cipher
+	return common
 }
 
-// pathOf is what rules call how a carrier protects what it carries.
-func pathOf(a tunnel.Arrival) (protection []string, cipher string) {
+// pathOf is how rules see where a carrier comes from and how it protects what it carries.
+func pathOf(a tunnel.Arrival) policy.Who {
+	w := policy.Who{From: a.Remote.Addr(), Cipher: a.Protection.Cipher}
 	switch a.Protection.Carrier {
 	case "tls", "wireguard":
-		protection = []string{a.Protection.Carrier}
+		w.Protection = []string{a.Protection.Carrier}
 	}
-	return protection, a.Protection.Cipher
+	return w
 }
 
 func (s *session) setGrace(d time.Duration) {
