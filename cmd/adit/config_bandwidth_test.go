@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/adit-net/adit/server"
@@ -10,7 +9,7 @@ import (
 
 func TestBandwidthConfigSaysWhatIsWrong(t *testing.T) {
 	const todo = ` is no rate | write a number and its unit, from "1 kbit/s" to "1000 Gbit/s": "8 Mbit/s"`
-	for text, want := range map[string]string{
+	checkSection(t, "bandwidth", map[string]string{
 		`total_up = ""`:                  "",
 		`total_up = "1 kbit/s"`:          "",
 		`total_down = "1.5 Gbit/s"`:      "",
@@ -24,19 +23,7 @@ func TestBandwidthConfigSaysWhatIsWrong(t *testing.T) {
 		"user_rate_up = \"9 Mbit/s\"\nuser_ceiling_up = \"8 Mbit/s\"": `bandwidth.user_rate_up: 9 Mbit/s is more than user_ceiling_up, which is 8 Mbit/s | guarantee less, or allow more`,
 		"user_rate_down = \"9 Mbit/s\"\ntotal_down = \"8 Mbit/s\"":    `bandwidth.user_rate_down: 9 Mbit/s is more than total_down, which is 8 Mbit/s | guarantee less, or allow more`,
 		"user_rate_down = \"9 Mbit/s\"\ntotal_up = \"8 Mbit/s\"":      "",
-	} {
-		c := defaultServerConfig()
-		got := ""
-		if err := parseConfig("c", []byte("[bandwidth]\n"+text), &c); err != nil {
-			got = strings.Join(complaints(err), "\n")
-		}
-		if want != "" {
-			want = "c:2:1: " + want
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestServerAllotsWhatTheConfigSays(t *testing.T) {

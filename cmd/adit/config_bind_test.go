@@ -3,7 +3,6 @@ package main
 import (
 	"net/netip"
 	"reflect"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,7 +10,7 @@ import (
 )
 
 func TestBindConfigSaysWhatIsWrong(t *testing.T) {
-	for text, want := range map[string]string{
+	checkSection(t, "bind", map[string]string{
 		`ports = "40000-40999"`:                      "",
 		`ports = "21"`:                               "",
 		`ports = "40999-40000"`:                      `bind.ports: "40999-40000" is no range of ports | write the first and the last: "40000-40999"`,
@@ -26,19 +25,7 @@ func TestBindConfigSaysWhatIsWrong(t *testing.T) {
 		`per_user = 1`:                               "",
 		`per_user = 0`:                               `bind.per_user: 0 is out of range | write a number from 1 to 10000`,
 		`per_user = 10001`:                           `bind.per_user: 10001 is out of range | write a number from 1 to 10000`,
-	} {
-		c := defaultServerConfig()
-		got := ""
-		if err := parseConfig("c", []byte("[bind]\n"+text), &c); err != nil {
-			got = strings.Join(complaints(err), "\n")
-		}
-		if want != "" {
-			want = "c:2:1: " + want
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestExitBindsAsTheConfigSays(t *testing.T) {

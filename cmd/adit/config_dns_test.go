@@ -3,13 +3,12 @@ package main
 import (
 	"net/netip"
 	"slices"
-	"strings"
 	"testing"
 )
 
 func TestDNSConfigSaysWhatIsWrong(t *testing.T) {
 	const todo = ` is no address of a DNS server | write IP addresses: "192.0.2.53", "192.0.2.53:5353" or "[2001:db8::53]:53"`
-	for text, want := range map[string]string{
+	checkSection(t, "dns", map[string]string{
 		`servers = []`: "",
 		`servers = ["192.0.2.53:53", "192.0.2.54", "[2001:db8::53]:5353"]`: "",
 		`servers = ["fe80::1%eth0"]`:                                       "",
@@ -22,19 +21,7 @@ func TestDNSConfigSaysWhatIsWrong(t *testing.T) {
 		`servers = ["192.0.2.1", "192.0.2.1"]`:                             `dns.servers: "192.0.2.1" is named twice | name each once, the one to ask first in front`,
 		`servers = ["1.1.1.1", "1.1.1.1:53"]`:                              `dns.servers: "1.1.1.1:53" is named twice | name each once, the one to ask first in front`,
 		`servers = ["::1", "::2", "::3", "::4"]`:                           `dns.servers: there are 4 | name 3 at most`,
-	} {
-		c := defaultServerConfig()
-		got := ""
-		if err := parseConfig("c", []byte("[dns]\n"+text), &c); err != nil {
-			got = strings.Join(complaints(err), "\n")
-		}
-		if want != "" {
-			want = "c:2:1: " + want
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestExitAsksTheServersOfTheConfig(t *testing.T) {

@@ -108,6 +108,25 @@ func namesEveryKey(t *testing.T, text []byte, config any) {
 	}
 }
 
+// checkSection looks at what is said of texts of one line in a section of server.toml: what
+// each is mapped to, or nothing.
+func checkSection(t *testing.T, section string, texts map[string]string) {
+	t.Helper()
+	for text, want := range texts {
+		c := defaultServerConfig()
+		got := ""
+		if err := parseConfig("c", []byte("["+section+"]\n"+text), &c); err != nil {
+			got = strings.Join(complaints(err), "\n")
+		}
+		if want != "" {
+			want = "c:2:1: " + want
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 // complaints gives what a person sees of an error, line by line.
 func complaints(err error) []string {
 	var b bytes.Buffer

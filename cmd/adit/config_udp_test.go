@@ -1,7 +1,6 @@
 package main
 
 import (
-	"strings"
 	"testing"
 	"time"
 
@@ -9,7 +8,7 @@ import (
 )
 
 func TestUDPConfigSaysWhatIsWrong(t *testing.T) {
-	for text, want := range map[string]string{
+	checkSection(t, "udp", map[string]string{
 		`filtering = "address-dependent"`:          "",
 		`filtering = "address-and-port-dependent"`: "",
 		`filtering = "full-cone"`:                  `udp.filtering: "full-cone" is no kind of filtering | known are: endpoint-independent, address-dependent, address-and-port-dependent`,
@@ -21,19 +20,7 @@ func TestUDPConfigSaysWhatIsWrong(t *testing.T) {
 		`idle = "2m"`:                              "",
 		`idle = "30s"`:                             `udp.idle: 30s is too short | write "2m" or more, or "0s" for as long as the app stays`,
 		`idle = "-1s"`:                             `udp.idle: -1s is too short | write "2m" or more, or "0s" for as long as the app stays`,
-	} {
-		c := defaultServerConfig()
-		got := ""
-		if err := parseConfig("c", []byte("[udp]\n"+text), &c); err != nil {
-			got = strings.Join(complaints(err), "\n")
-		}
-		if want != "" {
-			want = "c:2:1: " + want
-		}
-		if got != want {
-			t.Errorf("%s: %q, want %q", text, got, want)
-		}
-	}
+	})
 }
 
 func TestExitTakesDatagramsAsTheConfigSays(t *testing.T) {
