@@ -54,7 +54,7 @@ func newExplain(e env) *cobra.Command {
 	}
 	x.dir.add(c)
 	f := c.Flags()
-	f.StringVar(&x.file, "policy", "", "`file` with the rules, in place of the server's")
+	f.StringVar(&x.file, "policy", "", "`file` with the rules, which alone decide: not the server's groups, nor what it denies")
 	f.StringVar(&x.who.User, "user", "", "`name` of the user")
 	f.StringSliceVar(&x.who.Groups, "group", nil, "`name` of a group that the user is in, beside those that the server knows; may be repeated")
 	f.StringVar(&x.who.Device, "device", "", "`name` of the device")
