@@ -107,6 +107,9 @@ func parseGlob(text string) (pattern, error) {
 	if strings.Trim(p.text, "*?.") == "" {
 		return pattern{}, fmt.Errorf("%q has no name in it; for all names write asked = [\"name\"]", text)
 	}
+	if strings.Trim(p.text, "*?.0123456789") == "" {
+		return pattern{}, fmt.Errorf("%q is no name with * or ? in it; addresses belong in networks, such as 192.0.2.0/24", text)
+	}
 	// What stands for something may stand for this.
 	if !canonical(strings.NewReplacer("*", "x", "?", "x").Replace(p.text)) {
 		return pattern{}, fmt.Errorf("%q is no name with * or ? in it, and may have no letters but those of ASCII", text)

@@ -25,6 +25,20 @@ func TestNamesHaveOneSpelling(t *testing.T) {
 	}
 }
 
+// Such a rule would never match, and one that denies would let all of them through.
+func TestAPatternOfAddressesIsNoName(t *testing.T) {
+	for _, text := range []string{"192.0.2.*", "10.*", "192.0.2.1?"} {
+		if _, err := parsePattern(text); err == nil || !strings.Contains(err.Error(), "networks") {
+			t.Errorf("%s: error is %v", text, err)
+		}
+	}
+	for _, text := range []string{"www.example.*", "1.*.example.com", "163.c*"} {
+		if _, err := parsePattern(text); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func FuzzCanonicalName(f *testing.F) {
 	for _, name := range []string{"example.com", "BÜCHER.example.", "www。example。com", "xn--a", "\u202e.com"} {
 		f.Add(name)
