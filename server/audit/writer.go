@@ -299,6 +299,7 @@ func (e *Entry) now() (now entry, moved bool) {
 	e.w.mu.Unlock()
 	up, down, sent, received, resumes := now.Up, now.Down, now.Sent, now.Received, now.Resumes
 	e.subject.Progress(&now.Record)
+	now.Exit = cmp.Or(now.Exit, e.w.cfg.Exit)
 	return now, now.Up != up || now.Down != down || now.Sent != sent || now.Received != received || now.Resumes != resumes
 }
 

@@ -122,6 +122,27 @@ func TestServeWritesFromManyGoroutinesAndCloseTheRest(t *testing.T) {
 	}
 }
 
+// anew is something that goes on and fills in all of its record, as what the server has does.
+type anew struct {
+	open
+	line Record
+}
+
+func (a *anew) Progress(r *Record) { *r = a.line }
+
+func TestWhatGoesOnNamesTheExit(t *testing.T) {
+	w := newWriter(t, Config{Exit: "exit.example.org"})
+	_, err := w.Begin(flowNumber(1), &anew{line: flowNumber(1)})
+	must(t, err)
+	flush(t, w)
+	last, err := NewReader(w.cfg.Dir).Last(t.Context(), Query{}, 1)
+	must(t, err)
+	if len(last) != 1 || !last[0].Open || last[0].Exit != "exit.example.org" {
+		t.Errorf("there is %+v", last)
+	}
+	must(t, w.Close())
+}
+
 func TestDayEndsAndClockIsSetBack(t *testing.T) {
 	w := newWriter(t, Config{})
 	now := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
