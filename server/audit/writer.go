@@ -174,6 +174,7 @@ func (w *Writer) Close() error {
 	w.writing.Lock()
 	defer w.writing.Unlock()
 	w.mu.Lock()
+	w.cfg.Strict, w.failed = true, errWriterClosed
 	open := slices.Collect(maps.Keys(w.open))
 	w.mu.Unlock()
 	for _, e := range open {
@@ -181,9 +182,7 @@ func (w *Writer) Close() error {
 		now.End = endStopped
 		e.End(now.Record)
 	}
-	w.mu.Lock()
-	w.cfg.Strict, w.failed = true, errWriterClosed
-	w.mu.Unlock()
+	w.tellLost()
 	var err error
 	for err == nil && w.take() {
 		err = w.write(context.Background())

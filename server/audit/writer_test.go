@@ -143,6 +143,21 @@ func TestWhatGoesOnNamesTheExit(t *testing.T) {
 	must(t, w.Close())
 }
 
+func TestCloseTellsWhatWasLost(t *testing.T) {
+	w := newWriter(t, Config{})
+	w.most = 1
+	goes, err := w.Begin(flowNumber(1), &open{})
+	must(t, err)
+	for n := range 4 {
+		must(t, w.Note(flowNumber(n)))
+	}
+	must(t, w.Close())
+	got := recorded(t, w.cfg.Dir)
+	if len(got) != 3 || got[1].ID != goes.ID() || got[1].End != endStopped || got[2].What != "3 records were lost" {
+		t.Errorf("there is %+v", got)
+	}
+}
+
 func TestDayEndsAndClockIsSetBack(t *testing.T) {
 	w := newWriter(t, Config{})
 	now := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
