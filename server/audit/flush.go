@@ -282,11 +282,13 @@ func (w *Writer) update() {
 	}
 }
 
-// expire removes the files that are too old or too many.
+// expire removes the files that are too old or too many. One that cannot be removed, and all
+// after it, wait for somebody to look at it.
 func (w *Writer) expire(ctx context.Context) error {
 	all, err := files(w.cfg.Dir)
 	if err != nil {
-		return err
+		w.cfg.Log.Warn("look for old audit files", "error", err)
+		return nil
 	}
 	var total int64
 	for _, f := range all {
@@ -305,36 +307,36 @@ func (w *Writer) expire(ctx context.Context) error {
 			return nil
 		}
 		size := f.size()
-		if err := w.drop(ctx, f); err != nil {
-			return err
+		last, err := f.lastSeal(ctx)
+		if err == nil {
+			// First the record: a crash in between leaves a file too many.
+			if err := w.recordRemoval(ctx, f, last); err != nil {
+				return err
+			}
+			err = f.remove()
+		}
+		switch {
+		case err == nil:
+			w.cfg.Log.Info("audit file removed", "file", f.name(), "records", last.last[tableRecords])
+		case !errors.Is(err, os.ErrNotExist): // another process may have been faster
+			w.cfg.Log.Warn("remove an old audit file", "file", f.name(), "error", err)
+			return nil
 		}
 		total -= size
 	}
 	return nil
 }
 
-// drop removes a file, and leaves a record of it.
-func (w *Writer) drop(ctx context.Context, f file) error {
-	last, err := f.lastSeal(ctx)
-	if err != nil {
-		return err
-	}
+// recordRemoval leaves a record of the removal of a file.
+func (w *Writer) recordRemoval(ctx context.Context, f file, last seal) error {
 	note := &entry{run: w.run, Record: Record{Kind: Act, Begin: w.now(), What: expiredWhat(f.name(), last)}}
 	note.Exit = w.cfg.Exit
 	w.mu.Lock()
 	w.number++
 	note.number = w.number
 	w.mu.Unlock()
-	// First the record: a crash in between leaves a file too many.
 	w.batch.records = append(w.batch.records, note)
-	if err := w.write(ctx); err != nil {
-		return err
-	}
-	w.cfg.Log.Info("audit file removed", "file", f.name(), "records", last.last[tableRecords])
-	if err := f.remove(); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
+	return w.write(ctx)
 }
 
 // expiredWhat is how the record of a removal reads. Verify looks for it.

@@ -329,6 +329,32 @@ func TestOldAndTooManyFilesGo(t *testing.T) {
 	}
 }
 
+func TestOldFileThatIsDamagedEndsNothing(t *testing.T) {
+	w := newWriter(t, Config{Strict: true, Keep: 24 * time.Hour})
+	old := w.day.file
+	now := time.Now()
+	w.now = func() time.Time { return now }
+	for range 5 { // until it is old, and not looked at for what was left
+		now = now.Add(24 * time.Hour)
+		w.updated = now
+		flush(t, w)
+		flush(t, w)
+	}
+	must(t, os.Truncate(old.path, 50))
+	goes := &open{}
+	_, err := w.Begin(flowNumber(1), goes)
+	must(t, err)
+	w.updated = time.Time{}
+	flush(t, w)
+	if goes.cut != nil {
+		t.Errorf("the flow has ended: %v", goes.cut)
+	}
+	if _, err := os.Stat(old.path); err != nil {
+		t.Errorf("the damaged file is not kept: %v", err)
+	}
+	must(t, w.Close())
+}
+
 func TestFileIsUpgradedAndKeepsItsHashes(t *testing.T) {
 	w := newWriter(t, Config{})
 	for n := range 10 {
