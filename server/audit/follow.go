@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"iter"
@@ -86,27 +85,12 @@ func (f *follower) file(ctx context.Context, one file, yield func(Record) bool) 
 		return false, err
 	}
 	w.add("r.seq > ? AND r.seq <= ?", f.after, last.last[tableRecords])
-	if more, err = f.rows(ctx, db, w, yield); more {
+	more, err = records(ctx, db, "records", w, "ASC", func(e Record) bool {
+		f.after = e.Seq
+		return yield(e)
+	})
+	if more && err == nil {
 		f.after = max(f.after, last.last[tableRecords])
 	}
 	return more, err
-}
-
-func (f *follower) rows(ctx context.Context, db *sql.DB, w where, yield func(Record) bool) (more bool, err error) {
-	rows, err := db.QueryContext(ctx, "SELECT "+recordFields+" FROM records"+recordJoins+w.String()+" ORDER BY r.seq", w.args...)
-	if err != nil {
-		return false, err
-	}
-	defer rows.Close() // Err has the error
-	for rows.Next() {
-		e, err := scanRecord(rows)
-		if err != nil {
-			return false, err
-		}
-		f.after = e.Seq
-		if !yield(e.Record) {
-			return false, nil
-		}
-	}
-	return rows.Err() == nil, rows.Err()
 }
