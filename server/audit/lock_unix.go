@@ -11,21 +11,30 @@ import (
 
 // runLock says that a process is alive. The kernel lets go of it when the process
 // ends, however that is.
-type runLock struct{ f *os.File }
+type runLock struct {
+	f    *os.File
+	path string
+}
 
 func lockRun(dir, run string) (*runLock, error) {
-	f, err := os.OpenFile(runPath(dir, run), os.O_RDWR|os.O_CREATE, 0o600)
+	// It gets its name when it is locked: others would take it for a dead one's before.
+	f, err := os.OpenFile(filepath.Join(dir, "new-"+run), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		return nil, errors.Join(err, f.Close())
+	l := &runLock{f, runPath(dir, run)}
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	if err == nil {
+		err = os.Rename(f.Name(), l.path)
 	}
-	return &runLock{f}, nil
+	if err != nil {
+		return nil, errors.Join(err, os.Remove(f.Name()), f.Close())
+	}
+	return l, nil
 }
 
 func (l *runLock) release() error {
-	return errors.Join(os.Remove(l.f.Name()), l.f.Close())
+	return errors.Join(os.Remove(l.path), l.f.Close())
 }
 
 // alive tells whether the process of a run goes on.
