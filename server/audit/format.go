@@ -45,7 +45,8 @@ func (p *tablePrinter) Print(columns []string, row []any) error {
 	}
 	cells := make([]string, len(row))
 	for i, v := range row {
-		cells[i] = cmp.Or(Show(text(v)), "-")
+		// Two spaces part columns.
+		cells[i] = cmp.Or(strings.ReplaceAll(Show(text(v)), "  ", ` \x20`), "-")
 	}
 	if p.rows = append(p.rows, cells); len(p.rows) < 1000 {
 		return nil

@@ -286,6 +286,17 @@ func TestColumnsOfATableStayInLine(t *testing.T) {
 	}
 }
 
+func TestTextInATableIsNoOtherColumn(t *testing.T) {
+	var b bytes.Buffer
+	p := NewTable(&b)
+	must(t, p.Print([]string{"to", "end"}, []any{"a     allowed", "closed"}))
+	must(t, p.Flush())
+	row := strings.Split(b.String(), "\n")[1]
+	if columns := strings.Split(row, "  "); len(columns) != 2 || columns[0] != `a \x20 \x20 allowed` {
+		t.Errorf("the row is %q", row)
+	}
+}
+
 // printed looks at the output of n rows with a head.
 func printed(t *testing.T, format, out string, n int) {
 	t.Helper()
