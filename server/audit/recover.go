@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"database/sql"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
@@ -67,7 +68,7 @@ func (w *Writer) recoverFrom(ctx context.Context, f file, later []file) error {
 		return nil
 	}
 	for _, next := range later {
-		if err := next.findIn(ctx, w.recovered); err != nil {
+		if err := next.findIn(ctx, left, w.recovered); err != nil {
 			return err
 		}
 	}
@@ -84,15 +85,23 @@ func (w *Writer) recoverFrom(ctx context.Context, f file, later []file) error {
 	return nil
 }
 
-// findIn adds what a file has an end of, or goes on with.
-func (f file) findIn(ctx context.Context, known map[flowKey]bool) (err error) {
+// findIn adds what of those left a file has an end of, or goes on with.
+func (f file) findIn(ctx context.Context, left []entry, known map[flowKey]bool) (err error) {
 	db, err := f.readable()
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	rows, err := db.QueryContext(ctx, `SELECT o.run, r.id FROM records r JOIN origins o ON o.id = r.origin WHERE r.kind IN (1, 2)
-		UNION SELECT o.run, r.id FROM opened r JOIN origins o ON o.id = r.origin`)
+	var runs []string
+	var ids []int64
+	for _, e := range left {
+		runs, ids = append(runs, e.run), append(ids, e.number)
+	}
+	slices.Sort(runs)
+	wanted, _ := json.Marshal([]any{slices.Compact(runs), ids}) // texts and numbers always can
+	const ofThem = ` r JOIN origins o ON o.id = r.origin WHERE o.run IN (SELECT value FROM json_each(?1, '$[0]'))
+		AND r.id IN (SELECT value FROM json_each(?1, '$[1]'))`
+	rows, err := db.QueryContext(ctx, "SELECT o.run, r.id FROM records"+ofThem+" AND r.kind IN (1, 2) UNION SELECT o.run, r.id FROM opened"+ofThem, string(wanted))
 	if err != nil {
 		return err
 	}

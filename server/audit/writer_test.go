@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -239,6 +240,34 @@ func TestProcessesThatMakeTheSameFileAllGetIt(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*.new*")); err != nil || len(left) > 0 {
 		t.Errorf("drafts are left: %q, %v", left, err)
+	}
+}
+
+func TestWhatACrashHasLeftIsRecordedOnceInTheNextFile(t *testing.T) {
+	w := newWriter(t, Config{})
+	_, err := w.Begin(flowNumber(1), &open{})
+	must(t, err)
+	flush(t, w)
+	must(t, errors.Join(w.lock.release(), w.day.close())) // as the kernel does
+	for n := range 3 {
+		next := newWriter(t, Config{Dir: w.cfg.Dir})
+		next.now = func() time.Time { return time.Now().Add(24 * time.Hour) }
+		for i := range 10 {
+			must(t, next.Note(flowNumber(i)))
+		}
+		flush(t, next)
+		if len(next.recovered) != 1 {
+			t.Errorf("process %d holds %d flows of others", n, len(next.recovered))
+		}
+		must(t, next.Close())
+	}
+	got := recorded(t, w.cfg.Dir)
+	lost := slices.DeleteFunc(slices.Clone(got), func(r Record) bool { return r.End != endLost })
+	if len(got) != 31 || len(lost) != 1 {
+		t.Errorf("there are %d records, %d of them of what was lost", len(got), len(lost))
+	}
+	if r := verifySound(t, w.cfg.Dir); r.Files != 2 || r.Open != 0 {
+		t.Errorf("the report is %+v", r)
 	}
 }
 
