@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/adit-net/adit/server/audit"
 )
@@ -120,11 +121,11 @@ func (q *auditQuestion) read(c *cobra.Command, now time.Time) (err error) {
 	if q.format != "table" && !c.Flags().Changed("last") {
 		q.last = 0 // a program wants all
 	}
-	return q.fits()
+	return q.fits(c.Flags())
 }
 
 // fits tells whether the flags go together.
-func (q *auditQuestion) fits() error {
+func (q *auditQuestion) fits(f *pflag.FlagSet) error {
 	ways := 0
 	for _, way := range []bool{len(q.by) > 0, q.follow, q.sql != ""} {
 		if way {
@@ -136,6 +137,13 @@ func (q *auditQuestion) fits() error {
 		return usageError{errors.New("--by, --follow and --sql exclude each other")}
 	case q.top > 0 && len(q.by) == 0:
 		return hint(usageError{errors.New("--top needs --by")}, "adit audit --by user --top %d", q.top)
+	case q.sql == "":
+		return nil
+	}
+	for _, flag := range []string{"user", "group", "to", "protocol", "rule", "denied", "min-bytes", "kind", "last"} {
+		if f.Changed(flag) {
+			return hint(usageError{fmt.Errorf("--sql and --%s exclude each other", flag)}, "the SELECT says what fits; --since and --until say which files it is asked of")
+		}
 	}
 	return nil
 }
