@@ -206,9 +206,9 @@ func (p *part) by(rule *policy.Rule) { p.move(given(rule)) }
 func (p *part) alsoBy(rule *policy.Rule) {
 	group, a := given(rule)
 	p.mu.Lock()
-	other := p.share != nil && p.share.group.name != "" && p.share.group.name != group
+	other := p.share != nil && p.share.group.name != "" && (rule == nil || p.share.group.name != rule.Name)
 	p.mu.Unlock()
-	if group != "" && !other {
+	if !other {
 		p.move(group, a)
 	}
 }

@@ -106,7 +106,7 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 }
 
 // permitTalk is permit for an association. The first rule that limits one of its
-// destinations limits it.
+// destinations limits it, and goes on to when the policy is read again.
 func (f *flow) permitTalk(to destination) error {
 	r, err := f.wish.judge(to, f.talks.speech(to))
 	if err != nil || !r.settled {
@@ -115,10 +115,10 @@ func (f *flow) permitTalk(to destination) error {
 	f.part.alsoBy(r.rule)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.ration == nil { // as in alsoBy
+	if f.ration == nil || f.ration.rule.Name == r.rule.Name { // as in alsoBy
 		err = f.rationBy(r.rule)
 	}
-	if f.limits.none() {
+	if f.limits.none() || f.limits.rule == r.rule.Name {
 		err = cmp.Or(err, f.keepTo(r.rule))
 	}
 	return err

@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"io"
+	"net/netip"
 	"testing"
 	"time"
 
@@ -135,5 +136,34 @@ func TestAnAssociationKeepsToTheLimitsOfARuleForOneDestination(t *testing.T) {
 	receive(t, a.Done(), "the end of what has used its quota up")
 	if len(others.mail) > 0 {
 		t.Error("an association was one too many, and got an answer")
+	}
+}
+
+func TestAssociationsKeepToTheLimitsOfARuleThatIsReadAgain(t *testing.T) {
+	text := "[[rule]]\nname = \"local\"\nnetworks = [\"127.0.0.0/8\"]\nthen = \"allow\"\n"
+	h := newHouse(t, func(c *Config) {
+		c.Policy = rules(t, text+"idle = \"1h\"\nquota_per_day = \"1 GB\"\nceiling_up = \"1 Mbit/s\"\n")
+	})
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	a, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, newMailbox())
+	h.must(err)
+	defer a.Close()
+	f := v.all()[0]
+	to := netip.MustParseAddrPort("127.0.0.1:9")
+	h.must(f.permit("", to))
+	if f.limits.limit.Idle != time.Hour || f.ration == nil || f.part.share.group.name != "local" {
+		t.Errorf("it keeps to %+v and %+v", f.limits.limit, f.ration)
+	}
+	h.SetPolicy(rules(t, text+"idle = \"2h\"\nquota_per_month = \"1 GB\"\n"))
+	h.must(f.permit("", to))
+	if f.limits.limit.Idle != 2*time.Hour || f.ration == nil || f.ration.rule.Limit.QuotaPerDay != 0 || f.part.share.group.name != "" {
+		t.Errorf("it keeps to %+v and %+v", f.limits.limit, f.ration)
+	}
+	h.SetPolicy(rules(t, text))
+	h.must(f.permit("", to))
+	if !f.limits.none() || f.ration != nil {
+		t.Errorf("without limits it keeps to %+v and %+v", f.limits.limit, f.ration)
 	}
 }
