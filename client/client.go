@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -291,6 +292,8 @@ type Status struct {
 	Streams    int               // open now, with those in sessions that the server drains
 	Opened     uint64            // since the session began
 	Protection tunnel.Protection // of the session's carrier, or the last one's
+	Local      netip.AddrPort    // of the carrier; not valid where the network outside does not know it
+	Remote     netip.AddrPort    // the same
 	Passed     string            // why the carrier is none of a better way, in words; empty if it is of the best
 }
 

@@ -259,6 +259,21 @@ func addresses(conn net.Conn) (local netip.Addr, remote netip.AddrPort, ok bool)
 	return near.AddrPort().Addr().Unmap(), far.AddrPort(), true
 }
 
+// ends are those of the carrier, if there is one and the network outside knows them.
+func (l *lane) ends() (local, remote netip.AddrPort) {
+	if state, _ := l.State(); !state.Attached {
+		return local, remote
+	}
+	l.mu.Lock()
+	conn := l.conn
+	l.mu.Unlock()
+	near, far, ok := addresses(conn)
+	if !ok {
+		return local, remote
+	}
+	return netip.AddrPortFrom(near, 0), far
+}
+
 // protected is the protection of the last carrier.
 func (l *lane) protected() tunnel.Protection {
 	l.mu.Lock()

@@ -265,6 +265,7 @@ func (s *session) describe(st *Status) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st.Lanes, st.Protection, st.Passed = len(s.lanes), s.lanes[0].protected(), s.lanes[0].passing()
+	st.Local, st.Remote = s.lanes[0].ends()
 	st.Opened, st.Resumes, st.Replayed = s.past.Opened, s.past.Resumes, s.past.Replayed
 	var away []time.Time
 	for _, l := range s.lanes {

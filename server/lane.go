@@ -178,6 +178,9 @@ func (l *lane) describe(st *Status) {
 	if st.Lanes == 0 || state.Attached && st.Carriers == 0 {
 		arrival := l.last()
 		st.Remote, st.Protection = arrival.Remote, arrival.Protection
+		if arrival.Below != nil {
+			st.Below = arrival.Below()
+		}
 	}
 	st.Lanes++
 	st.Resumes += state.Resumes

@@ -18,10 +18,12 @@ import (
 
 // originOf is where the records of somebody come from.
 func originOf(w policy.Who) audit.Origin {
-	return audit.Origin{
+	o := audit.Origin{
 		User: w.User, Device: w.Device, Groups: strings.Join(w.Groups, ","), Source: w.From,
-		Door: w.Door, Method: w.Method, Carrier: strings.Join(w.Protection, "+"), Cipher: w.Cipher,
+		Door: w.Door, Method: w.Method, Cipher: w.Cipher,
 	}
+	layersOf(w.Protection, &o)
+	return o
 }
 
 // origin adds what only records say of the lane.

@@ -386,6 +386,7 @@ type Status struct {
 	Up, Down   int64         // bytes from and to the apps
 	RoundTrip  time.Duration // the shortest of the lanes
 	Protection tunnel.Protection
+	Below      []string // what protects the path below, as in [tunnel.Arrival]
 }
 
 // Status gives the sessions of this moment, the oldest first.

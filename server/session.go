@@ -183,9 +183,7 @@ func (s *session) path() policy.Who {
 		if w.From != common.From {
 			common.From = netip.Addr{}
 		}
-		if !slices.Equal(w.Protection, common.Protection) {
-			common.Protection = nil
-		}
+		common.Protection = slices.DeleteFunc(common.Protection, func(word string) bool { return !slices.Contains(w.Protection, word) })
 		if w.Cipher != common.Cipher {
 			common.Cipher = ""
 		}
@@ -193,12 +191,16 @@ func (s *session) path() policy.Who {
 	return common
 }
 
-// pathOf is how rules see where a carrier comes from and how it protects what it carries.
+// pathOf is how rules see where a carrier comes from, and how what it carries is protected: by
+// it, and below it.
 func pathOf(a tunnel.Arrival) policy.Who {
 	w := policy.Who{From: a.Remote.Addr(), Cipher: a.Protection.Cipher}
 	switch a.Protection.Carrier {
 	case "tls", "wireguard":
 		w.Protection = []string{a.Protection.Carrier}
+	}
+	if a.Below != nil {
+		w.Protection = append(w.Protection, a.Below()...)
 	}
 	return w
 }

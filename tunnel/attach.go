@@ -273,8 +273,13 @@ func ParseAnswer(b []byte) (Welcome, error) {
 type Arrival struct {
 	Opening    []byte // OpeningSize bytes, not verified
 	Place      Place
+	Local      netip.AddrPort // where it has come in; not valid if that is not known
 	Remote     netip.AddrPort
 	Protection Protection
+
+	// Below tells what protects the path below the carrier at the moment, in the words of
+	// rules: "ipsec". nil: nothing is known to. It is safe for concurrent use.
+	Below func() []string
 
 	// WireGuard is the X25519 key that the other end has proved to hold; zeros where the
 	// carrier asks for none.

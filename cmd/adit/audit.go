@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -311,10 +312,14 @@ func sourceText(r audit.Record) string {
 }
 
 func pathText(r audit.Record) string {
-	if r.Version != "" {
-		return r.Version
+	path := cmp.Or(r.Version, r.Carrier)
+	switch {
+	case r.IPsec == "":
+		return path
+	case path == "":
+		return "IPsec (" + r.IPsec + ")"
 	}
-	return r.Carrier
+	return path + " in IPsec (" + r.IPsec + ")"
 }
 
 func endText(r audit.Record) string {

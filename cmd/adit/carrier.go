@@ -69,6 +69,7 @@ func admitAt(s admitter) tlslink.Admit {
 		return s.Admit(ctx, tunnel.Arrival{
 			Opening:    a.Opening,
 			Place:      tunnel.Place{Server: a.Server, Carrier: a.Channel},
+			Local:      a.Local,
 			Remote:     a.Remote,
 			Protection: protection(a.Protection),
 		})

@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/crypto/keys"
 )
 
@@ -168,6 +169,7 @@ func (p *clientProcess) reload() error {
 		"lanes":      cfg.Lanes == p.cfg.Lanes,
 		"server":     reflect.DeepEqual(cfg.Server, p.cfg.Server),
 		"door":       cfg.Door == p.cfg.Door,
+		"ipsec":      reflect.DeepEqual(cfg.IPsec, p.cfg.IPsec),
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
 	} {
 		if !same {
@@ -200,8 +202,21 @@ func (p *clientProcess) drain(ctx context.Context) {
 	}
 }
 
+// below says what protects the path of the client's carrier.
+func (p *clientProcess) below(st client.Status) []string {
+	if !st.Remote.IsValid() {
+		return nil
+	}
+	protection, err := p.cfg.IPsec.detector().Look(context.Background(), ipsec.Path{Local: st.Local, Remote: st.Remote})
+	if err != nil {
+		p.log.Debug("look at the path to the server", "error", err)
+	}
+	return ipsecWords(protection)
+}
+
 func (p *clientProcess) report() any {
 	r := newReport(clientKind, p.since)
-	r.Client = reportClient(p.cfg.Server.Address, p.client.Status(), p.way)
+	st := p.client.Status()
+	r.Client = reportClient(p.cfg.Server.Address, st, p.below(st), p.way)
 	return r
 }

@@ -19,6 +19,7 @@ type clientConfig struct {
 	Lanes  int          `toml:"lanes"`
 	Server remoteConfig `toml:"server"`
 	Door   doorConfig   `toml:"door"`
+	IPsec  ipsecConfig  `toml:"ipsec"`
 	Log    logConfig    `toml:"log"`
 }
 
@@ -69,6 +70,7 @@ func defaultClientConfig() clientConfig {
 		Lanes:  1,
 		Server: remoteConfig{Fingerprint: "chrome", Carriers: []string{overTLS, overWireGuard}},
 		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit"},
+		IPsec:  defaultIPsecConfig(),
 		Log:    defaultLogConfig(),
 	}
 }
@@ -80,6 +82,7 @@ func (c *clientConfig) validate(report func(key, what, todo string)) {
 	}
 	c.Server.validate(report)
 	c.Door.validate(report)
+	c.IPsec.validate(report)
 	c.Log.validate(report)
 }
 

@@ -35,6 +35,7 @@ type serverConfig struct {
 	DNS       dnsConfig          `toml:"dns"`
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
 	Audit     auditConfig        `toml:"audit"`
+	IPsec     ipsecConfig        `toml:"ipsec"`
 	Limits    limitsConfig       `toml:"limits"`
 	Log       logConfig          `toml:"log"`
 }
@@ -117,6 +118,7 @@ func defaultServerConfig() serverConfig {
 		UDP:       defaultUDPConfig(),
 		DNS:       dnsConfig{Servers: []string{}},
 		Audit:     defaultAuditConfig(),
+		IPsec:     defaultIPsecConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,
@@ -161,6 +163,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.DNS.validate(report)
 	c.Bandwidth.validate(report)
 	c.Audit.validate(report)
+	c.IPsec.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

@@ -61,7 +61,7 @@ func newExplain(e env) *cobra.Command {
 	f.StringVar(&x.from, "from", "", "`address` that the request comes from")
 	f.StringVar(&x.who.Door, "door", "session", "`address` of the server's door, session or wireguard")
 	f.StringVar(&x.who.Method, "method", "device", "`word` for how the user has proved who he is")
-	f.StringSliceVar(&x.who.Protection, "protection", []string{"tls"}, "`word` for what protects the path; may be repeated")
+	f.StringSliceVar(&x.who.Protection, "protection", []string{"tls"}, "`word` for what protects the path, such as ipsec:aes-gcm-128; may be repeated")
 	f.StringVar(&x.who.Cipher, "cipher", "", "`name` of the path's cipher")
 	f.StringVar(&x.request.Dialect, "dialect", "socks6", "`word` for the protocol of the request")
 	f.StringVar(&x.request.Protocol, "protocol", "", "`name` of the application protocol")
@@ -87,6 +87,11 @@ func (x *explained) run(ctx context.Context, out io.Writer, command, target stri
 
 // read makes a request of the command line.
 func (x *explained) read(command, target string) (err error) {
+	for _, word := range x.who.Protection {
+		if _, err := policy.ParseProtection(word); err != nil {
+			return hint(usageError{fmt.Errorf("--protection: %w", err)}, "adit policy --help says them all")
+		}
+	}
 	commands := []string{"connect", "bind", "associate", "resolve", "ping"}
 	if !slices.Contains(commands, command) {
 		return hint(usageError{fmt.Errorf("there is no command %q", command)}, "the commands are %s", strings.Join(commands, ", "))

@@ -280,6 +280,7 @@ type passedArrival struct {
 	Opening    []byte           `json:"opening"`
 	Server     []byte           `json:"server"`
 	Channel    []byte           `json:"channel"`
+	Local      netip.AddrPort   `json:"local,omitzero"`
 	Remote     netip.AddrPort   `json:"remote"`
 	Protection protectionReport `json:"protection"`
 	WireGuard  []byte           `json:"wireguard,omitempty"`
@@ -293,8 +294,9 @@ func packArrival(a tunnel.Arrival) ([]byte, error) {
 		Opening:    a.Opening,
 		Server:     a.Place.Server[:],
 		Channel:    a.Place.Carrier[:],
+		Local:      a.Local,
 		Remote:     a.Remote,
-		Protection: reportProtection(a.Protection),
+		Protection: reportProtection(a.Protection, nil),
 	}
 	if a.WireGuard != [32]byte{} {
 		p.WireGuard = a.WireGuard[:]
@@ -318,8 +320,9 @@ func unpackArrival(message []byte) (tunnel.Arrival, error) {
 	a := tunnel.Arrival{
 		Opening:    p.Opening,
 		Place:      tunnel.Place{Server: [32]byte(p.Server), Carrier: [32]byte(p.Channel)},
+		Local:      p.Local,
 		Remote:     p.Remote,
-		Protection: tunnel.Protection(p.Protection),
+		Protection: p.Protection.of(),
 	}
 	switch len(p.WireGuard) {
 	case 0:

@@ -78,7 +78,7 @@ func (p *serverProcess) answerJudge(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	// Whoever asks may have got an answer elsewhere and gone: that is no error.
-	answer, _ := p.server.Admit(context.WithoutCancel(r.Context()), a)
+	answer, _ := p.judge(context.WithoutCancel(r.Context()), a)
 	if refused(answer, tunnel.RefusedSession) {
 		answer = nil
 	}
@@ -92,7 +92,7 @@ func (p *serverProcess) answerCarry(ctx context.Context, w http.ResponseWriter, 
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	_, serve := p.server.Admit(r.Context(), a)
+	_, serve := p.judge(r.Context(), a)
 	if serve == nil {
 		http.Error(w, "it would be refused", http.StatusConflict)
 		return
@@ -160,7 +160,7 @@ func refused(answer []byte, with tunnel.Refusal) bool {
 
 // Admit judges what this process's own listeners bring.
 func (p *serverProcess) Admit(ctx context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
-	answer, serve := p.server.Admit(ctx, a)
+	answer, serve := p.judge(ctx, a)
 	if p.succession.isLeaving() && refused(answer, tunnel.RefusedSession) {
 		// The successor may know it. The client comes again, and reaches that one.
 		return tunnel.RefusedBusy.Bytes(), nil

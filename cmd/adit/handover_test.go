@@ -24,6 +24,7 @@ func someArrival() tunnel.Arrival {
 	return tunnel.Arrival{
 		Opening:    make([]byte, tunnel.OpeningSize),
 		Place:      tunnel.Place{Server: [32]byte{1}, Carrier: [32]byte{2}},
+		Local:      netip.MustParseAddrPort("[2001:db8::1]:443"),
 		Remote:     netip.MustParseAddrPort("[2001:db8::7]:4711"),
 		Protection: tunnel.Protection{Carrier: "tls", Version: "TLS 1.3", Cipher: "TLS_AES_128_GCM_SHA256", KeyExchange: "X25519MLKEM768", Fingerprint: "go"},
 		WireGuard:  [32]byte{3},
@@ -34,7 +35,7 @@ func TestArrivalIsTheSameAfterItsWay(t *testing.T) {
 	a := someArrival()
 	for _, v := range []reflect.Value{reflect.ValueOf(a), reflect.ValueOf(a.Place), reflect.ValueOf(a.Protection)} {
 		for i := range v.NumField() {
-			if v.Field(i).IsZero() {
+			if v.Field(i).IsZero() && v.Type().Field(i).Name != "Below" { // which each process sees for itself
 				t.Errorf("the field %s proves nothing", v.Type().Field(i).Name)
 			}
 		}

@@ -56,7 +56,9 @@ a word makes it an exception. The clauses:
   from                     networks that he comes from
   doors                    a door's address as in server.toml, session or wireguard
   methods                  device, guest, password, gssapi, certificate, network
-  protection               of the path: tls, wireguard, none
+  protection               of the path: tls, wireguard, gss-integrity, gss-confidentiality,
+                           ipsec, ipsec:aes-gcm, ipsec:aes-gcm-128 and other ciphers of
+                           ESP, ipsec:stated (by protected_networks in server.toml), none
   ciphers                  of the path, as TLS calls them
   dialects                 socks4, socks4a, socks5, socks6, http-connect, http,
                            wireguard, direct

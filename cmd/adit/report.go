@@ -1,7 +1,9 @@
 package main
 
 import (
+	"cmp"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/adit-net/adit/client"
@@ -109,6 +111,7 @@ type protectionReport struct {
 	Cipher      string `json:"cipher"`
 	KeyExchange string `json:"key_exchange"`
 	Fingerprint string `json:"fingerprint,omitempty"`
+	IPsec       string `json:"ipsec,omitempty"` // what protects the path below the carrier: "aes-gcm-128"
 }
 
 // doorReport tells other commands of the same user how to come in.
@@ -153,7 +156,7 @@ func reportSessions(all []server.Status) []sessionReport {
 			Up:          s.Up,
 			Down:        s.Down,
 			RoundTripMs: millis(s.RoundTrip),
-			Protection:  reportProtection(s.Protection),
+			Protection:  reportProtection(s.Protection, s.Below),
 		}
 	}
 	return sessions
@@ -178,7 +181,7 @@ func reportGuests(all []guest.Guest) []guestReport {
 	return guests
 }
 
-func reportClient(address string, s client.Status, door doorReport) *clientReport {
+func reportClient(address string, s client.Status, below []string, door doorReport) *clientReport {
 	return &clientReport{
 		Server:      address,
 		Connected:   s.Connected,
@@ -195,11 +198,31 @@ func reportClient(address string, s client.Status, door doorReport) *clientRepor
 		Streams:     s.Streams,
 		Opened:      s.Opened,
 		RoundTripMs: millis(s.RoundTrip),
-		Protection:  reportProtection(s.Protection),
+		Protection:  reportProtection(s.Protection, below),
 		Door:        door,
 	}
 }
 
-func reportProtection(p tunnel.Protection) protectionReport { return protectionReport(p) }
+func reportProtection(p tunnel.Protection, below []string) protectionReport {
+	return protectionReport{
+		Carrier: p.Carrier, Version: p.Version, Cipher: p.Cipher, KeyExchange: p.KeyExchange, Fingerprint: p.Fingerprint,
+		IPsec: ipsecOf(below),
+	}
+}
+
+// ipsecOf says how IPsec protects a path of which there are words; empty if it does not.
+func ipsecOf(words []string) string {
+	for _, word := range words {
+		if suite, of := strings.CutPrefix(word, "ipsec"); of {
+			return cmp.Or(strings.TrimPrefix(suite, ":"), "yes")
+		}
+	}
+	return ""
+}
+
+// of is the carrier's part.
+func (p protectionReport) of() tunnel.Protection {
+	return tunnel.Protection{Carrier: p.Carrier, Version: p.Version, Cipher: p.Cipher, KeyExchange: p.KeyExchange, Fingerprint: p.Fingerprint}
+}
 
 func millis(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }

@@ -43,7 +43,7 @@ func (p *serverProcess) openDoors() error {
 		if err != nil {
 			return fmt.Errorf("open door on %s: %w", c.Listen, err)
 		}
-		cfg.Name, cfg.Server, cfg.Users, cfg.Log = c.Listen, p.server, p.store, p.log.Logger
+		cfg.Name, cfg.Server, cfg.Users, cfg.Below, cfg.Log = c.Listen, p.server, p.store, p.belowDoor, p.log.Logger
 		p.doors = append(p.doors, &serverDoor{door.New(cfg), c, ln, make(chan struct{})})
 	}
 	return nil

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/server"
@@ -95,6 +96,7 @@ type serverProcess struct {
 	cert   liveCertificate
 	server *server.Server
 	store  *users.Store
+	paths  *ipsec.Paths
 	audit  *audit.Writer // nil: nothing is recorded
 
 	wireGuard wireGuard
@@ -168,6 +170,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		WireGuardPort:  p.wireGuard.at.Port(),
 		Log:            p.log.Logger,
 	})
+	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.detector(), Changed: p.server.PathsChanged}
 	p.openWireGuard()
 	if err := p.openDoors(); err != nil {
 		return err
@@ -208,6 +211,7 @@ func (p *serverProcess) process(a *admin) *process {
 	parts := []func(context.Context) error{
 		p.server.Serve,
 		p.elders.serve,
+		func(ctx context.Context) error { p.paths.Serve(ctx); return nil },
 		p.serveWireGuard,
 		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
 	}
@@ -277,6 +281,7 @@ func (p *serverProcess) reload() error {
 		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
 		"door":          reflect.DeepEqual(cfg.Doors, p.cfg.Doors),
 		"audit":         cfg.Audit == p.cfg.Audit,
+		"ipsec":         reflect.DeepEqual(cfg.IPsec, p.cfg.IPsec),
 		"login":         reflect.DeepEqual(cfg.Login, p.cfg.Login),
 		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
 		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
@@ -286,7 +291,7 @@ func (p *serverProcess) reload() error {
 		}
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
-	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit
+	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit, cfg.IPsec = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit, p.cfg.IPsec
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}

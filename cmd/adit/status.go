@@ -180,7 +180,11 @@ func (c *clientReport) lanes() string {
 }
 
 func (p protectionReport) String() string {
-	return fmt.Sprintf("%s, %s", orDash(p.Version), orDash(p.KeyExchange))
+	text := fmt.Sprintf("%s, %s", orDash(p.Version), orDash(p.KeyExchange))
+	if p.IPsec != "" {
+		text += ", in IPsec (" + p.IPsec + ")"
+	}
+	return text
 }
 
 func roundTrip(ms float64) string {

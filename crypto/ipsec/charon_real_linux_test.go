@@ -269,8 +269,8 @@ func TestEndOfAssociationIsToldWithinASecond(t *testing.T) {
 	s := startStrongSwan(t, protectedHere+"/32", portsThere)
 	web := Path{Remote: netip.MustParseAddrPort(protectedThere + ":8080")}
 	calls := followed(t, &Detector{VICI: s.vici("here")}, web)
-	protected := func(c told) bool { return c.Protected() }
-	clear := func(c told) bool { return !c.Protected() }
+	protected := func(p Protection) bool { return p.Protected() }
+	clear := func(p Protection) bool { return !p.Protected() }
 	await(t, calls, 30*time.Second, "that there is none yet", clear)
 
 	for _, end := range []struct {

@@ -18,7 +18,7 @@
 // It fails closed: what it cannot see or does not understand is not protected.
 // A look is about one moment. When an association ends, its route may go with
 // it, and packets continue in clear; so whoever rests on protection watches it,
-// see [Detector.Follow].
+// see [Paths].
 //
 // A policy of the kernel refuses what comes in clear, so it holds for both
 // directions. A route only says where packets leave. Who wants it for those that

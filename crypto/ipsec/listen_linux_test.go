@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"net/netip"
 	"runtime"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -13,28 +14,23 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// told is one call.
-type told struct {
-	Protection
-	err error
-}
-
-// followed gives what is told of a path for as long as the test lasts. Nothing is
-// looked at but when something has been heard.
-func followed(t *testing.T, d *Detector, p Path) <-chan told {
+// followed gives what is told of a path for as long as the test lasts, and what was seen
+// first. Nothing is looked at but when something has been heard.
+func followed(t *testing.T, d *Detector, p Path) <-chan Protection {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	calls := make(chan told, 100)
+	calls := make(chan Protection, 100)
+	paths := Paths{Detector: d}
+	f := paths.Follow(ctx, p, func(p Protection) { calls <- p })
+	calls <- f.Protection()
 	var running sync.WaitGroup
-	running.Go(func() {
-		d.follow(ctx, time.Hour, p, func(p Protection, err error) { calls <- told{p, err} })
-	})
-	t.Cleanup(func() { cancel(); running.Wait() })
+	running.Go(func() { paths.serve(ctx, time.Hour) })
+	t.Cleanup(func() { f.Stop(); cancel(); running.Wait() })
 	return calls
 }
 
 // await waits until something is told that is as wanted.
-func await(t *testing.T, calls <-chan told, within time.Duration, what string, wanted func(told) bool) {
+func await(t *testing.T, calls <-chan Protection, within time.Duration, what string, wanted func(Protection) bool) {
 	t.Helper()
 	late := time.After(within)
 	for {
@@ -52,27 +48,29 @@ func await(t *testing.T, calls <-chan told, within time.Duration, what string, w
 
 func TestPoliciesAndRoutesAreHeardOf(t *testing.T) {
 	calls := followed(t, &Detector{}, Path{Remote: netip.MustParseAddrPort("10.2.0.7:80")})
-	because := func(reason string) func(told) bool {
-		return func(c told) bool { return c.err == nil && c.Reason == reason }
+	because := func(reason string) func(Protection) bool {
+		return func(p Protection) bool { return !p.Protected() && strings.HasPrefix(p.Reason, reason) }
 	}
 	const within = 30 * time.Second
-	await(t, calls, within, "that there is no policy", because("no IPsec policy covers outgoing packets"))
+	await(t, calls, within, "that there is no IPsec", because("there is no IPsec on this machine"))
 
+	load(t, "src 10.9.0.0/24 dst 10.2.0.0/16 dir out action block")
+	await(t, calls, within, "a policy", because("no IPsec policy covers outgoing packets"))
 	load(t, "src 10.1.0.0/24 dst 10.2.0.0/16 dir out action block")
 	await(t, calls, within, "the policy", because("an IPsec policy blocks outgoing packets"))
-	if err := ip("xfrm policy flush"); err != nil {
-		t.Fatal(err)
-	}
-	await(t, calls, within, "its end", because("no IPsec policy covers outgoing packets"))
 
 	if err := ip("route add blackhole 10.2.0.0/24"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, calls, within, "the route", func(c told) bool { return c.err != nil && !c.Protected() })
+	await(t, calls, within, "the route", because("look at path to 10.2.0.7"))
 	if err := ip("route del blackhole 10.2.0.0/24"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, calls, within, "its end", because("no IPsec policy covers outgoing packets"))
+	await(t, calls, within, "its end", because("an IPsec policy blocks outgoing packets"))
+	if err := ip("xfrm policy flush"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, calls, within, "the policy's end", because("there is no IPsec on this machine"))
 }
 
 func TestAssociationsAreHeardOf(t *testing.T) {

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"net/netip"
 	"slices"
-	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -23,6 +22,7 @@ func (p Path) protocol() uint8 {
 type sources struct {
 	kernel once[*database]
 	charon once[charon]
+	links  once[bool]
 }
 
 // once keeps what was read, or why it could not be.
@@ -41,6 +41,17 @@ func (o *once[T]) get(read func() (T, error)) (T, error) {
 		o.done = true
 	}
 	return o.value, o.err
+}
+
+// bare tells whether there is nothing that could protect any path: no policy that could
+// be seen, and no interface that does ESP.
+func (v *View) bare() bool {
+	db, unread := v.kernel.get(readDatabase)
+	if unread == nil && len(db.policies) > 0 {
+		return false
+	}
+	some, err := v.links.get(anyLinkDoesESP)
+	return err == nil && !some
 }
 
 // askCharon reads what charon has.
@@ -64,17 +75,14 @@ func (v *View) look(ctx context.Context, p Path) (sight, error) {
 			return v.introduce(ctx, s), err
 		}
 	}
-	switch way.link.kind {
-	case "xfrm", "vti", "vti6":
+	switch {
+	case way.link.doesESP():
 		if unread != nil {
 			return sight{governed: true}, unread
 		}
 		return v.introduce(ctx, lookAtInterface(p, way, db)), nil
-	case "tun":
-		// kernel-libipsec calls its interface so.
-		if strings.HasPrefix(way.link.name, "ipsec") {
-			return v.lookAtCharon(ctx, p, way)
-		}
+	case way.link.ofCharon():
+		return v.lookAtCharon(ctx, p, way)
 	}
 	return s.sight, unread
 }

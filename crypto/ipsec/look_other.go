@@ -16,3 +16,6 @@ func (v *View) look(context.Context, Path) (sight, error) {
 
 // listen starts nothing, as nothing changes.
 func (d *Detector) listen(context.Context, *sync.WaitGroup, func()) bool { return true }
+
+// bare: nothing can be seen.
+func (v *View) bare() bool { return true }

@@ -135,6 +135,26 @@ func findLink(index uint32) (l link, err error) {
 	return l, nil
 }
 
+// doesESP tells whether an interface does nothing else.
+func (l link) doesESP() bool { return l.kind == "xfrm" || l.kind == "vti" || l.kind == "vti6" }
+
+// ofCharon tells whether an interface may be that of kernel-libipsec, which calls it so.
+func (l link) ofCharon() bool { return l.kind == "tun" && strings.HasPrefix(l.name, "ipsec") }
+
+// anyLinkDoesESP tells whether there is an interface by which ESP is done.
+func anyLinkDoesESP() (some bool, err error) {
+	question := make([]byte, unix.SizeofIfInfomsg)
+	err = ask(unix.NETLINK_ROUTE, unix.RTM_GETLINK, unix.NLM_F_DUMP, question, func(kind uint16, body []byte) error {
+		if kind != unix.RTM_NEWLINK {
+			return nil
+		}
+		l, err := parseLink(body)
+		some = some || l.doesESP() || l.ofCharon()
+		return err
+	})
+	return some, err
+}
+
 // parseLink reads struct ifinfomsg and its attributes.
 func parseLink(b []byte) (l link, err error) {
 	if len(b) < unix.SizeofIfInfomsg {
@@ -153,7 +173,7 @@ func parseLink(b []byte) (l link, err error) {
 		return l, err
 	}
 	l = link{name: text(attrs[unix.IFLA_IFNAME]), kind: text(info[unix.IFLA_INFO_KIND]), mtu: int(mtu)}
-	if l.kind != "xfrm" && l.kind != "vti" && l.kind != "vti6" {
+	if !l.doesESP() {
 		return l, nil
 	}
 	data, err := info.nested(unix.IFLA_INFO_DATA)

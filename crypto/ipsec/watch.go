@@ -37,32 +37,6 @@ func (d *Detector) Watch(ctx context.Context, changed func(*View)) {
 	d.watch(ctx, pollEvery, changed)
 }
 
-// Follow tells what protects a path: at first, and within a second after it has
-// become something else, until ctx ends. That there is a new association like the
-// last is not told. An error is told as that; there is no protection with it. A
-// charon that hangs is one, after two seconds. tell is called as Watch calls.
-func (d *Detector) Follow(ctx context.Context, p Path, tell func(Protection, error)) {
-	d.follow(ctx, pollEvery, p, tell)
-}
-
-func (d *Detector) follow(ctx context.Context, every time.Duration, p Path, tell func(Protection, error)) {
-	var last Protection
-	told, failed := false, false
-	d.watch(ctx, every, func(v *View) {
-		got, err := v.Look(ctx, p)
-		if ctx.Err() != nil {
-			return // which may be the error
-		}
-		same := got
-		same.Since = last.Since
-		if told && same == last && failed == (err != nil) {
-			return
-		}
-		last, told, failed = got, true, err != nil
-		tell(got, err)
-	})
-}
-
 func (d *Detector) watch(ctx context.Context, every time.Duration, changed func(*View)) {
 	ctx, stop := context.WithCancel(ctx)
 	var listeners sync.WaitGroup

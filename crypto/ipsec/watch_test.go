@@ -2,7 +2,6 @@ package ipsec
 
 import (
 	"context"
-	"net/netip"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -50,20 +49,4 @@ func TestLooksFollowHintsAndNeitherCrowdNorMissThem(t *testing.T) {
 			t.Errorf("it looked last %v after the last hint", after)
 		}
 	})
-}
-
-func TestFollowTellsAtFirstAndEnds(t *testing.T) {
-	d := Detector{Networks: []netip.Prefix{netip.MustParsePrefix("198.51.100.0/24")}}
-	ctx, cancel := context.WithCancel(t.Context())
-	var got []Protection
-	d.Follow(ctx, Path{Remote: netip.MustParseAddrPort("198.51.100.7:443")}, func(p Protection, err error) {
-		got = append(got, p)
-		if err != nil {
-			t.Error(err)
-		}
-		cancel()
-	})
-	if len(got) != 1 || got[0].Mechanism != Stated {
-		t.Errorf("it told %+v", got)
-	}
 }

@@ -33,6 +33,7 @@ type Arrival struct {
 	Opening    []byte   // OpeningSize bytes
 	Server     [32]byte // SHA-256 of the SubjectPublicKeyInfo that the client was shown
 	Channel    [32]byte // the exporter value for ExporterLabel
+	Local      netip.AddrPort
 	Remote     netip.AddrPort
 	Protection Protection
 }
@@ -247,6 +248,7 @@ func (x *exchange) judge(ctx context.Context, v *visitor, state tls.ConnectionSt
 		Opening:    opening,
 		Server:     v.server,
 		Channel:    [32]byte(channel),
+		Local:      addrPort(v.LocalAddr()),
 		Remote:     addrPort(v.RemoteAddr()),
 		Protection: protectionOf(state),
 	})

@@ -79,6 +79,10 @@ type Config struct {
 	// Names gives the users that certificates stand for, for [Certificate].
 	Names Names
 
+	// Below tells what protects the path between two ends below the door: words gives it at
+	// each moment, in the words of rules, until stop is called. nil: nothing is known to.
+	Below func(ctx context.Context, local, remote netip.AddrPort) (words func() []string, stop func())
+
 	// Networks gives the users of networks, for [Network]. The smallest that fits counts.
 	Networks map[netip.Prefix]string
 
@@ -154,21 +158,43 @@ func (d *Door) methods(context.Context, netip.AddrPort) []socks.Method {
 type visit struct {
 	*server.Visit
 	door *Door
+	stop func() // looking at the path
 }
 
 func (v visit) Close() {
 	v.Visit.Close()
+	v.stop()
 	v.door.apps.Add(-1)
 }
 
 func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
+	below, stop := func() []string { return nil }, func() {}
+	if d.cfg.Below != nil {
+		below, stop = d.cfg.Below(ctx, e.Local, e.Source)
+	}
 	came := d.came(e)
-	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who { return came }})
+	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who {
+		now := came
+		now.Protection = slices.Concat(came.Protection, gssWords(e.GSS()), below())
+		return now
+	}})
 	if err != nil {
+		stop()
 		return nil, err
 	}
 	d.apps.Add(1)
-	return visit{v, d}, nil
+	return visit{v, d, stop}, nil
+}
+
+// gssWords are what rules call a level of protection.
+func gssWords(level socks.GSSLevel) []string {
+	switch level {
+	case socks.GSSLevelIntegrity, socks.GSSLevelSelective:
+		return []string{"gss-integrity"}
+	case socks.GSSLevelConfidentiality:
+		return []string{"gss-confidentiality"}
+	}
+	return nil
 }
 
 // came says how an app has come in, as rules call it.

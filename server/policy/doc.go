@@ -53,7 +53,9 @@ exceptions matches everything else.
 	from                     networks that he comes from
 	doors                    what he comes in by: the address that a door listens on, or "session" or "wireguard"
 	methods                  by which he has proved who he is: device, guest, password, gssapi, certificate, network
-	protection               of the path: tls, wireguard, ipsec, gss-integrity, gss-confidentiality, none
+	protection               of the path: tls, wireguard, ipsec, ipsec:aes-gcm or ipsec:aes-gcm-128 (what ESP
+	                         encrypts with), ipsec:stated (by word of the administrator), gss-integrity,
+	                         gss-confidentiality (which is integrity as well), none
 	ciphers                  of the path, as TLS calls them
 
 	dialects                 socks4, socks4a, socks5, socks6, http-connect, http, wireguard, direct

@@ -3,6 +3,7 @@ package policy
 import (
 	"net/netip"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -87,7 +88,7 @@ type Who struct {
 	From       netip.Addr
 	Door       string
 	Method     string   // by which he has proved who he is
-	Protection []string // of the path; several layers may protect it
+	Protection []string // of the path; several layers may protect it. What a word implies need not be said
 	Cipher     string
 }
 
@@ -113,9 +114,7 @@ func commandNumber(word string) int {
 func (p *Policy) For(who Who) *Caller {
 	who.From = who.From.Unmap().WithZone("")
 	who.Groups = slices.Concat(who.Groups, p.groups[who.User])
-	if len(who.Protection) == 0 {
-		who.Protection = []string{"none"}
-	}
+	who.Protection = implied(who.Protection)
 	c := &Caller{policy: p, who: who}
 	rules := p.sets.full()
 	keep := func(s *set) {
@@ -139,6 +138,27 @@ func (p *Policy) For(who Who) *Caller {
 		c.rules[i] = newSet(those)
 	}
 	return c
+}
+
+// implied gives the words for protection with those that they imply: of a cipher of
+// ESP its name without the length of the key, and "ipsec"; and what is sealed is signed.
+func implied(protection []string) (all []string) {
+	for _, word := range protection {
+		all = append(all, word)
+		if word == "gss-confidentiality" {
+			all = append(all, "gss-integrity")
+		}
+		if !strings.HasPrefix(word, "ipsec:") {
+			continue
+		}
+		for i := strings.LastIndexAny(word, ":-+"); i >= 0; i = strings.LastIndexAny(word[:i], ":-+") {
+			all = append(all, word[:i])
+		}
+	}
+	if len(all) == 0 {
+		return []string{"none"}
+	}
+	return all
 }
 
 // Request is what somebody asks for, as far as it is known.

@@ -24,9 +24,8 @@ type Options struct {
 	// Open opens the file of a list.
 	Open func(name string) (io.ReadCloser, error)
 
-	// Lacks are keys of rules, and words of protection, that whoever acts upon the
-	// decisions cannot heed. A rule that has one is refused, as nothing that a rule says
-	// may be passed over.
+	// Lacks are keys of rules that whoever acts upon the decisions cannot heed. A rule that
+	// has one is refused, as nothing that a rule says may be passed over.
 	Lacks []string
 }
 
@@ -252,7 +251,7 @@ func anyWord(text string) (string, error) {
 var valueParsers = [valueKinds]func(string) (string, error){
 	users: anyWord, groups: anyWord, devices: anyWord, doors: anyWord, ciphers: anyWord,
 	methods:     oneOf("device", "guest", "password", "gssapi", "certificate", "network"),
-	protections: oneOf("tls", "wireguard", "ipsec", "gss-integrity", "gss-confidentiality", "none"),
+	protections: ParseProtection,
 	dialects:    oneOf("socks4", "socks4a", "socks5", "socks6", "http-connect", "http", "wireguard", "direct"),
 	commands:    oneOf(commandWords[:]...),
 	asked:       oneOf("name", "address"),
@@ -272,9 +271,6 @@ func (r *reader) rule(t *table) *Rule {
 	}
 	for kind, parse := range valueParsers {
 		if kind != int(protocols) {
-			if kind == int(protections) {
-				parse = r.unlessLacking(parse)
-			}
 			rule.values[kind] = clauseOf(r, t, valueKeys[kind], parse)
 		}
 	}
@@ -296,17 +292,6 @@ func (r *reader) rule(t *table) *Rule {
 	r.limit(t, rule)
 	r.leftOver(t, "rule.")
 	return rule
-}
-
-// unlessLacking refuses words that cannot be heeded.
-func (r *reader) unlessLacking(parse func(string) (string, error)) func(string) (string, error) {
-	return func(text string) (string, error) {
-		word, err := parse(text)
-		if err == nil && slices.Contains(r.options.Lacks, word) {
-			err = fmt.Errorf("%q is not supported yet", word)
-		}
-		return word, err
-	}
 }
 
 func (r *reader) then(t *table) (allow bool) {

@@ -337,3 +337,16 @@ func TestExplainSaysWhatIsNotKnownYet(t *testing.T) {
 		t.Errorf("%s, %v", e.Decision, e.Passed)
 	}
 }
+
+func TestProtectionIsWrittenInKnownWords(t *testing.T) {
+	for _, word := range []string{"tls", "wireguard", "ipsec", "ipsec:aes-gcm", "ipsec:aes-cbc-256+hmac-sha256-128", "gss-integrity", "none"} {
+		if got, err := ParseProtection(word); err != nil || got != word {
+			t.Errorf("%q: %q, %v", word, got, err)
+		}
+	}
+	for _, word := range []string{"", "ipsec:", "ipsec:AES", "ipsec:aes gcm", "tls:1.3", "gss", "!ipsec"} {
+		if got, err := ParseProtection(word); err == nil {
+			t.Errorf("%q: %q", word, got)
+		}
+	}
+}

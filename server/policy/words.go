@@ -77,6 +77,19 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p, nil
 }
 
+// ParseProtection reads a word for a layer of protection. Of IPsec it may say more: the
+// cipher, with its key's length, with what authenticates if the cipher does not.
+func ParseProtection(text string) (string, error) {
+	suite, ofIPsec := strings.CutPrefix(text, "ipsec:")
+	if !ofIPsec {
+		return oneOf("tls", "wireguard", "ipsec", "gss-integrity", "gss-confidentiality", "none")(text)
+	}
+	if suite == "" || strings.ContainsFunc(suite, func(r rune) bool { return !strings.ContainsRune("abcdefghijklmnopqrstuvwxyz0123456789-+", r) }) {
+		return "", fmt.Errorf("%q names no cipher of ESP, as ipsec:aes-gcm or ipsec:aes-gcm-128 do", text)
+	}
+	return text, nil
+}
+
 // weekdays are a set: bit 0 is Sunday, as in package time.
 type weekdays uint8
 

@@ -12,6 +12,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -50,11 +51,12 @@ type app struct {
 	source  netip.AddrPort
 	door    *serving
 	entry   entry
-	methods []Method // that may be used, best first
-	reason  error    // why entry is refused
-	known   *guest   // for an app that need not say who it is
-	stay    *stay    // of the last guest; nil if the door keeps no books
-	place   *place   // among the door's strangers
+	methods []Method       // that may be used, best first
+	reason  error          // why entry is refused
+	known   *guest         // for an app that need not say who it is
+	stay    *stay          // of the last guest; nil if the door keeps no books
+	place   *place         // among the door's strangers
+	level   *atomic.Uint32 // a GSSLevel
 }
 
 func newApp(s *serving, c net.Conn) (*app, error) {
@@ -65,7 +67,7 @@ func newApp(s *serving, c net.Conn) (*app, error) {
 	if s.TLS != nil {
 		conn = serveTLS(conn, s.TLS)
 	}
-	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s}
+	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s, level: new(atomic.Uint32)}
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		a.source = unmapped(t.AddrPort())
 	}

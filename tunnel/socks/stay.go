@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"net"
 	"net/netip"
 	"sync"
 )
@@ -26,7 +27,12 @@ type Entry struct {
 	User   string // who has no name if nobody asks for one
 	By     Method // by which the app has proved to be his; MethodNone: by none of SOCKS or HTTP
 	Source netip.AddrPort
+	Local  netip.AddrPort       // where the app has come in; not valid at a Unix socket
 	TLS    *tls.ConnectionState // nil where the app speaks none
+
+	// GSS gives the level of protection that the app has agreed on with its ticket, which
+	// stands fast before the app asks for anything. It is safe for concurrent use.
+	GSS func() GSSLevel
 }
 
 // stay is an app's current one. A nil stay is none.
@@ -45,7 +51,11 @@ func (a *app) enterStay(ctx context.Context, g *guest) error {
 		g.relay = a.stay
 		return nil
 	}
-	e := Entry{User: g.user, By: g.by, Source: g.source}
+	level := a.level
+	e := Entry{User: g.user, By: g.by, Source: g.source, GSS: func() GSSLevel { return GSSLevel(level.Load()) }}
+	if t, ok := a.conn.LocalAddr().(*net.TCPAddr); ok {
+		e.Local = unmapped(t.AddrPort())
+	}
 	if t, ok := a.conn.(tlsConn); ok {
 		state := t.ConnectionState()
 		e.TLS = &state

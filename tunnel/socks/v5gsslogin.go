@@ -26,6 +26,7 @@ func (a *app) loginGSS(ctx context.Context) (*guest, error) {
 		a.dismiss(nil)
 		return nil, fmt.Errorf("%w: %w", errNotWelcome, err)
 	}
+	a.level.Store(uint32(channel.Level))
 	if channel.Level != GSSLevelNone {
 		a.conn = channel.Conn(relay.WithPrefix(a.conn, readAhead(a.in)))
 		a.in = bufio.NewReaderSize(a.conn, aheadBytes)

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strconv"
+
+	"github.com/adit-net/adit/crypto/ipsec"
+)
+
+// ipsecConfig says what cannot be seen of the IPsec below.
+type ipsecConfig struct {
+	ProtectedNetworks []string `toml:"protected_networks"`
+	VICI              string   `toml:"vici"` // empty: where charon has it
+}
+
+func defaultIPsecConfig() ipsecConfig { return ipsecConfig{ProtectedNetworks: []string{}} }
+
+func (c ipsecConfig) validate(report func(key, what, todo string)) {
+	for _, text := range c.ProtectedNetworks {
+		if what := badPrefix(text); what != "" {
+			report("ipsec.protected_networks", what, `write networks as "10.8.0.0/16"`)
+		}
+	}
+	if c.VICI != "" && !filepath.IsAbs(c.VICI) {
+		report("ipsec.vici", strconv.Quote(c.VICI)+" is no path from the root", `leave it empty, or write "/run/charon.vici"`)
+	}
+}
+
+// detector looks as the config says, which is valid.
+func (c ipsecConfig) detector() *ipsec.Detector {
+	d := &ipsec.Detector{VICI: c.VICI}
+	for _, text := range c.ProtectedNetworks {
+		d.Networks = append(d.Networks, netip.MustParsePrefix(text))
+	}
+	return d
+}

@@ -1,0 +1,71 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"strings"
+	"sync/atomic"
+
+	"github.com/adit-net/adit/crypto/ipsec"
+	"github.com/adit-net/adit/tunnel"
+)
+
+// The layer below is seen by package ipsec, and what it sees has names in rules and
+// records. Here they meet.
+
+// ipsecWord is what rules call a path's protection by IPsec: "ipsec:aes-gcm-128", which
+// says the shorter "ipsec:aes-gcm" and "ipsec" as well; empty if there is none. Where
+// the directions differ it says what is true of both.
+func ipsecWord(p ipsec.Protection) string {
+	switch p.Mechanism {
+	case ipsec.None:
+		return ""
+	case ipsec.Stated:
+		return "ipsec:stated"
+	}
+	out, in := p.Out.String(), p.In.String()
+	for out != "" && out != in && !strings.HasPrefix(in, out+"-") && !strings.HasPrefix(in, out+"+") {
+		out = out[:max(0, strings.LastIndexAny(out, "-+"))]
+	}
+	if out == "" {
+		return "ipsec"
+	}
+	return "ipsec:" + out
+}
+
+// ipsecWords is ipsecWord where there may be others.
+func ipsecWords(p ipsec.Protection) []string {
+	if word := ipsecWord(p); word != "" {
+		return []string{word}
+	}
+	return nil
+}
+
+// judge has the server judge an arrival, which is told what protects the path below the
+// carrier as long as that lasts.
+func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
+	var path atomic.Pointer[ipsec.Followed]
+	a.Below = func() []string {
+		if f := path.Load(); f != nil {
+			return ipsecWords(f.Protection())
+		}
+		return nil
+	}
+	answer, serve := p.server.Admit(ctx, a)
+	if serve == nil || a.Protection.Carrier == overWireGuard { // whose devices move as they like
+		return answer, serve
+	}
+	return answer, func(ctx context.Context, conn net.Conn) {
+		f := p.paths.Follow(ctx, ipsec.Path{Local: a.Local, Remote: a.Remote}, nil)
+		defer f.Stop()
+		path.Store(f)
+		serve(ctx, conn)
+	}
+}
+
+// belowDoor is what a door is told of the path of an app.
+func (p *serverProcess) belowDoor(ctx context.Context, local, remote netip.AddrPort) (words func() []string, stop func()) {
+	f := p.paths.Follow(ctx, ipsec.Path{Local: local, Remote: remote}, nil)
+	return func() []string { return ipsecWords(f.Protection()) }, f.Stop
+}
