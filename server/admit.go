@@ -30,6 +30,7 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 		if !errors.Is(err, users.ErrDeviceUnknown) {
 			s.cfg.Log.Error("look up a device", "remote", a.Remote, "error", err)
 		}
+		s.counts.attempted("device", true)
 		return nil, nil
 	}
 	if device.Guest() || a.WireGuard != [32]byte{} && a.WireGuard != device.WireGuard {
@@ -116,9 +117,11 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 	switch {
 	case err == nil:
 		log.Info("device enrolled", "user", device.User, "device", device.Name)
+		s.counts.attempted("invite", false)
 		s.note(audit.Act, audit.Origin{User: device.User, Device: device.Name, Method: "invite"}, a.Remote, "device enrolled", nil)
 		return tunnel.Welcome{WireGuard: s.cfg.WireGuard, WireGuardPort: s.cfg.WireGuardPort}.Bytes()
 	case errors.Is(err, users.ErrInviteUnknown):
+		s.counts.attempted("invite", true)
 		return nil
 	case errors.Is(err, users.ErrInviteExpired):
 		refusal = tunnel.RefusedInviteExpired

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/metrics"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/shape"
 	"github.com/adit-net/adit/server/users"
@@ -36,6 +37,10 @@ func (s *Server) reviewBandwidth(ctx context.Context) {
 // bandwidth keeps the shares of those who have flows.
 type bandwidth struct {
 	total *shape.Share
+
+	delay   *metrics.Histogram // of what has waited
+	waiting atomic.Int64       // directions of flows that wait
+	lost    atomic.Int64       // datagrams that had no room to wait, or have waited for too long
 
 	mu     sync.Mutex
 	user   shape.Allotment
@@ -76,7 +81,12 @@ type userPart struct {
 }
 
 func newBandwidth(b Bandwidth) *bandwidth {
-	return &bandwidth{total: shape.New(b.Total), user: b.User, groups: make(map[string]*groupPart)}
+	return &bandwidth{
+		total:  shape.New(b.Total),
+		user:   b.User,
+		groups: make(map[string]*groupPart),
+		delay:  metrics.NewHistogram(spread(100*time.Microsecond, 5*time.Second)...),
+	}
 }
 
 func (b *bandwidth) set(to Bandwidth) {
@@ -253,7 +263,20 @@ func (p *part) close() {
 }
 
 // PaceRead waits for bytes that come from a target.
-func (p *part) PaceRead(n int) (int, error) { return p.flow.Take(shape.Down, n) }
+func (p *part) PaceRead(n int) (int, error) { return p.pace(shape.Down, n) }
 
 // PaceWrite waits for bytes that go to one.
-func (p *part) PaceWrite(n int) (int, error) { return p.flow.Take(shape.Up, n) }
+func (p *part) PaceWrite(n int) (int, error) { return p.pace(shape.Up, n) }
+
+// pace takes the time of what may have to wait, and only of that.
+func (p *part) pace(d shape.Direction, n int) (int, error) {
+	if !p.flow.Limited(d) {
+		return p.flow.Take(d, n)
+	}
+	p.bandwidth.waiting.Add(1)
+	defer p.bandwidth.waiting.Add(-1)
+	began := time.Now()
+	n, err := p.flow.Take(d, n)
+	p.bandwidth.delay.Observe(time.Since(began))
+	return n, err
+}

@@ -397,7 +397,7 @@ func (l *letters) sum() (n int) {
 func queueAt(rate shape.Rate) (*datagramQueue, *letters, *part) {
 	p := newBandwidth(Bandwidth{User: allOf(rate)}).part("anna")
 	l := new(letters)
-	return &datagramQueue{flow: p.flow, way: shape.Up, pass: l.pass}, l, p
+	return &datagramQueue{part: p, way: shape.Up, pass: l.pass}, l, p
 }
 
 func datagramsOf(size int, first ...byte) (batch []socks.Datagram) {

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
@@ -58,7 +59,8 @@ func (c *caller) Connect(ctx context.Context, r socks.Request) (relay.Conn, sock
 		f.refused(err)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
-	f.up.Add(int64(len(request.Initial))) // the target has them
+	c.server.counts.connect.Observe(time.Since(f.began))
+	f.went(int64(len(request.Initial))) // the target has them
 	watched, err := f.connected(conn)
 	if err == nil && len(request.Initial) < len(r.Initial) {
 		err = f.say(ctx, watched, r.Initial)
@@ -109,6 +111,7 @@ func (c *caller) enter(f *flow) error {
 	}
 	f.part = c.server.bandwidth.part(c.user)
 	c.flows[f] = struct{}{}
+	c.server.counts.open.of(f.wish.command, other).Add(1)
 	return nil
 }
 
@@ -125,6 +128,7 @@ func (c *caller) leave(f *flow) {
 	delete(c.flows, f)
 	c.past.add(f)
 	c.mu.Unlock()
+	c.server.counts.open.of(f.wish.command, other).Add(-1)
 	f.part.close()
 	f.mu.Lock()
 	_ = f.settle() // it uses no more

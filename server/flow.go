@@ -236,6 +236,7 @@ func (f *flow) end(err error, code socks.Code) {
 		f.caller.leave(f)
 		f.release()
 		f.closeRecord(err, code)
+		f.count(err, code)
 		f.write(err, code)
 	})
 }
@@ -243,6 +244,7 @@ func (f *flow) end(err error, code socks.Code) {
 // note writes the line of a flow that was not counted in.
 func (f *flow) note(err error) {
 	f.closeRecord(err, socks.CodeOf(err))
+	f.count(err, socks.CodeOf(err))
 	f.write(err, socks.CodeOf(err))
 }
 
@@ -298,7 +300,7 @@ func (c *watchedConn) Read(b []byte) (int, error) {
 // DidRead takes note of what was read without Read.
 func (c *watchedConn) DidRead(b []byte) {
 	n := int64(len(b))
-	if n > 0 && c.flow.down.Add(n) == n {
+	if n > 0 && c.flow.came(n) == n {
 		c.flow.first.CompareAndSwap(0, int64(time.Since(c.flow.began)))
 	}
 	if c.listens() {
@@ -315,7 +317,7 @@ func (c *watchedConn) Write(b []byte) (n int, err error) {
 	} else {
 		n, err = c.Conn.Write(b)
 	}
-	c.flow.up.Add(int64(n))
+	c.flow.went(int64(n))
 	return n, err
 }
 

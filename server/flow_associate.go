@@ -45,15 +45,16 @@ func newWatchedAssociation(a socks.Association, f *flow, in *watchedInbox) *watc
 	return &watchedAssociation{
 		Association: a,
 		flow:        f,
-		up:          datagramQueue{flow: f.part.flow, way: shape.Up, pass: a.Send},
+		up:          datagramQueue{part: f.part, way: shape.Up, pass: a.Send},
 		down:        &in.queue,
 	}
 }
 
 // Send counts what goes to the exit, whether that is allowed there or not.
 func (a *watchedAssociation) Send(batch []socks.Datagram) {
-	a.flow.up.Add(payload(batch))
+	a.flow.went(payload(batch))
 	a.flow.sent.Add(int64(len(batch)))
+	a.flow.caller.server.counts.sent.Add(int64(len(batch)))
 	if batch = a.flow.talks.up(batch); len(batch) > 0 {
 		a.up.put(batch)
 	}
@@ -88,7 +89,7 @@ type watchedInbox struct {
 }
 
 func newWatchedInbox(in socks.Inbox, f *flow) *watchedInbox {
-	return &watchedInbox{in: in, flow: f, queue: datagramQueue{flow: f.part.flow, way: shape.Down, pass: in.Deliver}}
+	return &watchedInbox{in: in, flow: f, queue: datagramQueue{part: f.part, way: shape.Down, pass: in.Deliver}}
 }
 
 // Lost passes a loss on, when nothing is being delivered.
@@ -99,8 +100,9 @@ func (in *watchedInbox) Lost(l socks.Loss) {
 }
 
 func (in *watchedInbox) Deliver(batch []socks.Datagram) {
-	in.flow.down.Add(payload(batch))
+	in.flow.came(payload(batch))
 	in.flow.received.Add(int64(len(batch)))
+	in.flow.caller.server.counts.received.Add(int64(len(batch)))
 	if batch = in.flow.talks.down(batch); len(batch) > 0 {
 		in.queue.put(batch)
 	}

@@ -20,7 +20,7 @@ const (
 // datagramQueue is where the datagrams of one direction wait for bandwidth. While none
 // has to, it passes them on at once. Its goroutine runs while something waits.
 type datagramQueue struct {
-	flow *shape.Flow
+	part *part
 	way  shape.Direction
 	pass func(batch []socks.Datagram) // not called concurrently; does not wait
 
@@ -46,7 +46,7 @@ func (q *datagramQueue) put(batch []socks.Datagram) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := 0
-	for !q.busy && n < len(batch) && q.flow.Try(q.way, len(batch[n].Payload)) {
+	for !q.busy && n < len(batch) && q.part.flow.Try(q.way, len(batch[n].Payload)) {
 		n++
 	}
 	if n > 0 {
@@ -60,6 +60,7 @@ func (q *datagramQueue) put(batch []socks.Datagram) {
 // keep has a datagram wait, if there is room.
 func (q *datagramQueue) keep(d socks.Datagram) {
 	if q.closed || len(q.waiting) == queueDatagrams || q.size+len(d.Payload) > queueBytes {
+		q.part.bandwidth.lost.Add(1)
 		return
 	}
 	d.Payload = bytes.Clone(d.Payload)
@@ -78,7 +79,7 @@ func (q *datagramQueue) drain() {
 		if !ok {
 			return
 		}
-		got, err := q.flow.Take(q.way, need)
+		got, err := q.part.flow.Take(q.way, need)
 		if err != nil {
 			q.close() // the flow has ended
 			continue
@@ -95,6 +96,7 @@ func (q *datagramQueue) need() (n int, ok bool) {
 	for oldest := time.Now().Add(-queueWait); !q.begun && len(q.waiting) > 0; {
 		if q.begun = q.waiting[0].since.After(oldest); !q.begun {
 			q.take()
+			q.part.bandwidth.lost.Add(1)
 		}
 	}
 	if len(q.waiting) == 0 {
@@ -112,8 +114,9 @@ func (q *datagramQueue) release(bytes int) {
 	var batch []socks.Datagram
 	for len(q.waiting) > 0 && len(q.waiting[0].Payload) <= q.credit {
 		d := q.take()
+		q.part.bandwidth.delay.Observe(time.Since(d.since))
 		q.credit -= len(d.Payload)
-		batch = append(batch, d)
+		batch = append(batch, d.Datagram)
 	}
 	if len(batch) > 0 {
 		q.pass(batch)
@@ -121,8 +124,8 @@ func (q *datagramQueue) release(bytes int) {
 }
 
 // take gives the first. The caller holds mu.
-func (q *datagramQueue) take() socks.Datagram {
-	d := q.waiting[0].Datagram
+func (q *datagramQueue) take() waitingDatagram {
+	d := q.waiting[0]
 	q.waiting[0] = waitingDatagram{}
 	q.waiting = q.waiting[1:]
 	q.size -= len(d.Payload)

@@ -76,6 +76,7 @@ func (c *coming) serve(ctx context.Context, conn net.Conn) {
 	// The lane ends its carrier, and tells the client so. Whoever ends this
 	// conn's listener ends the server, too.
 	err = carrier.Serve(context.WithoutCancel(ctx))
+	l.server.counts.carriers.of(c.arrival.Protection.Carrier, other).Add(-1)
 	l.goes(err)
 }
 
@@ -117,14 +118,19 @@ func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
 	l.mu.Lock()
 	l.arrival = c.arrival
 	l.mu.Unlock()
+	counts := l.server.counts
+	counts.carriers.of(c.arrival.Protection.Carrier, other).Add(1)
+	counts.arrivals.of(c.arrival.Protection.Carrier, other).Add(1)
 	if !c.fresh {
 		l.session.judgeFlows() // it may come from elsewhere, or be protected otherwise
 	}
 	switch {
 	case !c.fresh:
+		counts.resumed(carrier)
 		l.log.Info("resumed", "remote", c.arrival.Remote, "carrier", c.arrival.Protection.Carrier,
 			"after", carrier.Gap.Round(time.Millisecond), "replayed", carrier.Replay)
 	case c.first():
+		counts.attempted("device", false)
 		l.log.Info("session begun", "remote", c.arrival.Remote)
 	default:
 		l.log.Info("lane begun", "remote", c.arrival.Remote)

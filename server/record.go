@@ -11,6 +11,7 @@ import (
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -107,7 +108,7 @@ func (f *flow) closeRecord(err error, code socks.Code) {
 	var r audit.Record
 	f.Progress(&r)
 	r.End = endWord(err, code)
-	if code == socks.NotAllowed || errors.Is(err, errForbidden) {
+	if decisionOf(err, code) == flowRefused {
 		r.Decision = audit.Refused
 	}
 	f.entry.End(r)
@@ -206,6 +207,7 @@ func (s *session) closeRecord(why error) {
 // noteResolve leaves a record of a name that somebody who comes without SOCKS has asked for.
 func (p petition) noteResolve(name string, denied error) error {
 	log := p.caller.server.cfg.Audit
+	p.caller.server.counts.ends(decisionOf(denied, socks.CodeOf(denied)), sniff.DNS)
 	if log == nil {
 		return nil
 	}
@@ -237,6 +239,7 @@ func (s *Server) Record(a Attempt) {
 
 // attempted is Record where more is known.
 func (s *Server) attempted(o audit.Origin, source netip.AddrPort, err error) {
+	s.counts.attempted(o.Method, err != nil)
 	if errors.Is(err, users.ErrPasswordLimit) {
 		return // there was a record for each of those before
 	}
@@ -249,6 +252,9 @@ func (s *Server) attempted(o audit.Origin, source netip.AddrPort, err error) {
 // refused leaves a record of a device that may not do what it has come for.
 func (s *Server) refused(o audit.Origin, source netip.AddrPort, what string, why tunnel.Refusal) {
 	o.Method = cmp.Or(o.Method, "device")
+	if !why.Temporary() && why != tunnel.RefusedSession { // those are no matter of who it is
+		s.counts.attempted(o.Method, true)
+	}
 	s.note(audit.Failure, o, source, what, why)
 }
 

@@ -92,6 +92,7 @@ type Server struct {
 	memory    *tunnel.Memory
 	bandwidth *bandwidth
 	quotas    *quota.Book
+	counts    *counts
 	begun     chan *lane // to Serve, which runs them
 
 	policy atomic.Pointer[policy.Policy] // nil: there is none
@@ -136,6 +137,7 @@ func New(cfg Config) *Server {
 		memory:    tunnel.NewMemory(int(cfg.ReplayMemory)),
 		bandwidth: newBandwidth(cfg.Bandwidth),
 		quotas:    quota.NewBook(usage{cfg.Users}),
+		counts:    newCounts(),
 		begun:     make(chan *lane),
 		sessions:  make(map[[16]byte]*session),
 		devices:   make(map[string]int),

@@ -18,7 +18,7 @@ const module = "github.com/adit-net/adit/"
 var arrows = map[string][]string{
 	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay"},
 	"client/netwatch":   {},
-	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/users"},
+	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/users", "server/metrics"},
 	"server/guest":      {"server", "server/policy", "server/users"},
 	"server/door":       {"server", "server/policy", "server/users", "tunnel/socks"},
 	"server/policy":     {},
@@ -27,7 +27,8 @@ var arrows = map[string][]string{
 	"server/quota":      {},
 	"server/audit":      {},
 	"server/users":      {"crypto/keys"},
-	"server/web":        {"server/policy", "server/audit", "server/users"},
+	"server/metrics":    {},
+	"server/web":        {"server/policy", "server/audit", "server/users", "server/metrics"},
 	"tunnel":            {"tunnel/resume"},
 	"tunnel/resume":     {},
 	"tunnel/socks":      {"tunnel/relay"},

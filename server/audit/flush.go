@@ -111,6 +111,7 @@ func (w *Writer) write(ctx context.Context) error {
 	for i, e := range w.opening {
 		e.entry.opening = openings[i]
 	}
+	w.written += int64(len(w.batch.records))
 	w.batch, w.opening = batch{}, nil
 	return nil
 }

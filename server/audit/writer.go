@@ -79,6 +79,8 @@ type Writer struct {
 	since  time.Time // when the batch under way began; zero: there is none
 	lost   int64     // records that were not even queued
 
+	written, told int64 // records in all, and those lost that works has told of
+
 	// Whoever writes: Serve, and after it Close.
 	writing   sync.Mutex
 	day       *day
@@ -349,6 +351,7 @@ func (w *Writer) works() {
 	}
 	w.cfg.Log.Warn("records are written again", "lost", w.lost)
 	what := fmt.Sprintf("records could not be written, and %d were lost: %v", w.lost, w.failed)
+	w.told += w.lost
 	w.failed, w.lost = nil, 0
 	w.number++
 	w.end(&entry{Record: Record{Kind: Act, Begin: w.now(), What: what}, run: w.run, number: w.number})
