@@ -82,6 +82,7 @@ type route struct {
 // ctx ends. It returns when all handlers have.
 func (a *admin) serve(ctx context.Context, status func() any, more ...route) error {
 	mux := http.NewServeMux()
+	more = append(more, profiles()...)
 	for _, r := range append(more, route{"GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, status()) }}) {
 		mux.HandleFunc(r.pattern, r.handle)
 	}

@@ -131,6 +131,9 @@ func (k *checker) server(ctx context.Context, dir string) {
 	}
 	k.policy(dir, cfg)
 	k.audit(dir, cfg.Audit)
+	for _, address := range cfg.Metrics.addresses() {
+		k.port(ctx, address, running)
+	}
 	k.doors(ctx, dir, cfg, running)
 	k.dns(ctx, cfg.DNS)
 }

@@ -36,6 +36,7 @@ type serverConfig struct {
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
 	Audit     auditConfig        `toml:"audit"`
 	IPsec     ipsecConfig        `toml:"ipsec"`
+	Metrics   metricsConfig      `toml:"metrics"`
 	Limits    limitsConfig       `toml:"limits"`
 	Log       logConfig          `toml:"log"`
 }
@@ -164,6 +165,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.Bandwidth.validate(report)
 	c.Audit.validate(report)
 	c.IPsec.validate(report)
+	c.Metrics.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
 }

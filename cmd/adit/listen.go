@@ -30,6 +30,10 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 		closeAll(slices.Concat(p.listeners, have))
 		return err
 	}
+	if p.metricsListeners, rest, err = listenAmong(ctx, p.cfg.Metrics.addresses(), false, rest); err != nil {
+		closeAll(slices.Concat(p.listeners, p.doorListeners, have))
+		return err
+	}
 	closeAll(rest)
 	if len(rest) > 0 && p.before == nil {
 		closeAll(p.allListeners())
@@ -39,9 +43,9 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// allListeners gives those of the doors, too.
+// allListeners gives those of the doors and of the metrics, too.
 func (p *serverProcess) allListeners() []net.Listener {
-	return slices.Concat(p.listeners, p.doorListeners)
+	return slices.Concat(p.listeners, p.doorListeners, p.metricsListeners)
 }
 
 // listen opens all listeners, or none.

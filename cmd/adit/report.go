@@ -26,11 +26,12 @@ type report struct {
 
 type serverReport struct {
 	Listen   []string           `json:"listen"`
-	Audit    string             `json:"audit,omitempty"`  // why nothing can be recorded
-	Sessions []sessionReport    `json:"sessions"`         // the oldest first
-	Guests   []guestReport      `json:"guests,omitempty"` // the same
-	Doors    []serverDoorReport `json:"doors,omitempty"`  // of the server's own
-	Older    []elderReport      `json:"older,omitempty"`  // processes that this one has replaced, the oldest first
+	Metrics  string             `json:"metrics,omitempty"` // where they are
+	Audit    string             `json:"audit,omitempty"`   // why nothing can be recorded
+	Sessions []sessionReport    `json:"sessions"`          // the oldest first
+	Guests   []guestReport      `json:"guests,omitempty"`  // the same
+	Doors    []serverDoorReport `json:"doors,omitempty"`   // of the server's own
+	Older    []elderReport      `json:"older,omitempty"`   // processes that this one has replaced, the oldest first
 }
 
 // serverDoorReport says who may come in at a door of the server's own, and how many have.

@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -103,6 +104,9 @@ type serverProcess struct {
 
 	doors         []*serverDoor
 	doorListeners []net.Listener // in the config's order
+
+	metricsListeners  []net.Listener // one, or none
+	serving, draining atomic.Bool
 
 	lock       *os.File // of the directory
 	elders     *elders
@@ -224,6 +228,9 @@ func (p *serverProcess) process(a *admin) *process {
 	for _, d := range p.doors {
 		parts = append(parts, d.serve)
 	}
+	for _, ln := range p.metricsListeners {
+		parts = append(parts, func(ctx context.Context) error { return p.serveMetrics(ctx, ln) })
+	}
 	return &process{
 		log:   p.log,
 		parts: parts,
@@ -241,6 +248,7 @@ func (p *serverProcess) process(a *admin) *process {
 // drain waits for streams to end. The web site goes on meanwhile, and devices are
 // told to come back later.
 func (p *serverProcess) drain(ctx context.Context) {
+	p.draining.Store(true)
 	closeAll(p.doorListeners)
 	if err := p.server.Drain(ctx); err != nil {
 		p.log.Warn("streams are cut off", "reason", err)
@@ -249,6 +257,7 @@ func (p *serverProcess) drain(ctx context.Context) {
 }
 
 func (p *serverProcess) announce() {
+	p.serving.Store(true)
 	if p.started != nil {
 		p.started()
 		return
@@ -282,6 +291,7 @@ func (p *serverProcess) reload() error {
 		"door":          reflect.DeepEqual(cfg.Doors, p.cfg.Doors),
 		"audit":         cfg.Audit == p.cfg.Audit,
 		"ipsec":         reflect.DeepEqual(cfg.IPsec, p.cfg.IPsec),
+		"metrics":       cfg.Metrics == p.cfg.Metrics,
 		"login":         reflect.DeepEqual(cfg.Login, p.cfg.Login),
 		"bind.per_user": cfg.Bind.PerUser == p.cfg.Bind.PerUser,
 		"log.format":    cfg.Log.Format == p.cfg.Log.Format,
@@ -292,6 +302,7 @@ func (p *serverProcess) reload() error {
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
 	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit, cfg.IPsec = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit, p.cfg.IPsec
+	cfg.Metrics = p.cfg.Metrics
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
@@ -357,6 +368,7 @@ func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
 	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
 	r.Server.Doors = reportDoors(p.doors)
+	r.Server.Metrics = strings.Join(addresses(p.metricsListeners), "")
 	if p.audit != nil {
 		if err := p.audit.Failed(); err != nil {
 			r.Server.Audit = err.Error()

@@ -90,6 +90,9 @@ func printServer(w io.Writer, s *serverReport) {
 	for _, e := range s.Older {
 		fmt.Fprintf(w, "older\tprocess %d, adit %s, still holds %d sessions with %d streams\n", e.PID, e.Version, e.Sessions, e.Streams)
 	}
+	if s.Metrics != "" {
+		fmt.Fprintf(w, "metrics\thttp://%s/metrics\n", s.Metrics)
+	}
 	if s.Audit != "" {
 		fmt.Fprintf(w, "audit\tNOT RECORDING: %s\n", s.Audit)
 	}

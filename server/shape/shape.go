@@ -133,6 +133,9 @@ func (f *Flow) Move(to *Share, a Allotment) {
 	}
 }
 
+// Limited tells whether there is any ceiling for the flow now, so that it may have to wait.
+func (f *Flow) Limited(d Direction) bool { return f.ways[d].piece.Load() > 0 }
+
 // Take waits until some of n bytes may pass, as many as make a piece or as have been saved
 // up, and tells how many. It fails with [net.ErrClosed] when the flow is closed, and nothing else ends the
 // wait. It costs next to nothing where there is no ceiling, and allocates nothing from

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"net"
+	"net/netip"
+	"runtime"
+	"strconv"
+
+	"github.com/adit-net/adit/server/metrics"
+	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/server/web"
+)
+
+// metricsConfig says where the server tells how it is doing. Nobody has to prove there who he
+// is, so it is nowhere unless somebody has asked for it: on a machine with other users, loopback is
+// theirs too.
+type metricsConfig struct {
+	Listen string `toml:"listen"` // empty: nowhere
+}
+
+func (c metricsConfig) validate(report func(key, what, todo string)) {
+	if c.Listen == "" {
+		return
+	}
+	what := badListen(c.Listen)
+	host, _, err := net.SplitHostPort(c.Listen)
+	if _, noAddress := netip.ParseAddr(host); err == nil && what == "" && noAddress != nil {
+		what = strconv.Quote(c.Listen) + " names no address"
+	}
+	if what != "" {
+		report("metrics.listen", what, `write one address and a port: "127.0.0.1:9464"`)
+	}
+}
+
+// addresses are those to listen on.
+func (c metricsConfig) addresses() []string {
+	if c.Listen == "" {
+		return nil
+	}
+	return []string{c.Listen}
+}
+
+// serveMetrics tells at a listener how the server is doing, until ctx ends.
+func (p *serverProcess) serveMetrics(ctx context.Context, ln net.Listener) error {
+	return web.Serve(ctx, ln, web.Config{Metrics: p.metrics, Ready: p.obstacles, Log: p.log.Logger})
+}
+
+func (p *serverProcess) metrics(page *metrics.Page) {
+	page.Gauge("adit_build_info", "What is running: 1.", metrics.Sample{Labels: metrics.Labels{{"version", version()}, {"go", runtime.Version()}}, Value: 1})
+	p.server.Metrics(page)
+	p.exit.Load().Metrics(page)
+	page.Process(p.since)
+}
+
+// obstacles are what keeps the server from serving whoever comes now.
+func (p *serverProcess) obstacles(ctx context.Context) (all []string) {
+	switch {
+	case p.draining.Load():
+		all = append(all, "it is stopping")
+	case !p.serving.Load():
+		all = append(all, "it is starting")
+	}
+	// Nobody has this key.
+	if _, _, err := p.store.Lookup(ctx, make(ed25519.PublicKey, ed25519.PublicKeySize)); !errors.Is(err, users.ErrDeviceUnknown) {
+		all = append(all, "the store of users gives no answer")
+	}
+	if p.audit != nil && p.audit.Stats().Refusal != nil {
+		all = append(all, "nothing can be recorded")
+	}
+	return all
+}
