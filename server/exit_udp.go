@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -115,8 +116,9 @@ type association struct {
 	calls    recent[netip.AddrPort, string]    // by what name a peer was last sent to
 	peers    recent[netip.AddrPort, time.Time] // when they were last sent to; port 0 if ports do not count
 	names    recent[string, *name]             // in lower case
-	asking   int                               // look-ups under way
-	waiting  int                               // datagrams behind these
+	held     map[*decide.Asking][]socks.Datagram
+	asking   int // look-ups under way
+	waiting  int // datagrams behind these, and in held
 }
 
 // destination is where a datagram goes: a name that was asked for, if it was one, and
@@ -124,12 +126,6 @@ type association struct {
 type destination struct {
 	name string
 	at   netip.AddrPort
-}
-
-// verdict is what was said of a destination.
-type verdict struct {
-	allowed bool
-	at      time.Time
 }
 
 // Send sends what is allowed.
@@ -174,7 +170,11 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 				continue
 			}
 		}
-		if !a.allows(destination{host, to}, now) {
+		switch v := a.verdictOf(destination{host, to}, now); {
+		case v.asked != nil:
+			a.hold(v.asked, d)
+			continue
+		case !v.allowed:
 			a.exit.datagrams.denied.Add(1)
 			continue
 		}
@@ -187,19 +187,6 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 		packets = append(packets, packet{to, d.Payload})
 	}
 	return packets
-}
-
-// allows tells whether datagrams may go to a destination, and come from it. a.mu is
-// held.
-func (a *association) allows(d destination, now time.Time) bool {
-	v, ok := a.verdicts.get(d)
-	if !ok || now.Sub(v.at) > verdictLife {
-		known := d.at.Addr().IsValid()
-		v = verdict{at: now}
-		v.allowed = (!known || a.exit.judgeBy(d.at, a.exit.recentHostAddrs) == nil) && a.permit(d.name, d.at) == nil
-		a.verdicts.put(d, v)
-	}
-	return v.allowed
 }
 
 // from gives a peer as a destination: if it was sent to by a name, that counts.

@@ -45,7 +45,8 @@ func (a *association) resolved(host string, d socks.Datagram, now time.Time) (to
 		return netip.AddrPort{}, false
 	}
 	for _, addr := range n.addrs {
-		if to = netip.AddrPortFrom(addr, d.Addr.Port); a.allows(destination{host, to}, now) {
+		to = netip.AddrPortFrom(addr, d.Addr.Port)
+		if v := a.verdictOf(destination{host, to}, now); v.allowed || v.asked != nil {
 			break
 		}
 	}

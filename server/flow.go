@@ -47,13 +47,16 @@ type flow struct {
 	rule   *policy.Rule       // that has decided; nil: none
 	ration *ration            // nil: no quota counts
 	limits limits
+
+	consent consent // of a decider
 }
 
 // newFlow gives a flow to a destination. Its request asks rules about all addresses.
 func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *flow {
 	f := &flow{caller: c, request: r, wish: c.petition(r), began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug), to: to}
 	f.request.Permit = f.permit
-	ruled := c.server.policy.Load() != nil
+	ruled := c.server.policy.Load() != nil || c.server.decider() != nil
+	f.consent.agreed.limit = maxAgreed
 	f.heeded = ruled && f.wish.command != "resolve"
 	if r.Command == socks.Associate {
 		f.talks = newTalks(f)
@@ -72,9 +75,7 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 // judge tells why the flow may not be, and otherwise whether that depends on what is
 // spoken there.
 func (f *flow) judge() (open bool, err error) {
-	f.mu.Lock()
-	to, speech := f.to, f.speech
-	f.mu.Unlock()
+	to, speech := f.known()
 	r, err := f.wish.judge(to, speech)
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -93,14 +94,15 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 	if f.talks != nil {
 		return f.permitTalk(to)
 	}
-	f.mu.Lock()
-	speech := f.speech
-	f.mu.Unlock()
+	_, speech := f.known()
 	r, err := f.wish.judge(to, speech)
 	if err != nil && f.request.Command == socks.Connect {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.rule = r.rule
+	}
+	if err == nil && !r.open {
+		err = f.ask(to, speech, true).err
 	}
 	return err
 }
@@ -108,7 +110,11 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 // permitTalk is permit for an association. The first rule that limits one of its
 // destinations limits it, and goes on to when the policy is read again.
 func (f *flow) permitTalk(to destination) error {
-	r, err := f.wish.judge(to, f.talks.speech(to))
+	speech := f.talks.speech(to)
+	r, err := f.wish.judge(to, speech)
+	if err == nil && !r.open {
+		err = f.askOfDatagrams(to, speech)
+	}
 	if err != nil || !r.settled {
 		return err
 	}
@@ -122,6 +128,13 @@ func (f *flow) permitTalk(to destination) error {
 		err = cmp.Or(err, f.keepTo(r.rule))
 	}
 	return err
+}
+
+// known is where the flow goes and what is spoken, as far as that is known.
+func (f *flow) known() (destination, spoken) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.to, f.speech
 }
 
 // speaks says what is spoken.
@@ -171,6 +184,11 @@ func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 	reason, open := f.holds(w.Fail), false
 	if reason == nil {
 		open, reason = f.judge() // what has changed since the last time nobody has seen
+	}
+	if reason == nil && !open {
+		to, speech := f.known()
+		o := f.ask(to, speech, true)
+		open, reason = o.open, o.err
 	}
 	if !open && w.ear != nil {
 		w.ear.pass()
@@ -264,6 +282,9 @@ func (f *flow) write(err error, code socks.Code) {
 	}
 	if f.debug {
 		attrs = append(attrs, slog.String("target", f.request.Dst.String()))
+		if said := f.decided(); said != "" {
+			attrs = append(attrs, slog.String("decider", said))
+		}
 		if err != nil {
 			attrs = append(attrs, slog.Any("error", err))
 		}
@@ -324,7 +345,7 @@ func (c *watchedConn) Write(b []byte) (n int, err error) {
 // CloseWrite tells the target that the app says no more.
 func (c *watchedConn) CloseWrite() error {
 	if c.listens() {
-		c.ear.end()
+		c.ear.finish()
 	}
 	return c.Conn.CloseWrite()
 }

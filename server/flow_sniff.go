@@ -5,6 +5,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/sniff"
 	"github.com/adit-net/adit/tunnel/relay"
 )
@@ -59,6 +60,9 @@ type listener struct {
 	held    []byte
 	err     error // why nothing is passed on
 	told    bool  // the flow has been cut because of it
+
+	asked  *decide.Asking // a decider, which has not answered yet; nil: none
+	forget func() bool    // leaves it alone
 }
 
 func newListener(f *flow, conn relay.Conn) *listener {
@@ -75,11 +79,15 @@ func (l *listener) said(b []byte) (int, error) {
 		l.expire()
 	}
 	wait := l.err == nil && !l.open
-	if wait {
+	full := wait && len(l.held)+len(b) > maxHeld // and a decider has been asked
+	if wait && !full {
 		l.held = append(l.held, b...)
 	}
 	l.unlock()
-	if wait {
+	switch {
+	case full && !l.await():
+		return 0, errCutOff
+	case wait && !full:
 		return len(b), nil
 	}
 	if err := l.release(); err != nil {
@@ -102,6 +110,13 @@ func (l *listener) heard(b []byte) {
 		_ = l.release()
 		l.writing.Unlock()
 	}
+}
+
+// finish is end, and waits for a decider.
+func (l *listener) finish() {
+	l.end()
+	l.await()
+	l.flush()
 }
 
 // end tells that nobody waits any longer for what is spoken to become known.
@@ -127,6 +142,10 @@ func (l *listener) stop() {
 	defer l.mu.Unlock()
 	if l.timer != nil {
 		l.timer.Stop()
+	}
+	l.asked = nil
+	if l.forget != nil {
+		l.forget()
 	}
 }
 
@@ -211,6 +230,45 @@ func (l *listener) decide() {
 	}
 	l.flow.speaks(spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""})
 	if _, l.err = l.flow.judge(); l.err == nil {
-		l.open = true
+		l.ask()
+	}
+}
+
+// ask asks the decider, if there is one, about what rules allow. l.mu is held.
+func (l *listener) ask() {
+	to, speech := l.flow.known()
+	o := l.flow.ask(to, speech, false)
+	l.err = o.err
+	if l.asked = o.asked; l.asked != nil {
+		l.forget = l.asked.Then(func() {
+			l.answered(o.asked)
+			l.flush()
+		})
+		return
+	}
+	l.open = l.open || l.err == nil
+}
+
+// answered asks the decider once more, who knows by now, unless something else has
+// been asked since.
+func (l *listener) answered(asked *decide.Asking) {
+	l.mu.Lock()
+	if l.asked == asked && l.err == nil {
+		l.ask()
+	}
+	l.unlock()
+}
+
+// await waits until the decider has answered, and tells whether something may be passed on.
+func (l *listener) await() bool {
+	for {
+		l.mu.Lock()
+		asked, may := l.asked, l.open && l.err == nil
+		l.mu.Unlock()
+		if asked == nil {
+			return may
+		}
+		<-asked.Done()
+		l.answered(asked)
 	}
 }

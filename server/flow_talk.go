@@ -43,12 +43,15 @@ func newTalks(f *flow) *talks {
 	return &talks{flow: f, of: recent[destination, *talk]{limit: maxTalks}, names: recent[netip.AddrPort, destination]{limit: maxTalks}}
 }
 
-// asks gives the rules if they depend on what is spoken, or nil.
-func (t *talks) asks() *policy.Policy {
-	if p := t.flow.caller.server.policy.Load(); p != nil && p.Listens() {
-		return p
+// asks gives the rules if they depend on what is spoken, or nil, and tells whether anybody
+// wants to know that.
+func (t *talks) asks() (p *policy.Policy, listens bool) {
+	s := t.flow.caller.server
+	if p = s.policy.Load(); p != nil && p.Listens() {
+		return p, true
 	}
-	return nil
+	d := s.decider()
+	return nil, d != nil && d.Listens()
 }
 
 // up gives what may go on of what the app says.
@@ -70,8 +73,8 @@ func (t *talks) down(batch []socks.Datagram) []socks.Datagram {
 }
 
 func (t *talks) pass(batch []socks.Datagram, of func(socks.Datagram) *talk, down bool) []socks.Datagram {
-	p := t.asks()
-	if p == nil {
+	p, listens := t.asks()
+	if !listens {
 		return batch
 	}
 	now := time.Now()
@@ -82,12 +85,13 @@ func (t *talks) pass(batch []socks.Datagram, of func(socks.Datagram) *talk, down
 	for i, d := range batch {
 		k := of(d)
 		t.hear(k, d.Payload, down)
-		if k.policy != p || now.Sub(k.at) > verdictLife {
+		if p != nil && (k.policy != p || now.Sub(k.at) > verdictLife) {
 			t.judge(k, p, now)
 		}
-		if k.denied && !copied {
+		denied := p != nil && k.denied
+		if denied && !copied {
 			passed, copied = slices.Clone(batch[:i]), true
-		} else if !k.denied && copied {
+		} else if !denied && copied {
 			passed = append(passed, d)
 		}
 	}

@@ -93,7 +93,7 @@ func (f *flow) Progress(r *audit.Record) {
 	r.Up, r.Down = f.up.Load(), f.down.Load()
 	r.Sent, r.Received = f.sent.Load(), f.received.Load()
 	r.FirstByte = time.Duration(f.first.Load())
-	r.Rule = f.ruledBy()
+	r.Rule, r.What = f.ruledBy(), f.decided()
 	r.Resumes = f.caller.resumes() - f.resumed
 }
 

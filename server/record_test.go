@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
@@ -25,7 +26,9 @@ func recordedHouse(t *testing.T, strict bool) (h *house, dir string, end func(ki
 	if err != nil {
 		t.Fatal(err)
 	}
-	h = newHouse(t, func(c *Config) { c.Audit = w })
+	d := decide.New(slog.New(slog.DiscardHandler)) // asks nobody
+	t.Cleanup(d.Close)
+	h = newHouse(t, func(c *Config) { c.Audit, c.Decider = w, d })
 	h.running.Go(func() { h.must(w.Serve(h.ctx)) })
 	closed := false
 	t.Cleanup(func() {

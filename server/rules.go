@@ -16,7 +16,7 @@ import (
 
 // SetPolicy has the rules of p decide from now on; nil allows all that the exit does.
 // Flows that there are already are judged again, and those are broken that may not be
-// any more.
+// any more. What a decider has said is asked anew.
 func (s *Server) SetPolicy(p *policy.Policy) {
 	s.policy.Store(p)
 	what := "no policy is in force"
@@ -25,6 +25,7 @@ func (s *Server) SetPolicy(p *policy.Policy) {
 	}
 	s.note(audit.Policy, audit.Origin{}, netip.AddrPort{}, what, nil)
 	s.judgeFlows()
+	s.askAnew()
 }
 
 // judgeFlows breaks the flows that may not be any more.
@@ -104,16 +105,22 @@ func (c *caller) seen(from netip.AddrPort) *policy.Caller {
 	if p == nil {
 		return nil
 	}
-	who := c.who()
-	if !who.From.IsValid() {
-		who.From = from.Addr()
-	}
+	who := c.came(from)
 	if s := c.sight.Load(); s != nil && s.policy == p && same(s.who, who) {
 		return s.caller
 	}
 	s := &sight{p, who, p.For(who)}
 	c.sight.Store(s)
 	return s.caller
+}
+
+// came is who the caller is, and how a request of his comes.
+func (c *caller) came(from netip.AddrPort) policy.Who {
+	who := c.who()
+	if !who.From.IsValid() {
+		who.From = from.Addr()
+	}
+	return who
 }
 
 func same(a, b policy.Who) bool {
@@ -169,7 +176,11 @@ func dialectWord(d socks.Dialect) string {
 // permit tells why a destination may not be reached; nil if it may, as far as is
 // known. It is what [socks.Request.Permit] is.
 func (p petition) permit(name string, at netip.AddrPort) error {
-	_, err := p.judge(destination{name, at}, spoken{})
+	d := destination{name, at}
+	r, err := p.judge(d, spoken{})
+	if err == nil && !r.open {
+		err = p.ask(d, spoken{}, true).err
+	}
 	return err
 }
 
@@ -198,11 +209,33 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	if as == nil {
 		return r, nil
 	}
-	if d, err = d.canonical(); err != nil {
-		return r, &socks.Error{Code: socks.NotAllowed, Err: err}
+	q, err := p.put(d, s)
+	if err != nil {
+		return r, err
 	}
-	q := policy.Request{
-		Dialect: p.dialect, Command: p.command, Name: d.name, Port: d.at.Port(), Anywhere: !d.known(), Time: time.Now(),
+	for _, q.Addr = range Judged(q.Addr) {
+		decision := as.Decide(q)
+		r.rule, r.settled = decision.Rule, decision.Outcome == policy.Allow
+		switch {
+		case decision.Outcome == policy.Deny:
+			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
+		case decision.Outcome == policy.NeedsProtocol && p.command == "associate" && !q.Anywhere:
+			return r, &socks.Error{Code: socks.NotAllowed, Err: errDatagrams}
+		case decision.Outcome == policy.NeedsProtocol:
+			r.open = true
+		}
+	}
+	r.settled = r.settled && !r.open
+	return r, nil
+}
+
+// put puts the wish as a request to rules. Its address is as it is spelt.
+func (p petition) put(d destination, s spoken) (q policy.Request, err error) {
+	if d, err = d.canonical(); err != nil {
+		return q, &socks.Error{Code: socks.NotAllowed, Err: err}
+	}
+	q = policy.Request{
+		Dialect: p.dialect, Command: p.command, Name: d.name, Addr: d.at.Addr(), Port: d.at.Port(), Anywhere: !d.known(), Time: time.Now(),
 		Protocol: s.protocol, Carries: s.carries, Signs: s.signs(d),
 	}
 	switch p.command {
@@ -213,20 +246,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	case "ping":
 		q.Protocol = string(sniff.Unknown)
 	}
-	for _, q.Addr = range Judged(d.at.Addr()) {
-		decision := as.Decide(q)
-		r.rule, r.settled = decision.Rule, decision.Outcome == policy.Allow
-		switch {
-		case decision.Outcome == policy.Deny:
-			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
-		case decision.Outcome == policy.NeedsProtocol && p.command == "associate" && d.known():
-			return r, &socks.Error{Code: socks.NotAllowed, Err: errDatagrams}
-		case decision.Outcome == policy.NeedsProtocol:
-			r.open = true
-		}
-	}
-	r.settled = r.settled && !r.open
-	return r, nil
+	return q, nil
 }
 
 // denial says in words why something is denied.

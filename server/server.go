@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/quota"
 	"github.com/adit-net/adit/server/users"
@@ -79,6 +80,9 @@ type Config struct {
 	// Policy decides what flows there may be, beside Relay. nil: Relay alone does.
 	Policy *policy.Policy
 
+	// Decider is asked about what Policy allows. nil: nobody is.
+	Decider *decide.Decider
+
 	// Log gets a line for every flow that ends, and what happens to sessions. Targets
 	// are named at debug level only. nil means slog.Default.
 	Log *slog.Logger
@@ -96,6 +100,7 @@ type Server struct {
 	begun     chan *lane // to Serve, which runs them
 
 	policy atomic.Pointer[policy.Policy] // nil: there is none
+	anew   chan struct{}                 // has an item when the decider is to be asked about all flows
 
 	mu       sync.Mutex
 	sessions map[[16]byte]*session
@@ -139,6 +144,7 @@ func New(cfg Config) *Server {
 		quotas:    quota.NewBook(usage{cfg.Users}),
 		counts:    newCounts(),
 		begun:     make(chan *lane),
+		anew:      make(chan struct{}, 1),
 		sessions:  make(map[[16]byte]*session),
 		devices:   make(map[string]int),
 		streams:   make(map[string]int),
@@ -162,6 +168,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	sessions.Go(func() { s.watchClock(ctx) })
+	sessions.Go(func() { s.watchDecider(ctx) })
 	sessions.Go(func() { s.serveQuotas(ctx) })
 	watched := make(chan error, 1)
 	sessions.Go(func() { watched <- s.cfg.Users.Watch(ctx, func() { s.review(ctx) }) })

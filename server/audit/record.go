@@ -105,5 +105,5 @@ type Record struct {
 
 	Resumes int    // how often the session has changed its carrier meanwhile
 	End     string // how it ended
-	What    string // what was done, for all that is no flow and no session
+	What    string // what was done, for all that is no flow and no session; of a flow, what a decider has said
 }
