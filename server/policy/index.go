@@ -2,8 +2,11 @@ package policy
 
 import (
 	"cmp"
+	"maps"
+	"math/bits"
 	"net/netip"
 	"slices"
+	"strings"
 
 	"github.com/gaissmai/bart"
 )
@@ -36,41 +39,41 @@ func (x *tallied[T]) add(rule int, w words[T]) {
 // valueIndex is for words that a value equals or does not.
 type valueIndex struct {
 	tallied[string]
-	answers map[string]*set
-	other   *set // of values that no rule has a word for
+	answers map[string]set
+	other   set // of values that no rule has a word for
 }
 
 func newValueIndex(s *sets) *valueIndex { return &valueIndex{tallied: newTallied[string](s)} }
 
 func (x *valueIndex) ready() {
-	x.answers = make(map[string]*set, len(x.tallies))
+	x.answers = make(map[string]set, len(x.tallies))
 	for v, t := range x.tallies {
 		x.answers[v] = x.of(x.pass(t))
 	}
 	x.other = x.of(x.pass(tally{}))
 }
 
-func (x *valueIndex) find(value string) *set {
-	if s := x.answers[value]; s != nil {
+func (x *valueIndex) find(value string) set {
+	if s, known := x.answers[value]; known {
 		return s
 	}
 	return x.other
 }
 
 // together gives the rules that somebody passes in who has several values at once.
-func (x *valueIndex) together(values ...string) *set {
+func (x *valueIndex) together(values ...string) set {
 	var t tally
 	for _, v := range values {
 		t.join(x.sets, x.tallies[v])
 	}
-	return newSet(x.pass(t))
+	return x.pass(t)
 }
 
 // networkIndex is for networks.
 type networkIndex struct {
 	tallied[netip.Prefix]
-	table bart.Fast[*set]
-	other *set // of addresses in no network of a rule's
+	table bart.Fast[set]
+	other set // of addresses in no network of a rule's
 }
 
 func newNetworkIndex(s *sets) *networkIndex {
@@ -98,29 +101,38 @@ func (x *networkIndex) ready() {
 	x.tallies = nil
 }
 
-func (x *networkIndex) find(a netip.Addr) *set {
+func (x *networkIndex) find(a netip.Addr) set {
 	if s, ok := x.table.Lookup(a); ok {
 		return s
 	}
 	return x.other
 }
 
-// nameIndex is a trie of labels, from the last one on.
+// nameIndex knows the names in rules and those above them, each of which it finds by its
+// hash.
 type nameIndex struct {
 	clauses
-	root  nameNode
-	other *set // of what is no name
+	tallies map[string]*nameTally
+	table   []*nameNode // at the place of the name's hash, or behind where there is room
+	shift   int         // from a hash of 64 bits to a place
+	root    *nameNode   // above all names
+	other   set         // of what is no name
 }
+
+// nameTally is for a name itself, and for it and all below it.
+type nameTally struct{ here, under tally }
 
 type nameNode struct {
-	labels map[string]*nameNode
-
-	here, under tally // of the name itself, and of it and all below it
-	exact       *set  // for the name itself
-	below       *set  // for those below it that have no node
+	name  string
+	hash  uint64
+	leaf  bool // there are none below it
+	exact set  // for the name itself
+	below set  // for those below it that have no node
 }
 
-func newNameIndex(s *sets) *nameIndex { return &nameIndex{clauses: newClauses(s)} }
+func newNameIndex(s *sets) *nameIndex {
+	return &nameIndex{clauses: newClauses(s), tallies: make(map[string]*nameTally)}
+}
 
 func (x *nameIndex) add(rule int, w words[pattern]) {
 	if w.empty() {
@@ -130,82 +142,114 @@ func (x *nameIndex) add(rule int, w words[pattern]) {
 	w.each(func(p pattern, not bool) {
 		switch {
 		case p.kind == exact:
-			x.node(p.text).here.note(x.sets, rule, not)
+			x.tally(p.text).here.note(x.sets, rule, not)
 		case p.kind == below:
-			x.node(p.text).under.note(x.sets, rule, not)
+			x.tally(p.text).under.note(x.sets, rule, not)
 		case !not:
 			// More names than the glob fits; the rule itself has a closer look.
-			x.node(p.tail()).under.note(x.sets, rule, not)
+			x.tally(p.tail()).under.note(x.sets, rule, not)
 		}
 	})
 }
 
-// node gives the node of a name, which it makes if need be.
-func (x *nameIndex) node(name string) *nameNode {
-	n := &x.root
-	for name != "" {
-		var label string
-		name, label = lastLabel(name)
-		next := n.labels[label]
-		if next == nil {
-			next = new(nameNode)
-			if n.labels == nil {
-				n.labels = make(map[string]*nameNode)
-			}
-			n.labels[label] = next
-		}
-		n = next
+func (x *nameIndex) tally(name string) *nameTally {
+	t := x.tallies[name]
+	if t == nil {
+		t = new(nameTally)
+		x.tallies[name] = t
 	}
-	return n
+	return t
 }
 
-func lastLabel(name string) (rest, label string) {
-	for i := len(name) - 1; i > 0; i-- {
-		if name[i] == '.' {
-			return name[:i], name[i+1:]
-		}
-	}
-	return "", name
-}
-
+// ready lets each name have what is said of those above it, which come before it.
 func (x *nameIndex) ready() {
-	x.inherit(&x.root, tally{})
+	above := make(map[string]bool)
+	for name := range maps.Clone(x.tallies) {
+		for name != "" {
+			name = parent(name)
+			x.tally(name)
+			above[name] = true
+		}
+	}
+	x.tally("")
+	names := slices.SortedFunc(maps.Keys(x.tallies), func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	size := bits.Len(uint(2 * len(names)))
+	x.table, x.shift = make([]*nameNode, 1<<size), 64-size
+	for _, name := range names {
+		t := x.tallies[name]
+		if name != "" {
+			t.under.join(x.sets, x.tallies[parent(name)].under)
+		}
+		t.here.join(x.sets, t.under)
+		x.insert(&nameNode{name: name, leaf: !above[name], exact: x.of(x.pass(t.here)), below: x.of(x.pass(t.under))})
+	}
+	x.root = x.node("", 0)
 	x.other = x.of(x.pass(tally{}))
+	x.tallies = nil
 }
 
-func (x *nameIndex) inherit(n *nameNode, above tally) {
-	n.under.join(x.sets, above)
-	n.here.join(x.sets, n.under)
-	n.exact, n.below = x.of(x.pass(n.here)), x.of(x.pass(n.under))
-	for _, next := range n.labels {
-		x.inherit(next, n.under)
+// parent gives the name above one, which is not empty.
+func parent(name string) string {
+	_, rest, _ := strings.Cut(name, ".")
+	return rest
+}
+
+// nameHash is made from the end of a name on, so that it grows from that of the names
+// above.
+func nameHash(h uint64, c byte) uint64 { return h*31 + uint64(c) }
+
+// insert enters a node. There is room.
+func (x *nameIndex) insert(n *nameNode) {
+	for i := len(n.name) - 1; i >= 0; i-- {
+		n.hash = nameHash(n.hash, n.name[i])
 	}
-	n.here, n.under = tally{}, tally{}
+	at := x.place(n.hash)
+	for x.table[at] != nil {
+		at = (at + 1) & (len(x.table) - 1)
+	}
+	x.table[at] = n
+}
+
+func (x *nameIndex) place(hash uint64) int { return int(hash * 0x9e3779b97f4a7c15 >> x.shift) }
+
+// node gives the node of a name, if it has one.
+func (x *nameIndex) node(name string, hash uint64) *nameNode {
+	for at := x.place(hash); ; at = (at + 1) & (len(x.table) - 1) {
+		if n := x.table[at]; n == nil || n.hash == hash && n.name == name {
+			return n
+		}
+	}
 }
 
 // find answers for a canonical name, or for none.
-func (x *nameIndex) find(name string) *set {
+func (x *nameIndex) find(name string) set {
 	if name == "" {
 		return x.other
 	}
-	n := &x.root
-	for name != "" {
-		var label string
-		name, label = lastLabel(name)
-		next := n.labels[label]
-		if next == nil {
-			return n.below
+	n, hash := x.root, uint64(0)
+	for i := len(name) - 1; i >= 0; i-- {
+		if name[i] == '.' {
+			next := x.node(name[i+1:], hash)
+			if next == nil {
+				return n.below
+			}
+			if n = next; n.leaf {
+				return n.below
+			}
 		}
-		n = next
+		hash = nameHash(hash, name[i])
 	}
-	return n.exact
+	if last := x.node(name, hash); last != nil {
+		return last.exact
+	}
+	return n.below
 }
 
 // portIndex knows the answer for each port.
 type portIndex struct {
 	clauses
 	ranges  []portRange
-	answers []*set
+	answers []set
 	at      []uint16 // of each port, in sets
 }
 
@@ -238,7 +282,7 @@ func (x *portIndex) ready() {
 	slices.Sort(starts)
 	starts = slices.Compact(starts)
 	x.at = make([]uint16, 1<<16)
-	numbers := make(map[*set]uint16)
+	numbers := make(map[*chunk]uint16) // of the sets that begin with them
 	for i, start := range starts {
 		end := 1 << 16
 		if i+1 < len(starts) {
@@ -248,10 +292,10 @@ func (x *portIndex) ready() {
 			break
 		}
 		s := x.of(x.pass(x.tally(uint16(start))))
-		number, known := numbers[s]
+		number, known := numbers[&s[0]]
 		if !known {
 			number = uint16(len(x.answers))
-			numbers[s] = number
+			numbers[&s[0]] = number
 			x.answers = append(x.answers, s)
 		}
 		for port := start; port < end; port++ {
@@ -270,4 +314,4 @@ func (x *portIndex) tally(port uint16) (t tally) {
 	return t
 }
 
-func (x *portIndex) find(port uint16) *set { return x.answers[x.at[port]] }
+func (x *portIndex) find(port uint16) set { return x.answers[x.at[port]] }

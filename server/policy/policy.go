@@ -23,8 +23,8 @@ type Policy struct {
 	names    *nameIndex
 	ports    *portIndex
 
-	closer bitset // rules that have a say after the indexes
-	aimed  bitset // rules that depend on what is asked for
+	closer set // rules that have a say after the indexes
+	aimed  set // rules that depend on what is asked for
 
 	listens bool // a rule depends on the protocol
 }
@@ -96,7 +96,7 @@ type Who struct {
 type Caller struct {
 	policy *Policy
 	who    Who
-	rules  [len(commandWords) + 1]*set // that may match, by command; the last is for others
+	rules  [len(commandWords) + 1]set // that may match, by command; the last is for others
 }
 
 // commandWords are the commands, each at its number.
@@ -117,25 +117,17 @@ func (p *Policy) For(who Who) *Caller {
 	who.Protection = implied(who.Protection)
 	c := &Caller{policy: p, who: who}
 	rules := p.sets.full()
-	keep := func(s *set) {
-		for i, w := range s.words {
-			rules[i] &= w
-		}
-	}
 	for kind := range callerKinds {
-		keep(p.values[kind].together(valuesOf(kind, c, nil)...))
+		rules.and(p.values[kind].together(valuesOf(kind, c, nil)...))
 	}
-	keep(p.from.find(who.From))
+	rules.and(p.from.find(who.From))
 	for i := range c.rules {
 		word := "" // which no rule has
 		if i < len(commandWords) {
 			word = commandWords[i]
 		}
-		those := slices.Clone(rules)
-		for j, w := range p.values[commands].find(word).words {
-			those[j] &= w
-		}
-		c.rules[i] = newSet(those)
+		c.rules[i] = slices.Clone(rules)
+		c.rules[i].and(p.values[commands].find(word))
 	}
 	return c
 }
@@ -224,9 +216,8 @@ type Decision struct {
 // not known yet could forbid, and denies only what nothing can allow any more.
 func (c *Caller) Decide(q Request) Decision {
 	p := c.policy
-	var room [9]*set
+	var room [9]set
 	picked := append(room[:0], c.rules[commandNumber(q.Command)])
-	// Those first that say most.
 	if p.names.used && !q.Anywhere {
 		picked = append(picked, p.names.find(q.Name))
 	}

@@ -5,64 +5,72 @@ import (
 	"math/bits"
 )
 
-// bitset is a set of rules by their numbers, while it is being made. All of a policy's
-// are of one length.
-type bitset []uint64
+// set is a set of rules by their numbers. All of a policy's are of one length, and nil is
+// empty.
+type set []chunk
 
-func (b bitset) add(rule int) { b[rule/64] |= 1 << (rule % 64) }
+// chunk has the bits of a number of rules that decisions take in one go.
+type chunk [16]uint64
 
-func (b bitset) remove(rule int) { b[rule/64] &^= 1 << (rule % 64) }
+const perChunk = 64 * len(chunk{})
 
-func (b bitset) has(rule int) bool { return b[rule/64]>>(rule%64)&1 != 0 }
+func (s set) add(rule int) { s[rule/perChunk][rule/64%len(chunk{})] |= 1 << (rule % 64) }
 
-// or adds what other has. A nil other has nothing.
-func (b bitset) or(other bitset) {
-	for i, w := range other {
-		b[i] |= w
-	}
+func (s set) remove(rule int) { s[rule/perChunk][rule/64%len(chunk{})] &^= 1 << (rule % 64) }
+
+func (s set) has(rule int) bool {
+	return s[rule/perChunk][rule/64%len(chunk{})]>>(rule%64)&1 != 0
 }
 
-func (b bitset) andNot(other bitset) {
-	for i, w := range other {
-		b[i] &^= w
-	}
-}
-
-// set is a bitset that is ready for decisions. Most of them have few rules, and the
-// summary tells where: bit i is set if words[i] is not 0.
-type set struct {
-	words   bitset
-	summary bitset
-}
-
-func newSet(b bitset) *set {
-	s := &set{words: b, summary: make(bitset, (len(b)+63)/64)}
-	for i, w := range b {
-		if w != 0 {
-			s.summary.add(i)
+func (s set) or(other set) {
+	for i := range other {
+		for j, w := range other[i] {
+			s[i][j] |= w
 		}
 	}
-	return s
+}
+
+func (s set) andNot(other set) {
+	for i := range other {
+		for j, w := range other[i] {
+			s[i][j] &^= w
+		}
+	}
+}
+
+// and keeps what other has as well.
+func (s set) and(other set) {
+	for i := range other {
+		s[i].and(&other[i])
+	}
+}
+
+func (c *chunk) and(other *chunk) {
+	for i, w := range other {
+		c[i] &= w
+	}
 }
 
 // eachCommon calls f for the rules that all sets have, in order, until it returns false.
-// There is at least one set; it is quicker if those with few rules come first.
-func eachCommon(sets []*set, f func(rule int) bool) {
-	first, others := sets[0], sets[1:]
-	for block, summary := range first.summary {
-		for _, s := range others {
-			summary &= s.summary[block]
-		}
-		for ; summary != 0; summary &= summary - 1 {
-			at := block*64 + bits.TrailingZeros64(summary)
-			word := first.words[at]
-			for _, s := range others {
-				if word &= s.words[at]; word == 0 {
-					break
-				}
+// There is at least one set. Five are taken at once, without a branch until a rule is
+// found: decisions rarely have more.
+func eachCommon(all []set, f func(rule int) bool) {
+	for len(all) < 5 {
+		all = append(all, all[0]) // which changes nothing
+	}
+	for i := range all[0] {
+		common, four := &all[0][i], all[1:]
+		if len(four) > 4 {
+			own := *common
+			for ; len(four) > 4; four = four[1:] {
+				own.and(&four[0][i])
 			}
-			for ; word != 0; word &= word - 1 {
-				if !f(at*64 + bits.TrailingZeros64(word)) {
+			common = &own
+		}
+		a, b, c, d := &four[0][i], &four[1][i], &four[2][i], &four[3][i]
+		for j := range common {
+			for w := common[j] & a[j] & b[j] & c[j] & d[j]; w != 0; w &= w - 1 {
+				if !f(i*perChunk + j*64 + bits.TrailingZeros64(w)) {
 					return
 				}
 			}
@@ -73,38 +81,41 @@ func eachCommon(sets []*set, f func(rule int) bool) {
 // sets makes sets for a number of rules. Equal ones are made once.
 type sets struct {
 	rules int
-	known map[string]*set
+	known map[string]set
 }
 
-func (s *sets) empty() bitset { return make(bitset, (s.rules+63)/64) }
+func (s *sets) empty() set { return make(set, (s.rules+perChunk-1)/perChunk) }
 
-func (s *sets) full() bitset {
-	b := s.empty()
+func (s *sets) full() set {
+	all := s.empty()
 	for i := range s.rules {
-		b.add(i)
+		all.add(i)
 	}
-	return b
+	return all
 }
 
-func (s *sets) of(b bitset) *set {
-	key := make([]byte, 0, len(b)*8)
-	for _, w := range b {
-		key = binary.NativeEndian.AppendUint64(key, w)
+// of gives the set that equals one.
+func (s *sets) of(one set) set {
+	key := make([]byte, 0, len(one)*perChunk/8)
+	for i := range one {
+		for _, w := range one[i] {
+			key = binary.NativeEndian.AppendUint64(key, w)
+		}
 	}
-	if known := s.known[string(key)]; known != nil {
+	known, found := s.known[string(key)]
+	if found {
 		return known
 	}
 	if s.known == nil {
-		s.known = make(map[string]*set)
+		s.known = make(map[string]set)
 	}
-	made := newSet(b)
-	s.known[string(key)] = made
-	return made
+	s.known[string(key)] = one
+	return one
 }
 
 // tally is which rules a value is named by in one kind of clause, and which it is
 // excepted by.
-type tally struct{ is, not bitset }
+type tally struct{ is, not set }
 
 // note adds a word of a rule's.
 func (t *tally) note(s *sets, rule int, not bool) {
@@ -137,8 +148,8 @@ func (t *tally) join(s *sets, other tally) {
 // clauses is what the indexes of all kinds of clause have in common.
 type clauses struct {
 	*sets
-	open bitset // rules that have no such clause, or one that only makes exceptions
-	used bool   // a rule has one
+	open set  // rules that have no such clause, or one that only makes exceptions
+	used bool // a rule has one
 }
 
 func newClauses(s *sets) clauses { return clauses{sets: s, open: s.full()} }
@@ -152,10 +163,10 @@ func (c *clauses) enter(rule, named int) {
 }
 
 // pass gives the rules whose clause a value passes.
-func (c *clauses) pass(t tally) bitset {
-	b := c.empty()
-	b.or(c.open)
-	b.or(t.is)
-	b.andNot(t.not)
-	return b
+func (c *clauses) pass(t tally) set {
+	those := c.empty()
+	those.or(c.open)
+	those.or(t.is)
+	those.andNot(t.not)
+	return those
 }
