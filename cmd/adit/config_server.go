@@ -20,7 +20,6 @@ type serverConfig struct {
 	MPTCP  bool       `toml:"mptcp"`
 	Name   string     `toml:"name"`
 	Allow  []string   `toml:"allow"`
-	Policy string     `toml:"policy"` // empty: policyFile, if that is there
 	Drain  duration   `toml:"drain"`
 	Grace  duration   `toml:"grace"`
 	Site   siteConfig `toml:"site"`
@@ -28,6 +27,7 @@ type serverConfig struct {
 
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
+	Policy    policyConfig       `toml:"policy"`
 	Doors     []serverDoorConfig `toml:"door"`
 	Login     loginConfig        `toml:"login"`
 	Bind      bindConfig         `toml:"bind"`
@@ -114,6 +114,7 @@ func defaultServerConfig() serverConfig {
 		Drain:     duration{30 * time.Second},
 		Grace:     duration{server.DefaultGrace},
 		WireGuard: wireGuardConfig{MTU: 1420, Network: defaultNetwork},
+		Policy:    policyConfig{Watch: true},
 		Login:     defaultLoginConfig(),
 		Bind:      defaultBindConfig(),
 		UDP:       defaultUDPConfig(),

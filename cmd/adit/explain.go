@@ -144,7 +144,7 @@ func (x *explained) open(ctx context.Context) (*policy.Policy, *server.Exit, err
 	if err := x.enquire(ctx, filepath.Join(dir, storeFile)); err != nil {
 		return nil, nil, err
 	}
-	path, err := policyPath(dir, cfg.Policy)
+	path, err := policyPath(dir, cfg.Policy.File)
 	if errors.Is(err, errNoPolicy) {
 		return nil, exit, nil
 	}

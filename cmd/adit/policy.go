@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
 
 	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/server/policy"
@@ -33,28 +32,53 @@ func policyPath(dir, named string) (string, error) {
 	return path, nil
 }
 
+// sources are the files that a policy was read from, as they were just before; nil: it
+// was not there.
+type sources map[string]fs.FileInfo
+
+func (s sources) note(path string) {
+	info, err := os.Stat(path)
+	if err != nil {
+		info = nil
+	}
+	s[path] = info
+}
+
 // readPolicy reads rules, and looks whether they do what their examples say. Lists are
 // named relative to the file.
 func readPolicy(path string) (*policy.Policy, error) {
+	p, _, err := readPolicyFrom(path)
+	return p, err
+}
+
+// readPolicyFrom is readPolicy that gives the files, too, as far as they are known if it
+// fails.
+func readPolicyFrom(path string) (*policy.Policy, sources, error) {
+	files := make(sources)
+	files.note(path)
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, hint(fmt.Errorf("read policy: %w", err), "put the file back, or correct policy in %s", serverFile)
+		return nil, files, hint(fmt.Errorf("read policy: %w", err), "put the file back, or correct file under [policy] in %s", serverFile)
 	}
 	p, err := policy.Read(filepath.Base(path), text, policy.Options{
 		Protocols: protocolGroups(),
-		Open:      func(name string) (io.ReadCloser, error) { return os.Open(within(filepath.Dir(path), name)) },
-		Lacks:     server.RulesLack(),
+		Open: func(name string) (io.ReadCloser, error) {
+			list := within(filepath.Dir(path), name)
+			files.note(list)
+			return os.Open(list)
+		},
+		Lacks: server.RulesLack(),
 	})
 	if err == nil {
 		err = p.Check()
 	}
 	if err != nil {
-		return nil, policyHints(err)
+		return nil, files, policyHints(err)
 	}
 	if len(p.Rules()) == 0 {
-		return nil, hint(fmt.Errorf("%s has no rules", filepath.Base(path)), "without a rule nothing is allowed; see adit policy --help")
+		return nil, files, hint(fmt.Errorf("%s has no rules", filepath.Base(path)), "without a rule nothing is allowed; see adit policy --help")
 	}
-	return p, nil
+	return p, files, nil
 }
 
 // protocolGroups gives the application protocols that rules may name.
@@ -91,64 +115,3 @@ func policyHints(err error) error {
 type joined struct{ error }
 
 func (j joined) Unwrap() []error { return []error{j.error} }
-
-// liveRules are a running server's.
-type liveRules struct {
-	dir string
-
-	mu      sync.Mutex
-	named   string         // in server.toml
-	current *policy.Policy // nil: there is none
-}
-
-// read reads the rules that server.toml names. A running server that has some does not
-// go on without.
-func (l *liveRules) read(named string) (*policy.Policy, error) {
-	path, err := policyPath(l.dir, named)
-	if errors.Is(err, errNoPolicy) {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		if l.current != nil {
-			return nil, hint(fmt.Errorf("%s has gone", policyFile), "put it back; to run without a policy, restart the server")
-		}
-		return nil, nil
-	}
-	return readPolicy(path)
-}
-
-// set makes rules the ones by which a server decides, once it is there.
-func (l *liveRules) set(named string, p *policy.Policy, s *server.Server) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.named, l.current = named, p
-	if s != nil {
-		s.SetPolicy(p)
-	}
-}
-
-// any tells whether there are rules.
-func (l *liveRules) any() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.current != nil
-}
-
-// name is what server.toml names.
-func (l *liveRules) name() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.named
-}
-
-// renew takes over what has changed in the rules, which are where server.toml names
-// them now.
-func (l *liveRules) renew(named string, s *server.Server) (*policy.Policy, error) {
-	p, err := l.read(named)
-	if err == nil && p == nil {
-		err = hint(errNoPolicy, "write %s; see adit policy --help", filepath.Join(l.dir, policyFile))
-	}
-	if err == nil {
-		l.set(named, p, s)
-	}
-	return p, err
-}

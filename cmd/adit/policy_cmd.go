@@ -15,7 +15,7 @@ import (
 )
 
 const policyHelp = `A policy says who may do what. It is a file of rules in TOML: policy.toml in the
-server's directory, or what "policy" in server.toml names. The first rule that matches
+server's directory, or what "file" under [policy] in server.toml names. The first rule that matches
 decides; what none matches is denied. Without a policy everybody who is let in may
 reach whatever "allow" in server.toml does not deny; with one, both have to allow it.
 
@@ -90,8 +90,12 @@ at most, before it passes anything on. A datagram goes by what has been said bet
 program and that destination so far, itself included.
 
 Guests and SOCKS 6 programs that ask the server for names need a rule that allows
-resolve; ping and bind have no port. What a running server has open is judged again when
-the policy changes, and ends if it may not be any more.`
+resolve; ping and bind have no port.
+
+A running server takes over what changes in the file and its lists within two seconds
+or so, once nobody has written to them for a second; with "watch = false" under [policy] only
+at adit policy apply and SIGHUP. A policy that is wrong takes the place of none. What is
+open is judged again, and ends if it may not be any more.`
 
 func newPolicy(e env) *cobra.Command {
 	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyApply(e))
@@ -137,12 +141,12 @@ func policyIn(dir string) (named string, p *policy.Policy, err error) {
 	if err := loadConfig(dir, serverKind, &cfg); err != nil {
 		return "", nil, err
 	}
-	path, err := policyPath(dir, cfg.Policy)
+	path, err := policyPath(dir, cfg.Policy.File)
 	if err != nil {
 		return "", nil, hint(err, "write policy.toml in %s; see adit policy --help", dir)
 	}
 	p, err = readPolicy(path)
-	return cfg.Policy, p, err
+	return cfg.Policy.File, p, err
 }
 
 func count(n int, what string) string {
@@ -218,15 +222,26 @@ func (p *serverProcess) answerPolicy(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	rules, err := p.rules.renew(string(named), p.server)
+	cfg := p.rules.configured()
+	cfg.File = string(named)
+	rules, err := p.renewPolicy(r.Context(), cfg)
 	if err != nil {
-		p.log.Error("policy refused, the old one stays", "error", err)
 		reply(w, policyAnswer{Error: err.Error()})
 		return
 	}
-	p.log.Info("policy applied", "rules", len(rules.Rules()))
-	p.tellElders(r.Context())
 	reply(w, policyAnswer{Rules: len(rules.Rules())})
+}
+
+// renewPolicy takes over what has changed in the policy, and logs what has come of it.
+func (p *serverProcess) renewPolicy(ctx context.Context, cfg policyConfig) (*policy.Policy, error) {
+	rules, err := p.rules.renew(cfg, p.server)
+	if err != nil {
+		p.log.Error("policy refused, the old one stays", "error", err)
+		return nil, err
+	}
+	p.log.Info("policy applied", "rules", len(rules.Rules()))
+	p.tellElders(ctx)
+	return rules, nil
 }
 
 // tellElders has older processes, which sessions still go on in, take over the policy.
@@ -236,7 +251,7 @@ func (p *serverProcess) tellElders(ctx context.Context) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
-	named := []byte(p.rules.name())
+	named := []byte(p.rules.configured().File)
 	var telling sync.WaitGroup
 	for _, socket := range p.elders.sockets() {
 		telling.Go(func() {
@@ -255,7 +270,7 @@ func (p *serverProcess) tellElders(ctx context.Context) {
 
 // policy looks whether a server's rules are right.
 func (k *checker) policy(dir string, cfg serverConfig) {
-	path, err := policyPath(dir, cfg.Policy)
+	path, err := policyPath(dir, cfg.Policy.File)
 	if errors.Is(err, errNoPolicy) {
 		k.say("policy", "none: whoever is let in may reach whatever allow does not deny", nil)
 		return

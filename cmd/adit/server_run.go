@@ -115,7 +115,7 @@ type serverProcess struct {
 
 // runServer runs a server until ctx ends and its streams have ended.
 func runServer(ctx context.Context, o serverOptions) (err error) {
-	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), rules: liveRules{dir: o.dir}, succession: newSuccession()}
+	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), rules: liveRules{dir: o.dir, tried: make(sources)}, succession: newSuccession()}
 	if err := p.load(&p.cfg); err != nil {
 		return err
 	}
@@ -217,6 +217,7 @@ func (p *serverProcess) process(a *admin) *process {
 		p.elders.serve,
 		func(ctx context.Context) error { p.paths.Serve(ctx); return nil },
 		p.serveWireGuard,
+		p.watchPolicy,
 		func(ctx context.Context) error { return a.serve(ctx, p.report, p.routes(ctx)...) },
 	}
 	if p.audit != nil {
@@ -318,6 +319,8 @@ func (p *serverProcess) reload() error {
 // apply makes a config the one that new connections go by. If it fails, all is
 // as it was.
 func (p *serverProcess) apply(cfg serverConfig) error {
+	p.rules.changing.Lock()
+	defer p.rules.changing.Unlock()
 	allow, err := server.ParseAllow(cfg.Allow)
 	if err != nil {
 		return err
@@ -355,7 +358,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.site.set(site)
 	p.exit.Store(exit)
 	p.log.set(cfg.Log)
-	p.rules.set(cfg.Policy, rules, p.server)
+	p.rules.set(rules, p.server)
 	if p.server != nil {
 		p.server.SetGrace(graceOf(cfg))
 		p.server.SetBandwidth(cfg.Bandwidth.bandwidth())
