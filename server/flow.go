@@ -38,6 +38,8 @@ type flow struct {
 	entry   *audit.Entry // nil: the flow is not recorded
 	resumed int          // how often the way had changed when the flow began
 
+	judging sync.Mutex // goes before mu: the rules read last have the last word
+
 	mu     sync.Mutex
 	line   audit.Record       // what is known of the flow, but for the counts
 	cutter func(reason error) // set while there is something to cut
@@ -75,6 +77,8 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 // judge tells why the flow may not be, and otherwise whether that depends on what is
 // spoken there.
 func (f *flow) judge() (open bool, err error) {
+	f.judging.Lock()
+	defer f.judging.Unlock()
 	to, speech := f.known()
 	r, err := f.wish.judge(to, speech)
 	f.mu.Lock()
