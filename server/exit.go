@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,7 +43,8 @@ type Exit struct {
 	// of this host are, or its resolver where only that knows them.
 	Upstream []netip.AddrPort
 
-	datagrams datagrams
+	sharing   sync.Once
+	datagrams *datagrams // see [Exit.shared]
 	exchanges exchanges
 	echoes    shares // under way
 }

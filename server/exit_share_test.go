@@ -89,7 +89,7 @@ func TestOneUserLeavesNamesAndEchoesToOthers(t *testing.T) {
 func TestOneUserLeavesLookUpsToOthers(t *testing.T) {
 	g := newGate()
 	e := &Exit{Allow: toLoopback, Resolver: g}
-	full(&e.datagrams.lookups, "anna", maxExitLookups)
+	full(&e.shared().lookups, "anna", maxExitLookups)
 	peer := to(socks.Addr{Name: "peer.example", Port: 9}, "x")
 	for user, want := range map[string]uint64{"anna": 1, "bert": 0} {
 		before := e.Drops().Full

@@ -37,7 +37,8 @@ const (
 	peerLife = 5 * time.Minute
 )
 
-// datagrams is what all associations of an exit share.
+// datagrams is what all associations of an exit share, with those of exits that came
+// before.
 type datagrams struct {
 	open    atomic.Int64 // associations
 	lookups shares       // under way
@@ -50,6 +51,20 @@ type datagrams struct {
 	hostAt time.Time    // when they were looked up
 }
 
+// shared gives what all associations share.
+func (e *Exit) shared() *datagrams {
+	e.sharing.Do(func() {
+		if e.datagrams == nil {
+			e.datagrams = new(datagrams)
+		}
+	})
+	return e.datagrams
+}
+
+// Follow puts e in the place of another exit: what that has open goes on being counted
+// and keeps its ports. It is called before e is used.
+func (e *Exit) Follow(before *Exit) { e.datagrams = before.shared() }
+
 // Drops counts the datagrams that went no further.
 type Drops struct {
 	Denied  uint64 // not allowed, whether they were going or coming
@@ -57,9 +72,10 @@ type Drops struct {
 	Unknown uint64 // nobody knows an address or a way to where they were going
 }
 
-// Drops tells what has been dropped since the Exit was first used.
+// Drops tells what has been dropped since the Exit was first used, or the first one that
+// it follows.
 func (e *Exit) Drops() Drops {
-	d := &e.datagrams
+	d := e.shared()
 	return Drops{Denied: d.denied.Load(), Full: d.full.Load(), Unknown: d.unknown.Load()}
 }
 
@@ -137,8 +153,8 @@ func (a *association) Send(batch []socks.Datagram) {
 		n := min(len(batch), maxBatch)
 		*packets = a.judgeAll((*packets)[:0], batch[:n])
 		full, unknown := a.socket.send(*packets)
-		a.exit.datagrams.full.Add(uint64(full))
-		a.exit.datagrams.unknown.Add(uint64(unknown))
+		a.exit.shared().full.Add(uint64(full))
+		a.exit.shared().unknown.Add(uint64(unknown))
 		batch = batch[n:]
 		clear(*packets) // the pool keeps no payloads
 	}
@@ -154,7 +170,7 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 	}
 	for _, d := range batch {
 		if d.Addr.Port == 0 || len(d.Payload) > maxDatagram {
-			a.exit.datagrams.denied.Add(1)
+			a.exit.shared().denied.Add(1)
 			continue
 		}
 		to := netip.AddrPortFrom(d.Addr.IP.Unmap(), d.Addr.Port)
@@ -162,7 +178,7 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 		if !d.Addr.IP.IsValid() {
 			host = strings.ToLower(d.Addr.Name)
 			if !a.allows(destination{host, to}, now) {
-				a.exit.datagrams.denied.Add(1)
+				a.exit.shared().denied.Add(1)
 				continue // nobody is told of the name
 			}
 			var known bool
@@ -175,7 +191,7 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 			a.hold(v.asked, d)
 			continue
 		case !v.allowed:
-			a.exit.datagrams.denied.Add(1)
+			a.exit.shared().denied.Add(1)
 			continue
 		}
 		if host != "" {
@@ -209,7 +225,7 @@ func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
 // receive gives the Inbox what comes, until the socket is closed.
 func (a *association) receive() {
 	defer func() {
-		a.exit.datagrams.open.Add(-1)
+		a.exit.shared().open.Add(-1)
 		close(a.done)
 	}()
 	for {
@@ -245,7 +261,7 @@ func (a *association) deliver(batch []socks.Datagram) {
 	}
 	ended := a.ended
 	a.mu.Unlock()
-	a.exit.datagrams.denied.Add(uint64(len(batch) - n))
+	a.exit.shared().denied.Add(uint64(len(batch) - n))
 	if n > 0 && !ended {
 		a.in.Deliver(batch[:n])
 	}
@@ -306,7 +322,7 @@ func (a *association) Close() error {
 // recentHostAddrs gives the addresses of this host as they were not long ago.
 // Asking the system takes as long as a hundred datagrams.
 func (e *Exit) recentHostAddrs() ([]netip.Addr, error) {
-	d := &e.datagrams
+	d := e.shared()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.host == nil || time.Since(d.hostAt) > verdictLife {

@@ -44,7 +44,7 @@ func (a *association) verdictOf(d destination, now time.Time) verdict {
 // hold keeps a copy of a datagram until a decider has answered. a.mu is held.
 func (a *association) hold(asked *decide.Asking, d socks.Datagram) {
 	if a.waiting == maxWaiting {
-		a.exit.datagrams.full.Add(1)
+		a.exit.shared().full.Add(1)
 		return
 	}
 	a.waiting++

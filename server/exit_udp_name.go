@@ -61,23 +61,23 @@ func (a *association) queue(n *name, d socks.Datagram, now time.Time) {
 		d.Payload = slices.Clone(d.Payload)
 		n.queue = append(n.queue, d)
 	case !n.asking && now.Before(n.until):
-		a.exit.datagrams.unknown.Add(1)
+		a.exit.shared().unknown.Add(1)
 	default:
-		a.exit.datagrams.full.Add(1)
+		a.exit.shared().full.Add(1)
 	}
 }
 
 // ask starts to look a name up, if there are not too many look-ups already.
 // a.mu is held.
 func (a *association) ask(n *name, host string) {
-	if a.asking == maxAsking || !a.exit.datagrams.lookups.take(a.user, maxExitLookups) {
+	if a.asking == maxAsking || !a.exit.shared().lookups.take(a.user, maxExitLookups) {
 		return
 	}
 	n.asking = true
 	a.asking++
 	a.lookups.Go(func() {
 		addrs, good, err := a.exit.lookUp(a.ctx, host)
-		a.exit.datagrams.lookups.give(a.user)
+		a.exit.shared().lookups.give(a.user)
 		a.Send(a.answered(n, addrs, good, err))
 	})
 }

@@ -90,21 +90,21 @@ func TestSlowNamesHoldNothingUp(t *testing.T) {
 	if got, want := e.Drops().Full, uint64(30*maxAsking-maxWaiting); got != want {
 		t.Errorf("%d datagrams were dropped, want %d", got, want)
 	}
-	if len(g.asked) > 0 || e.datagrams.lookups.taken() != maxAsking {
-		t.Errorf("%d look-ups at once", e.datagrams.lookups.taken())
+	if len(g.asked) > 0 || e.shared().lookups.taken() != maxAsking {
+		t.Errorf("%d look-ups at once", e.shared().lookups.taken())
 	}
 	a.Close() // ends the look-ups, too
-	if n := e.datagrams.lookups.taken(); n != 0 {
+	if n := e.shared().lookups.taken(); n != 0 {
 		t.Errorf("%d look-ups go on", n)
 	}
 }
 
 func TestAssociationsTogetherLookUpSoMany(t *testing.T) {
 	e := &Exit{Resolver: newGate()}
-	full(&e.datagrams.lookups, "", maxExitLookups)
+	full(&e.shared().lookups, "", maxExitLookups)
 	a, _, _ := associate(t, e)
 	a.Send(to(socks.Addr{Name: "peer.example", Port: 9}, "x"))
-	if e.Drops().Full != 1 || e.datagrams.lookups.taken() != maxExitLookups {
+	if e.Drops().Full != 1 || e.shared().lookups.taken() != maxExitLookups {
 		t.Errorf("dropped %+v", e.Drops())
 	}
 }

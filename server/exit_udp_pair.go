@@ -68,7 +68,7 @@ type exitPort struct {
 
 // openPort opens a port as a request wants it, or gives the one that is kept for it.
 func (e *Exit) openPort(ctx context.Context, r socks.Request) (p exitPort, err error) {
-	if p.socket = e.datagrams.spares.take(r); p.socket != nil {
+	if p.socket = e.shared().spares.take(r); p.socket != nil {
 		return p, nil // it has been counted
 	}
 	if !e.countAssociation() {
@@ -82,13 +82,13 @@ func (e *Exit) openPort(ctx context.Context, r socks.Request) (p exitPort, err e
 		p.socket, err = openUDP(ctx, 0)
 	}
 	if err != nil {
-		e.datagrams.open.Add(-1)
+		e.shared().open.Add(-1)
 		return p, err
 	}
 	switch {
 	case p.spare == nil:
 	case e.countAssociation():
-		e.datagrams.spares.keep(r.User, p.spare)
+		e.shared().spares.keep(r.User, p.spare)
 	default:
 		p.spare.close()
 		p.spare = nil
@@ -106,8 +106,8 @@ func (e *Exit) countAssociation() bool {
 	if limit == 0 {
 		limit = DefaultAssociations
 	}
-	if e.datagrams.open.Add(1) > limit {
-		e.datagrams.open.Add(-1)
+	if e.shared().open.Add(1) > limit {
+		e.shared().open.Add(-1)
 		return false
 	}
 	return true
@@ -115,8 +115,8 @@ func (e *Exit) countAssociation() bool {
 
 // release gives back the port that an association has kept, if nobody has taken it.
 func (e *Exit) release(spare *udpSocket) {
-	if spare != nil && e.datagrams.spares.drop(spare) {
-		e.datagrams.open.Add(-1)
+	if spare != nil && e.shared().spares.drop(spare) {
+		e.shared().open.Add(-1)
 	}
 }
 

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"net"
 	"slices"
 	"testing"
@@ -66,8 +67,8 @@ func TestPortsHaveTheParityThatIsAskedFor(t *testing.T) {
 			a.Close()
 		}
 	}
-	if n := e.datagrams.open.Load(); n != 0 || len(e.datagrams.spares.byPort) != 0 {
-		t.Errorf("%d associations and %d ports are left", n, len(e.datagrams.spares.byPort))
+	if n := e.shared().open.Load(); n != 0 || len(e.shared().spares.byPort) != 0 {
+		t.Errorf("%d associations and %d ports are left", n, len(e.shared().spares.byPort))
 	}
 	if _, reply := associateAs(t, e, wants("anna", 0, noParity)); reply.Stack != nil {
 		t.Errorf("without being asked: %v", reply.Stack)
@@ -100,7 +101,7 @@ func TestKeptPortIsForAnotherAssociationOfItsUser(t *testing.T) {
 		t.Error("a port serves two associations")
 	}
 	second.Close()
-	if n := e.datagrams.open.Load(); n != 4 {
+	if n := e.shared().open.Load(); n != 4 {
 		t.Errorf("%d associations are counted", n)
 	}
 }
@@ -128,4 +129,18 @@ func TestKeptPortsCountAsAssociations(t *testing.T) {
 		t.Error("there is one association more than there may be")
 	}
 	associateAs(t, e, wants("anna", reply.Bound.Port()+1, noParity))
+}
+
+func TestAnExitThatFollowsAnotherKnowsWhatThatHasOpen(t *testing.T) {
+	before := &Exit{Associations: 2}
+	_, reply := associateAs(t, before, wants("anna", 0, socks.ParityEven6|socks.ParityReserve6))
+	kept := reply.Bound.Port() + 1
+	e := &Exit{Associations: 2}
+	e.Follow(before)
+	if _, _, err := e.Associate(t.Context(), wants("bert", 0, noParity), nil); !errors.Is(err, errAssociations) {
+		t.Errorf("one too many: %v", err)
+	}
+	if _, reply := associateAs(t, e, wants("anna", kept, noParity)); reply.Bound.Port() != kept {
+		t.Errorf("the second port is %s, not %d", reply.Bound, kept)
+	}
 }

@@ -339,6 +339,9 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 		Binds:    binds,
 		Upstream: upstream,
 	}
+	if before := p.exit.Load(); before != nil {
+		exit.Follow(before)
+	}
 	if err := cfg.UDP.set(exit); err != nil {
 		return err
 	}
