@@ -189,7 +189,7 @@ func TestRulesHearWhatPeersSpeak(t *testing.T) {
 }
 
 // duplex gives both ends of a connection.
-func duplex(t *testing.T) (near *net.TCPConn, far relay.Conn) {
+func duplex(t testing.TB) (near *net.TCPConn, far relay.Conn) {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
