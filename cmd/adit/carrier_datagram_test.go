@@ -22,7 +22,7 @@ import (
 )
 
 // ferryPatience bounds what the tests here wait for.
-const ferryPatience = 20 * time.Second
+const ferryPatience = time.Minute
 
 // wireGuardSource makes carriers inside WireGuard on loopback.
 type wireGuardSource struct {

@@ -23,7 +23,7 @@ import (
 )
 
 // scriptLimit bounds how long a script waits for one thing.
-const scriptLimit = 20 * time.Second
+const scriptLimit = time.Minute
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"adit": main, "nameserver": nameServer})
