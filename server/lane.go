@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/server/policy"
@@ -23,6 +24,7 @@ type lane struct {
 	caller *caller // makes the flows that the streams ask for
 
 	associations *udp.Mux
+	taken        atomic.Int64 // how often a carrier took over from another
 
 	mu      sync.Mutex
 	arrival tunnel.Arrival // of the last carrier
@@ -122,6 +124,7 @@ func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
 	counts.carriers.of(c.arrival.Protection.Carrier, other).Add(1)
 	counts.arrivals.of(c.arrival.Protection.Carrier, other).Add(1)
 	if !c.fresh {
+		l.taken.Add(1)
 		l.session.judgeFlows() // it may come from elsewhere, or be protected otherwise
 	}
 	switch {
@@ -189,7 +192,7 @@ func (l *lane) describe(st *Status) {
 		}
 	}
 	st.Lanes++
-	st.Resumes += state.Resumes
+	st.Resumes += l.resumes()
 	st.Replayed += state.Replayed
 	st.Held += state.Held
 	switch {

@@ -33,10 +33,8 @@ func (l *lane) origin(o *audit.Origin) {
 	o.Session, o.Carrier, o.Version, o.KeyExchange = l.name(), p.Carrier, p.Version, p.KeyExchange
 }
 
-func (l *lane) resumes() int {
-	state, _ := l.tun.State()
-	return state.Resumes
-}
+// resumes is asked for twice by each flow, and disturbs none of the others.
+func (l *lane) resumes() int { return int(l.taken.Load()) }
 
 // resumes is how often the way that the caller's requests come has changed.
 func (c *caller) resumes() int {

@@ -29,12 +29,12 @@ type chain struct {
 
 // startChain makes a chain and ends it with the test. Every flow must have
 // ended by then.
-func startChain(t *testing.T) *chain {
+func startChain(t testing.TB) *chain {
 	t.Helper()
 	return startChainWith(t, defaultServerConfig())
 }
 
-func startChainWith(t *testing.T, cfg serverConfig) *chain {
+func startChainWith(t testing.TB, cfg serverConfig) *chain {
 	t.Helper()
 	var (
 		dir       = t.TempDir()
@@ -72,7 +72,7 @@ func startChainWith(t *testing.T, cfg serverConfig) *chain {
 	return c
 }
 
-func makeFidelityServer(t *testing.T, dir string, cfg serverConfig) keys.Invite {
+func makeFidelityServer(t testing.TB, dir string, cfg serverConfig) keys.Invite {
 	t.Helper()
 	cfg.Allow = []string{"loopback"}
 	if _, err := initServer(t.Context(), dir, cfg); err != nil {
@@ -98,7 +98,7 @@ func makeFidelityServer(t *testing.T, dir string, cfg serverConfig) keys.Invite 
 
 // runPart runs the server or the client until the test's end. It must not fail,
 // and must have nothing to say.
-func runPart(t *testing.T, name string, run func(ctx context.Context, log io.Writer) error) {
+func runPart(t testing.TB, name string, run func(ctx context.Context, log io.Writer) error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var (
@@ -137,7 +137,7 @@ func (b *lockedBuffer) String() string {
 	return b.b.String()
 }
 
-func wait[T any](t *testing.T, c <-chan T, what string) T {
+func wait[T any](t testing.TB, c <-chan T, what string) T {
 	t.Helper()
 	select {
 	case v := <-c:
@@ -149,7 +149,7 @@ func wait[T any](t *testing.T, c <-chan T, what string) T {
 }
 
 // checkIdle waits until no stream is left. Nothing tells of it.
-func (c *chain) checkIdle(t *testing.T) {
+func (c *chain) checkIdle(t testing.TB) {
 	for end := time.Now().Add(fidelityLimit); c.client.client.Status().Streams > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Errorf("%d streams are left when all is over", c.client.client.Status().Streams)
@@ -199,7 +199,7 @@ func connect(ctx context.Context, dial dialer) (pair, error) {
 }
 
 // pair makes a pair through adit that is closed with the test.
-func (c *chain) pair(t *testing.T) pair {
+func (c *chain) pair(t testing.TB) pair {
 	t.Helper()
 	p, err := connect(t.Context(), c.dial)
 	if err != nil {
@@ -218,7 +218,7 @@ func reset(c *net.TCPConn) {
 	c.Close()
 }
 
-func listenLoopback(t *testing.T) net.Listener {
+func listenLoopback(t testing.TB) net.Listener {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -238,7 +238,7 @@ type line struct {
 	closed bool // nothing is carried
 }
 
-func startLine(t *testing.T, to string) *line {
+func startLine(t testing.TB, to string) *line {
 	t.Helper()
 	l := &line{listener: listenLoopback(t)}
 	l.running.Go(func() {

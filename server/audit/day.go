@@ -37,8 +37,11 @@ type day struct {
 	addresses cache[netip.Addr]
 	origins   cache[originKey]
 
-	addWord, addOrigin, addOpened, addRecord *sql.Stmt
-	addHour, setProgress, dropProgress       *sql.Stmt
+	filling filling // as far as no other process writes in between
+
+	addWord, addOrigin, addOpened, addRecord     *statement
+	addHour, addBlock, setProgress, dropProgress *statement
+	statements                                   []*statement // all of these
 }
 
 type originKey struct {
@@ -70,18 +73,20 @@ func (d *day) prepare(ctx context.Context) (err error) {
 	if err := migrate(ctx, d.conn, migrations); err != nil {
 		return err
 	}
-	for statement, text := range map[**sql.Stmt]string{
+	for s, text := range map[**statement]string{
 		&d.addWord:      "INSERT INTO words VALUES " + marks(3),
 		&d.addOrigin:    "INSERT INTO origins VALUES " + marks(originColumns),
 		&d.addOpened:    "INSERT INTO opened VALUES " + marks(recordColumns),
 		&d.addRecord:    "INSERT INTO records VALUES " + marks(recordColumns),
 		&d.addHour:      addHourQuery,
+		&d.addBlock:     "INSERT INTO blocks VALUES " + marks(8),
 		&d.setProgress:  "INSERT OR REPLACE INTO progress VALUES " + marks(8),
 		&d.dropProgress: "DELETE FROM progress WHERE opening = ?",
 	} {
-		if *statement, err = d.conn.PrepareContext(ctx, text); err != nil {
+		if *s, err = prepare(ctx, d.conn, text); err != nil {
 			return err
 		}
+		d.statements = append(d.statements, *s)
 	}
 	d.last, err = lastSeal(ctx, d.conn)
 	return err
@@ -134,8 +139,12 @@ func (f file) fill(ctx context.Context, before seal) (err error) {
 
 func (d *day) close() error {
 	var err error
+	for _, s := range d.statements {
+		err = errors.Join(err, s.close())
+	}
+	d.statements = nil
 	if d.conn != nil {
-		err = d.conn.Close()
+		err = errors.Join(err, d.conn.Close())
 	}
 	return errors.Join(err, d.db.Close())
 }
@@ -164,6 +173,7 @@ func (d *day) write(ctx context.Context, b *batch, now time.Time) (openings []in
 		d.words.clear()
 		d.addresses.clear()
 		d.origins.clear()
+		d.filling = filling{}
 		return nil, fmt.Errorf("%s: %w", d.path, err)
 	}
 	d.last, d.lost = t.sealed, outcome{}

@@ -6,7 +6,6 @@ import (
 	"database/sql"
 	"encoding/binary"
 	"errors"
-	"math"
 	"net/netip"
 	"time"
 )
@@ -89,9 +88,6 @@ func (t *turn) run(b *batch) error {
 	if err := t.addHours(); err != nil {
 		return err
 	}
-	if err := t.addBlocks(); err != nil {
-		return err
-	}
 	t.sealed = t.seal.close(t.now.UnixMilli())
 	return addSeal(t.ctx, t.conn, t.sealed)
 }
@@ -100,10 +96,9 @@ func (t *turn) run(b *batch) error {
 func (t *turn) next(table int) int64 { return t.seal.last[table] + 1 }
 
 // add adds a row to a table that is sealed.
-func (t *turn) add(table int, insert *sql.Stmt, row []any) error {
+func (t *turn) add(table int, insert *statement, row []any) error {
 	t.seal.add(table, row)
-	_, err := insert.ExecContext(t.ctx, row...)
-	return err
+	return insert.exec(t.ctx, row...)
 }
 
 func (t *turn) open(e *entry) error {
@@ -120,8 +115,7 @@ func (t *turn) open(e *entry) error {
 
 // note says how far something has come.
 func (t *turn) note(opening int64, e *entry) error {
-	_, err := t.setProgress.ExecContext(t.ctx, opening, e.run, e.Duration.Milliseconds(), e.Up, e.Down, e.Sent, e.Received, int64(e.Resumes))
-	return err
+	return t.setProgress.exec(t.ctx, opening, e.run, e.Duration.Milliseconds(), e.Up, e.Down, e.Sent, e.Received, int64(e.Resumes))
 }
 
 func (t *turn) record(e *entry) error {
@@ -136,11 +130,10 @@ func (t *turn) record(e *entry) error {
 			return err
 		}
 	}
-	if e.opening == 0 {
-		return nil
+	if err := t.sum(); err != nil || e.opening == 0 {
+		return err
 	}
-	_, err := t.dropProgress.ExecContext(t.ctx, e.opening)
-	return err
+	return t.dropProgress.exec(t.ctx, e.opening)
 }
 
 // fill makes the row of a record.
@@ -273,7 +266,7 @@ func hourOf(ms int64) int64 {
 
 func (t *turn) addHours() error {
 	for k, s := range t.hours {
-		if _, err := t.addHour.ExecContext(t.ctx, k.hour, k.user, k.groups, k.protocol, k.rule, k.decision,
+		if err := t.addHour.exec(t.ctx, k.hour, k.user, k.groups, k.protocol, k.rule, k.decision,
 			s.flows, s.up, s.down, s.sent, s.received, s.duration); err != nil {
 			return err
 		}
@@ -284,23 +277,28 @@ func (t *turn) addHours() error {
 // blockBits says how many records are in a block: 4096.
 const blockBits = 12
 
-// addBlocks sums up the blocks that have become full.
-func (t *turn) addBlocks() error {
-	first, next := t.seal.before.last[tableRecords]+1, t.seal.last[tableRecords]+1
-	for n := first >> blockBits; n < next>>blockBits; n++ {
-		if err := t.addBlock(n); err != nil {
+// sum adds the record that was added last to its block, and adds the block's row when it
+// is full.
+func (t *turn) sum() error {
+	seq := t.seal.last[tableRecords]
+	f := &t.filling
+	if seq != f.next || seq>>blockBits != f.n {
+		*f = filling{block: block{n: seq >> blockBits}}
+	}
+	// t.row has the words.
+	f.add(seq, t.row[4].(int64), t.row[2].(int64), [3]int64{t.row[8].(int64), t.row[9].(int64), t.row[12].(int64)})
+	f.next = seq + 1
+	if f.next>>blockBits == f.n {
+		return nil
+	}
+	full := f.block
+	if full.first != full.n<<blockBits { // others have begun it
+		var err error
+		if full, err = sumBlock(t.ctx, t.conn, full.n); err != nil {
 			return err
 		}
 	}
-	return nil
-}
-
-func (t *turn) addBlock(n int64) error {
-	b, err := sumBlock(t.ctx, t.conn, n)
-	if err == nil {
-		_, err = t.conn.ExecContext(t.ctx, "INSERT INTO blocks VALUES "+marks(8), b.cells()...)
-	}
-	return err
+	return t.addBlock.exec(t.ctx, full.cells()...)
 }
 
 // block is a row of blocks.
@@ -308,6 +306,24 @@ type block struct {
 	n, first, earliest, latest int64
 	origins                    []byte
 	targets                    [3][]byte // names, addresses and hosts
+}
+
+// filling is a block that is not full, and the seq that it goes on with.
+type filling struct {
+	block
+	next int64
+}
+
+// add adds the next record.
+func (b *block) add(seq, begin, origin int64, targets [3]int64) {
+	if b.first == 0 {
+		b.first, b.earliest, b.latest = seq, begin, begin
+	}
+	b.earliest, b.latest = min(b.earliest, begin), max(b.latest, begin)
+	b.origins = binary.AppendUvarint(b.origins, uint64(origin))
+	for i, id := range targets {
+		b.targets[i] = binary.AppendUvarint(b.targets[i], uint64(id))
+	}
 }
 
 const blockColumns = "n, first, earliest, latest, origins, names, addresses, hosts"
@@ -329,21 +345,14 @@ func sumBlock(ctx context.Context, q queryer, n int64) (block, error) {
 		return block{}, err
 	}
 	defer rows.Close() // Err has the error
-	b := block{n: n, earliest: math.MaxInt64, latest: math.MinInt64}
+	b := block{n: n}
 	for rows.Next() {
 		var seq, begin, origin int64
 		var targets [3]int64
 		if err := rows.Scan(&seq, &begin, &origin, &targets[0], &targets[1], &targets[2]); err != nil {
 			return block{}, err
 		}
-		if b.first == 0 {
-			b.first = seq
-		}
-		b.earliest, b.latest = min(b.earliest, begin), max(b.latest, begin)
-		b.origins = binary.AppendUvarint(b.origins, uint64(origin))
-		for i, id := range targets {
-			b.targets[i] = binary.AppendUvarint(b.targets[i], uint64(id))
-		}
+		b.add(seq, begin, origin, targets)
 	}
 	if b.first == 0 {
 		return block{}, cmp.Or(rows.Err(), errNoRecords)
