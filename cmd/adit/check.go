@@ -130,6 +130,7 @@ func (k *checker) server(ctx context.Context, dir string) {
 		k.port(ctx, address, running)
 	}
 	k.policy(dir, cfg)
+	k.decider(ctx, dir, cfg.Decider)
 	k.audit(dir, cfg.Audit)
 	for _, address := range cfg.Metrics.addresses() {
 		k.port(ctx, address, running)

@@ -34,6 +34,7 @@ type serverConfig struct {
 	UDP       udpConfig          `toml:"udp"`
 	DNS       dnsConfig          `toml:"dns"`
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
+	Decider   deciderConfig      `toml:"decider"`
 	Audit     auditConfig        `toml:"audit"`
 	IPsec     ipsecConfig        `toml:"ipsec"`
 	Metrics   metricsConfig      `toml:"metrics"`
@@ -119,6 +120,7 @@ func defaultServerConfig() serverConfig {
 		Bind:      defaultBindConfig(),
 		UDP:       defaultUDPConfig(),
 		DNS:       dnsConfig{Servers: []string{}},
+		Decider:   defaultDeciderConfig(),
 		Audit:     defaultAuditConfig(),
 		IPsec:     defaultIPsecConfig(),
 		Limits: limitsConfig{
@@ -164,6 +166,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.UDP.validate(report)
 	c.DNS.validate(report)
 	c.Bandwidth.validate(report)
+	c.Decider.validate(report)
 	c.Audit.validate(report)
 	c.IPsec.validate(report)
 	c.Metrics.validate(report)

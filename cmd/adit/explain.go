@@ -15,13 +15,14 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/users"
 )
 
 const explainHelp = `Say what a server would make of a request, which rule decides, and why those before it
-do not. Nothing is sent to the target, but its name is looked up unless --address
-says what address it has.
+do not. A decider is asked, if server.toml names one. Nothing is sent to the target, but
+its name is looked up unless --address says what address it has.
 
 COMMAND is connect, bind, associate, resolve or ping. What the flags do not say is taken as
 it is for a program behind a client of adit's: it comes by session, with a device,
@@ -74,11 +75,14 @@ func (x *explained) run(ctx context.Context, out io.Writer, command, target stri
 	if err := x.read(command, target); err != nil {
 		return err
 	}
-	rules, exit, err := x.open(ctx)
+	o, err := x.open(ctx)
 	if err != nil {
 		return err
 	}
-	allowed, err := x.say(ctx, out, rules, exit)
+	if o.decider != nil {
+		defer o.decider.Close()
+	}
+	allowed, err := x.say(ctx, out, o)
 	if err == nil && !allowed {
 		err = exitError(exitFailed)
 	}
@@ -122,34 +126,43 @@ func (x *explained) read(command, target string) (err error) {
 	return err
 }
 
-// open reads the rules, which may be none, and makes an exit of what the server denies and
-// whom it asks for names.
-func (x *explained) open(ctx context.Context) (*policy.Policy, *server.Exit, error) {
+// opinions are those that count at a server. The first no is the last word.
+type opinions struct {
+	exit    *server.Exit    // nil: no server is known
+	rules   *policy.Policy  // nil: there are none
+	decider *decide.Decider // nil: there is none
+}
+
+// open reads the rules, and makes an exit of what the server denies and whom it asks for
+// names.
+func (x *explained) open(ctx context.Context) (o opinions, err error) {
 	if x.file != "" {
-		p, err := readPolicy(x.file)
-		return p, nil, err
+		o.rules, err = readPolicy(x.file)
+		return o, err
 	}
 	dir, err := x.dir.open()
 	if err != nil {
-		return nil, nil, err
+		return o, err
 	}
 	cfg := defaultServerConfig()
 	if err := loadConfig(dir, serverKind, &cfg); err != nil {
-		return nil, nil, err
+		return o, err
 	}
-	exit, err := plainExit(cfg)
-	if err != nil {
-		return nil, nil, err
+	if o.exit, err = plainExit(cfg); err != nil {
+		return o, err
 	}
 	if err := x.enquire(ctx, filepath.Join(dir, storeFile)); err != nil {
-		return nil, nil, err
+		return o, err
 	}
 	path, err := policyPath(dir, cfg.Policy.File)
-	if errors.Is(err, errNoPolicy) {
-		return nil, exit, nil
+	if err == nil {
+		o.rules, err = readPolicy(path)
 	}
-	p, err := readPolicy(path)
-	return p, exit, err
+	if err != nil && !errors.Is(err, errNoPolicy) {
+		return o, err
+	}
+	o.decider, err = newDecider(dir, cfg.Decider)
+	return o, err
 }
 
 // plainExit is an exit that judges and looks up as the config says, and as a server that
@@ -197,24 +210,26 @@ func (x *explained) enquire(ctx context.Context, path string) error {
 }
 
 // say prints the decision. A name is allowed if one of its addresses is.
-func (x *explained) say(ctx context.Context, out io.Writer, rules *policy.Policy, exit *server.Exit) (allowed bool, err error) {
+func (x *explained) say(ctx context.Context, out io.Writer, o opinions) (allowed bool, err error) {
 	q := x.request
-	if rules != nil && !q.Addr.IsValid() {
-		e := rules.For(x.who).Explain(q)
-		if e.Outcome != policy.NeedsAddress || q.Command == "resolve" {
+	if o.rules != nil && !q.Addr.IsValid() {
+		e := o.rules.For(x.who).Explain(q)
+		// A name that may be looked up has no address that could be judged.
+		allowed = e.Outcome == policy.Allow || q.Command == "resolve" && e.Outcome == policy.NeedsAddress
+		settled := e.Outcome != policy.NeedsAddress && (o.decider == nil || e.Outcome != policy.Allow) // and the decider wants the address
+		if settled || q.Command == "resolve" {
 			printExplanation(out, "", e)
-			// A name that may be looked up has no address that could be judged.
-			return e.Outcome == policy.Allow || e.Outcome == policy.NeedsAddress, nil
+			return allowed && x.sayDecider(out, o.decider, q), nil
 		}
 	}
 	addrs := []netip.Addr{q.Addr}
 	if !q.Addr.IsValid() {
-		if addrs, err = cmp.Or(exit, &server.Exit{}).Addresses(ctx, q.Name); err != nil {
+		if addrs, err = cmp.Or(o.exit, &server.Exit{}).Addresses(ctx, q.Name); err != nil {
 			return false, hint(fmt.Errorf("look up %s: %w", q.Name, err), "say with --address what address it has")
 		}
 	}
 	for _, a := range addrs {
-		if x.sayOf(out, rules, exit, a.Unmap()) {
+		if x.sayOf(out, o, a.Unmap()) {
 			allowed = true
 		}
 	}
@@ -222,23 +237,48 @@ func (x *explained) say(ctx context.Context, out io.Writer, rules *policy.Policy
 }
 
 // sayOf prints the decision about one address.
-func (x *explained) sayOf(out io.Writer, rules *policy.Policy, exit *server.Exit, a netip.Addr) (allowed bool) {
-	if exit != nil {
-		if err := exit.Judge(netip.AddrPortFrom(a, x.request.Port)); err != nil {
+func (x *explained) sayOf(out io.Writer, o opinions, a netip.Addr) (allowed bool) {
+	if o.exit != nil {
+		if err := o.exit.Judge(netip.AddrPortFrom(a, x.request.Port)); err != nil {
 			fmt.Fprintf(out, "deny: %s: %v\n", a, err)
 			return false
 		}
 	}
-	if rules == nil {
+	if o.rules == nil {
 		fmt.Fprintf(out, "allow: %s: there is no policy\n", a)
-		return true
 	}
 	allowed = true
 	q := x.request
 	for _, q.Addr = range server.Judged(a) {
-		allowed = printExplanation(out, q.Addr.String(), rules.For(x.who).Explain(q)) && allowed
+		if o.rules != nil {
+			allowed = printExplanation(out, q.Addr.String(), o.rules.For(x.who).Explain(q)) && allowed
+		}
+	}
+	for _, q.Addr = range server.Judged(a) {
+		allowed = allowed && x.sayDecider(out, o.decider, q)
 	}
 	return allowed
+}
+
+// sayDecider asks the decider, if there is one, about what is allowed so far, and prints what
+// it says.
+func (x *explained) sayDecider(out io.Writer, d *decide.Decider, q policy.Request) (allowed bool) {
+	if d == nil {
+		return true
+	}
+	a := d.Decide(decide.Question{Who: x.who, Request: q})
+	text, about := "", ""
+	switch {
+	case a.Err != nil:
+		text = fmt.Sprintf(": no answer: %v", a.Err)
+	case a.Reason != "":
+		text = ": " + a.Reason
+	}
+	if q.Addr.IsValid() {
+		about = fmt.Sprintf(" (%s)", q.Addr)
+	}
+	fmt.Fprintf(out, "%s: decider %s%s%s\n", a.Outcome, d.Name(), text, about)
+	return a.Outcome == policy.Allow || a.Outcome == policy.NeedsAddress
 }
 
 // printExplanation tells whether a request is allowed.

@@ -89,6 +89,9 @@ Where a rule asks what is spoken, the server connects and waits for the first by
 at most, before it passes anything on. A datagram goes by what has been said between the
 program and that destination so far, itself included.
 
+Somebody else may have a say, too: what the rules allow is asked of the decider that
+[decider] in server.toml names, if there is one, and its no is final.
+
 Guests and SOCKS 6 programs that ask the server for names need a rule that allows
 resolve; ping and bind have no port.
 
@@ -98,7 +101,7 @@ at adit policy apply and SIGHUP. A policy that is wrong takes the place of none.
 open is judged again, and ends if it may not be any more.`
 
 func newPolicy(e env) *cobra.Command {
-	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyDiff(e), newPolicyApply(e))
+	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyDiff(e), newPolicyApply(e), newPolicyServe(e))
 }
 
 func newPolicyTest(e env) *cobra.Command {

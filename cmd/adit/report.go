@@ -28,6 +28,7 @@ type serverReport struct {
 	Listen   []string           `json:"listen"`
 	Metrics  string             `json:"metrics,omitempty"` // where they are
 	Audit    string             `json:"audit,omitempty"`   // why nothing can be recorded
+	Decider  string             `json:"decider,omitempty"` // why it is taken for dead
 	Sessions []sessionReport    `json:"sessions"`          // the oldest first
 	Guests   []guestReport      `json:"guests,omitempty"`  // the same
 	Doors    []serverDoorReport `json:"doors,omitempty"`   // of the server's own

@@ -26,7 +26,7 @@ import (
 const scriptLimit = time.Minute
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"adit": main, "nameserver": nameServer})
+	testscript.Main(m, map[string]func(){"adit": main, "nameserver": nameServer, "decider": deciderProgram, "certificates": certificatesProgram})
 }
 
 // TestScripts runs adit as people and scripts do. Beside the commands that
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 //	append FILE LINE           add a line
 //
 // $TARGET is a web server: /hello, and /endless, which never ends; the program nameserver
-// is a DNS server.
+// is a DNS server, decider one that decides, and certificates makes some.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"maps"
@@ -131,14 +130,11 @@ func (c serverDoorConfig) tlsConfig(dir string, own func(*tls.ClientHelloInfo) (
 	if c.ClientCA == "" {
 		return t, nil
 	}
-	text, err := os.ReadFile(within(dir, c.ClientCA))
+	pool, err := readCA(within(dir, c.ClientCA))
 	if err != nil {
 		return nil, fmt.Errorf("read client_ca: %w", err)
 	}
-	t.ClientCAs, t.ClientAuth = x509.NewCertPool(), tls.VerifyClientCertIfGiven
-	if !t.ClientCAs.AppendCertsFromPEM(text) {
-		return nil, hint(fmt.Errorf("read client_ca: there is no certificate in %s", c.ClientCA), "it is a PEM file: -----BEGIN CERTIFICATE-----")
-	}
+	t.ClientCAs, t.ClientAuth = pool, tls.VerifyClientCertIfGiven
 	t.SessionTicketsDisabled = true // every app shows its certificate, which may have expired
 	return t, nil
 }

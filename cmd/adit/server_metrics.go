@@ -67,6 +67,9 @@ func (p *serverProcess) obstacles(ctx context.Context) (all []string) {
 	if _, _, err := p.store.Lookup(ctx, make(ed25519.PublicKey, ed25519.PublicKeySize)); !errors.Is(err, users.ErrDeviceUnknown) {
 		all = append(all, "the store of users gives no answer")
 	}
+	if p.asks.Failing() != nil {
+		all = append(all, "the decider does not answer")
+	}
 	if p.audit != nil && p.audit.Stats().Refusal != nil {
 		all = append(all, "nothing can be recorded")
 	}

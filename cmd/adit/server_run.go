@@ -23,6 +23,7 @@ import (
 	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/users"
 )
 
@@ -93,6 +94,7 @@ type serverProcess struct {
 	key    *keys.Server
 	exit   liveExit
 	rules  liveRules
+	asks   *decide.Decider
 	site   liveSite
 	cert   liveCertificate
 	server *server.Server
@@ -120,6 +122,8 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		return err
 	}
 	p.log = newJournal(o.stderr, p.cfg.Log)
+	p.asks = decide.New(p.log.Logger)
+	defer p.asks.Close()
 	if p.lock, err = p.before.claim(o.dir); err != nil {
 		return err
 	}
@@ -160,6 +164,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Users:          store,
 		Relay:          &p.exit,
 		Policy:         p.rules.current,
+		Decider:        p.asks,
 		Sessions:       p.cfg.Limits.Sessions,
 		SessionStreams: p.cfg.Limits.StreamsPerSession,
 		UserStreams:    p.cfg.Limits.StreamsPerUser,
@@ -349,6 +354,10 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	if err != nil {
 		return err
 	}
+	decider, err := cfg.Decider.config(p.dir)
+	if err != nil {
+		return err
+	}
 	cert, err := loadCertificate(cfg, p.dir, p.key)
 	if err != nil {
 		return err
@@ -361,7 +370,8 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 	p.site.set(site)
 	p.exit.Store(exit)
 	p.log.set(cfg.Log)
-	p.rules.set(rules, p.server)
+	p.asks.Set(decider)
+	p.rules.set(rules, p.server) // all that is open is judged anew
 	if p.server != nil {
 		p.server.SetGrace(graceOf(cfg))
 		p.server.SetBandwidth(cfg.Bandwidth.bandwidth())
@@ -379,6 +389,9 @@ func (p *serverProcess) report() any {
 		if err := p.audit.Failed(); err != nil {
 			r.Server.Audit = err.Error()
 		}
+	}
+	if err := p.asks.Failing(); err != nil {
+		r.Server.Decider = err.Error()
 	}
 	if p.wireGuard.host != nil {
 		r.Server.Guests = reportGuests(p.wireGuard.host.guests.Here())

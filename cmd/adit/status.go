@@ -96,6 +96,9 @@ func printServer(w io.Writer, s *serverReport) {
 	if s.Audit != "" {
 		fmt.Fprintf(w, "audit\tNOT RECORDING: %s\n", s.Audit)
 	}
+	if s.Decider != "" {
+		fmt.Fprintf(w, "decider\tDOES NOT ANSWER: %s\n", s.Decider)
+	}
 	fmt.Fprintf(w, "sessions\t%d\n", len(s.Sessions))
 	if len(s.Guests) > 0 {
 		fmt.Fprintf(w, "guests\t%d\n", len(s.Guests))

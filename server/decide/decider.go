@@ -31,7 +31,6 @@ const (
 
 var (
 	errBusy     = errors.New("too many questions are open")
-	errDead     = errors.New("it has not answered for a while")
 	errClosed   = errors.New("the server is going down")
 	errProtocol = errors.New("it wants to know more than there is to know")
 )
@@ -253,7 +252,7 @@ func (d *Decider) mayAsk(q Question, now time.Time) error {
 	case d.open >= maxWaiting, d.users[q.Who.User] >= maxOfUser:
 		return errBusy
 	case h.pause > 0 && now.Before(h.again):
-		return fmt.Errorf("%w: %w", errDead, h.why)
+		return fmt.Errorf("it has not answered for a while: %w", h.why)
 	case h.pause > 0:
 		h.again = now.Add(h.pause) // this question is the one
 	}
@@ -309,7 +308,7 @@ func (d *Decider) note(k key, a Answer) {
 // heard notes whether the decider has answered. mu is held.
 func (d *Decider) heard(err error) {
 	h := &d.health
-	if !errors.Is(err, errAbsent) { // somebody has answered, if only nonsense
+	if _, absent := errors.AsType[absence](err); !absent { // somebody has answered, if only nonsense
 		if h.pause > 0 {
 			d.log.Info("the decider answers again", "decider", d.cfg.Name)
 		}

@@ -6,7 +6,6 @@ import (
 	"context"
 	"crypto/tls"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -73,8 +72,10 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// errAbsent is in the errors for which nobody may be there to answer.
-var errAbsent = errors.New("ask the decider")
+// absence is an error for which nobody may be there to answer.
+type absence struct{ error }
+
+func (a absence) Unwrap() error { return a.error }
 
 // line is the way to a decision point.
 type line struct {
@@ -136,13 +137,13 @@ func (l *line) exchange(ctx context.Context, q Question) ([]byte, error) {
 	}
 	resp, err := l.http.RoundTrip(r)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errAbsent, err)
+		return nil, absence{err}
 	}
 	defer resp.Body.Close() // reading only: nothing to lose
 	switch resp.StatusCode {
 	case http.StatusOK:
 	case http.StatusTooManyRequests, http.StatusBadGateway, http.StatusServiceUnavailable, http.StatusGatewayTimeout:
-		return nil, fmt.Errorf("%w: %s", errAbsent, resp.Status)
+		return nil, absence{fmt.Errorf("the decider says %s", plain(resp.Status))}
 	default:
 		return nil, fmt.Errorf("the decider says %s", plain(resp.Status))
 	}
@@ -152,7 +153,7 @@ func (l *line) exchange(ctx context.Context, q Question) ([]byte, error) {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("%w: %w", errAbsent, err)
+		return nil, absence{err}
 	case len(b) > maxAnswer:
 		return nil, fmt.Errorf("the answer is longer than %d bytes", maxAnswer)
 	}

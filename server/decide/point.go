@@ -38,12 +38,10 @@ type Point struct {
 	policy atomic.Pointer[policy.Policy]
 }
 
-// NewPoint gives a decision point. judged gives the addresses that have to be allowed for
-// one to be reached.
-func NewPoint(p *policy.Policy, judged func(netip.Addr) []netip.Addr, log *slog.Logger) *Point {
-	point := &Point{judged: judged, log: log}
-	point.SetPolicy(p)
-	return point
+// NewPoint gives a decision point, which needs a policy before it is asked. judged gives the
+// addresses that have to be allowed for one to be reached.
+func NewPoint(judged func(netip.Addr) []netip.Addr, log *slog.Logger) *Point {
+	return &Point{judged: judged, log: log}
 }
 
 // SetPolicy has the rules of another policy decide from now on.
@@ -193,7 +191,7 @@ func (p *Point) decide(e evaluation) decision {
 		}
 	}
 	p.log.Debug("decided", "user", q.Who.User, "command", q.Request.Command, "target", e.Resource.ID, "decision", d)
-	said := decision{Decision: d.Outcome == policy.Allow, Context: remarks{Reason: map[string]string{"en": d.String()}}}
+	said := decision{Decision: d.Outcome == policy.Allow, Context: remarks{Reason: map[string]string{"en": strings.TrimPrefix(d.String(), d.Outcome.String()+": ")}}}
 	switch d.Outcome {
 	case policy.NeedsAddress:
 		said.Context.Needs = "address"
