@@ -111,7 +111,8 @@ func (*undecided) Error() string { return "the decider has not answered yet" }
 
 // consent is what a flow remembers of what the decider has said.
 type consent struct {
-	said string // the last time; "": nothing
+	said  string // the last time; "": nothing
+	stale bool   // something has changed since
 
 	// agreed is when it agreed to each destination. That of an association counts for as long
 	// as that of a connection, though it has many.
@@ -165,8 +166,9 @@ func (f *flow) ask(to destination, s spoken, wait bool) opinion {
 func (f *flow) askOfDatagrams(to destination, s spoken) error {
 	f.mu.Lock()
 	full := f.consent.full()
+	_, before := f.consent.agreed.get(to)
 	f.mu.Unlock()
-	if full != nil {
+	if full != nil && !before {
 		return &undecided{full}
 	}
 	switch o := f.ask(to, s, false); {
@@ -185,7 +187,8 @@ func (f *flow) askOfDatagrams(to destination, s spoken) error {
 	return nil
 }
 
-// due tells whether the decider has not agreed for so long to what the flow has.
+// due tells whether the decider has to be asked again, as it has not agreed for so long to
+// what the flow has, or something has changed.
 func (f *flow) due(life time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -193,7 +196,25 @@ func (f *flow) due(life time.Duration) bool {
 		return false // each destination is asked about when something goes there
 	}
 	at, asked := f.consent.agreed.get(f.to)
-	return !asked || time.Since(at) > life
+	due := !asked || f.consent.stale || time.Since(at) > life
+	f.consent.stale = false
+	return due
+}
+
+// askSoon has the decider asked again: something has changed. What it has said of the same
+// question still counts.
+func (f *flow) askSoon() {
+	s := f.caller.server
+	if s.decider() == nil {
+		return
+	}
+	f.mu.Lock()
+	f.consent.stale = true
+	f.mu.Unlock()
+	select {
+	case s.again <- struct{}{}:
+	default: // that is going to be seen
+	}
 }
 
 // askAgain ends the flow if the decider does not agree to it any more.
@@ -215,38 +236,20 @@ func (f *flow) decided() string {
 	return f.consent.said
 }
 
-// askAnew has the decider asked again about all that is open.
-func (s *Server) askAnew() {
-	d := s.decider()
-	if d == nil {
-		return
-	}
-	d.Forget()
-	select {
-	case s.anew <- struct{}{}:
-	default: // that is going to be done
-	}
-}
-
 // watchDecider asks again about what is open, when the decider's answers do not count any
 // more.
 func (s *Server) watchDecider(ctx context.Context) {
 	tick := time.NewTicker(askAgainEvery)
 	defer tick.Stop()
 	for {
-		all := false
 		select {
 		case <-tick.C:
-		case <-s.anew:
-			all = true
+		case <-s.again:
 		case <-ctx.Done():
 			return
 		}
 		if d := s.decider(); d != nil {
 			life, _ := d.Lives()
-			if all {
-				life = 0
-			}
 			s.askAgain(ctx, life)
 		}
 	}

@@ -14,9 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/policy"
+	"github.com/adit-net/adit/server/users"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -372,4 +374,23 @@ func TestRecordSaysWhatTheDeciderHasSaid(t *testing.T) {
 	if len(all) != 1 || all[0].What != "decider oracle: deny: because" || all[0].Decision != audit.Refused || all[0].End != "not allowed" {
 		t.Errorf("the record is %+v", all)
 	}
+}
+
+func TestDeciderIsToldThatAUserHasChanged(t *testing.T) {
+	h, o := askingHouse(t, decide.Config{Cache: time.Hour}, nil)
+	conn := h.attach(h.device("anna")).connect(echoTarget(t))
+	exchange(t, conn, "hello")
+	o.change(func() {
+		o.says = func(q map[string]any) string {
+			if groups, _ := json.Marshal(q["subject"]); strings.Contains(string(groups), `"visitors"`) {
+				return no
+			}
+			return yes
+		}
+	})
+	token, key := keys.NewToken(), h.newKey()
+	h.must(h.store.Invite(t.Context(), "anna", token, time.Now().Add(time.Hour), "visitors"))
+	_, err := h.store.Join(t.Context(), token.Bytes(), users.Device{Key: key.Public(), WireGuard: key.WireGuardPublic(), Name: "phone"})
+	h.must(err)
+	wantBroken(t, conn)
 }

@@ -24,8 +24,10 @@ func (s *Server) SetPolicy(p *policy.Policy) {
 		what = fmt.Sprintf("a policy with %d rules is in force", len(p.Rules()))
 	}
 	s.note(audit.Policy, audit.Origin{}, netip.AddrPort{}, what, nil)
+	if d := s.decider(); d != nil {
+		d.Forget()
+	}
 	s.judgeFlows()
-	s.askAnew()
 }
 
 // judgeFlows breaks the flows that may not be any more.
@@ -67,6 +69,8 @@ func (c *caller) judgeFlows() {
 	for _, f := range c.all() {
 		if _, reason := f.judge(); reason != nil {
 			f.cut(reason)
+		} else {
+			f.askSoon()
 		}
 	}
 }

@@ -100,7 +100,7 @@ type Server struct {
 	begun     chan *lane // to Serve, which runs them
 
 	policy atomic.Pointer[policy.Policy] // nil: there is none
-	anew   chan struct{}                 // has an item when the decider is to be asked about all flows
+	again  chan struct{}                 // has an item when there is a flow that the decider is to be asked about again
 
 	mu       sync.Mutex
 	sessions map[[16]byte]*session
@@ -144,7 +144,7 @@ func New(cfg Config) *Server {
 		quotas:    quota.NewBook(usage{cfg.Users}),
 		counts:    newCounts(),
 		begun:     make(chan *lane),
-		anew:      make(chan struct{}, 1),
+		again:     make(chan struct{}, 1),
 		sessions:  make(map[[16]byte]*session),
 		devices:   make(map[string]int),
 		streams:   make(map[string]int),
