@@ -222,7 +222,7 @@ func TestStrongSwanInUserSpaceIsSeen(t *testing.T) {
 	if got.Since.Before(began.Add(-2*time.Second)) || got.Since.After(time.Now().Add(time.Second)) {
 		t.Errorf("it began at %v, not after %v", got.Since, began)
 	}
-	got.Since = time.Time{}
+	got.Since, got.hold = time.Time{}, hold{}
 	gcm := Suite{Cipher: "aes-gcm", KeyBits: 128}
 	if want := (Protection{Mechanism: Userspace, Mode: Tunnel, Out: gcm, In: gcm, NATT: true, Peer: "there.test", MTU: 1400}); got != want {
 		t.Errorf("%+v, not %+v\n%s", got, want, s.swanctl("here", "--list-sas", "--raw"))

@@ -1,5 +1,6 @@
 // Package ipsec tells whether IPsec (RFC 4301) protects the path between two
-// addresses, how, and what fits through. It looks and never changes anything.
+// addresses, how, and what fits through. It ties sockets to what protects them, and
+// changes nothing else.
 //
 // On Linux it sees, in this order:
 //
@@ -18,7 +19,9 @@
 // It fails closed: what it cannot see or does not understand is not protected.
 // A look is about one moment. When an association ends, its route may go with
 // it, and packets continue in clear; so whoever rests on protection watches it,
-// see [Paths].
+// see [Paths]. That is
+// not soon enough for what is in a socket already: whoever demands protection ties
+// sockets to it, see [Paths.Guard] and [Detector.Control].
 //
 // A policy of the kernel refuses what comes in clear, so it holds for both
 // directions. A route only says where packets leave. Who wants it for those that
@@ -84,6 +87,8 @@ type Protection struct {
 
 	// Reason says to people why the path is not protected.
 	Reason string
+
+	hold hold // what a socket can be tied to
 }
 
 // Protected tells whether there is any protection.

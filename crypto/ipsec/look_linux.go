@@ -155,6 +155,7 @@ func (v *View) lookAtCharon(ctx context.Context, p Path, way route) (sight, erro
 	c := slices.MaxFunc(covering, func(a, b *child) int { return a.since.Compare(b.since) })
 	s := sight{governed: true, Protection: Protection{
 		Mechanism: Userspace, Mode: c.mode, Out: c.transform.Suite, In: c.transform.Suite, NATT: c.natt, Since: c.since, MTU: way.mtu, Peer: c.peer,
+		hold: hold{device: way.link.index},
 	}}
 	// ESP goes by another way than what is in it. If charon's own packets are
 	// told apart by a mark, that way cannot be seen from here.
@@ -178,6 +179,11 @@ func describe(by Mechanism, way route, out, in []*state) kernelSight {
 	}
 	if i.since.After(p.Since) {
 		p.Since = i.since
+	}
+	if by == Kernel {
+		p.hold = hold{out: o.template(), in: i.template()}
+	} else {
+		p.hold = hold{device: way.link.index}
 	}
 	for _, s := range out {
 		p.MTU = min(p.MTU, s.fits(way))

@@ -4,8 +4,15 @@ package ipsec
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"syscall"
 )
+
+// hold is nothing.
+type hold struct{}
+
+func (hold) tie(syscall.RawConn) error { return errors.ErrUnsupported }
 
 // sources are none.
 type sources struct{}

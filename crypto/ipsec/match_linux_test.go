@@ -163,6 +163,7 @@ func TestProtectionTellsOfTheAssociations(t *testing.T) {
 	old := states[0]
 	old.since, old.cipher.Suite = time.Unix(1, 0), Suite{Cipher: "old"}
 	got := lookWith(t, Path{Remote: netip.MustParseAddrPort("10.2.0.7:80")}, append([]state{old}, states...)).Protection
+	got.hold = hold{}
 	want := Protection{
 		Mechanism: Kernel, Mode: Tunnel, Out: gcm128.Suite, In: gcm128.Suite, NATT: true, Since: time.Unix(2000, 0), MTU: 1438,
 	}

@@ -28,6 +28,7 @@ type route struct {
 
 // link is an interface.
 type link struct {
+	index         uint32
 	name, kind    string // the kind is empty for hardware
 	mtu           int
 	ifID          uint32 // of kind xfrm
@@ -172,7 +173,7 @@ func parseLink(b []byte) (l link, err error) {
 	if err != nil {
 		return l, err
 	}
-	l = link{name: text(attrs[unix.IFLA_IFNAME]), kind: text(info[unix.IFLA_INFO_KIND]), mtu: int(mtu)}
+	l = link{index: binary.NativeEndian.Uint32(b[4:]), name: text(attrs[unix.IFLA_IFNAME]), kind: text(info[unix.IFLA_INFO_KIND]), mtu: int(mtu)}
 	if !l.doesESP() {
 		return l, nil
 	}

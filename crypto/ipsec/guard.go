@@ -1,0 +1,104 @@
+package ipsec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"syscall"
+)
+
+// ErrUnprotected is in the errors of what demands protection and has none.
+var ErrUnprotected = errors.New("IPsec does not protect the path")
+
+// Control is for [net.Dialer].ControlContext, and has a socket connect by a protected path
+// only: it is tied to what protects it, before it sends anything. From then on the
+// kernel lets nothing out and nothing in by any other way, also when the association is
+// gone: what is written waits for its return. Where protection is only stated, there
+// is nothing to tie to.
+func (d *Detector) Control(ctx context.Context, network, address string, c syscall.RawConn) error {
+	remote, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return fmt.Errorf("see what protects the path: %w", err)
+	}
+	udp := len(network) >= 3 && network[:3] == "udp"
+	p, err := d.Look(ctx, Path{Remote: remote, UDP: udp})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnprotected, err)
+	}
+	return p.tie(c)
+}
+
+// tie ties a socket to what protects its path.
+func (p Protection) tie(c syscall.RawConn) error {
+	switch p.Mechanism {
+	case None:
+		return fmt.Errorf("%w: %s", ErrUnprotected, p.Reason)
+	case Stated:
+		return nil
+	}
+	if err := p.hold.tie(c); err != nil {
+		return fmt.Errorf("tie a socket to what protects it: %w", err)
+	}
+	return nil
+}
+
+// Look says what protects a path, as was seen last.
+func (s *Paths) Look(ctx context.Context, p Path) Protection {
+	f := s.Follow(ctx, p, nil)
+	defer f.Stop()
+	return f.Protection()
+}
+
+// Guard gives a listener that accepts from ln, which is for TCP, only what comes by a protected
+// path, and ties it to that as [Detector.Control] does. All else is reset, before
+// anything is read of it, and refused is told why.
+func (s *Paths) Guard(ln net.Listener, refused func(remote net.Addr, why error)) net.Listener {
+	return guarded{ln, s, refused}
+}
+
+type guarded struct {
+	net.Listener
+	paths   *Paths
+	refused func(remote net.Addr, why error)
+}
+
+func (l guarded) Accept() (net.Conn, error) {
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		if err = l.admit(c); err == nil {
+			return c, nil
+		}
+		if tcp, ok := c.(*net.TCPConn); ok {
+			_ = tcp.SetLinger(0) // or it ends in some other way
+		}
+		_ = c.Close() // nobody has used it
+		l.refused(c.RemoteAddr(), err)
+	}
+}
+
+// admit ties a connection that has come in.
+func (l guarded) admit(c net.Conn) error {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return errors.New("it is no TCP connection")
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	path := Path{Local: addrPort(tcp.LocalAddr()), Remote: addrPort(tcp.RemoteAddr())}
+	return l.paths.Look(context.Background(), path).tie(raw)
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	return tcp.AddrPort()
+}
