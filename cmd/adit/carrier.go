@@ -6,6 +6,7 @@ import (
 	"net"
 
 	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/tunnel"
@@ -34,13 +35,16 @@ func protection(p tlslink.Protection) tunnel.Protection {
 }
 
 // dialServer gives the dialer for a server. The config is valid.
-func dialServer(cfg remoteConfig) (client.Dialer, error) {
+func dialServer(cfg remoteConfig, below ipsecConfig) (client.Dialer, error) {
 	d := &tlslink.Dialer{
 		Address:     cfg.Address,
 		ServerName:  cfg.Name,
 		UseCA:       cfg.CA,
 		Fingerprint: cfg.Fingerprint,
 		Multipath:   cfg.MPTCP,
+	}
+	if cfg.RequireIPsec {
+		d.Control = below.detector().Control
 	}
 	if !cfg.CA {
 		pin, err := keys.ParsePin(cfg.Pin)
@@ -87,6 +91,8 @@ func dialHint(err error) error {
 		return hint(err, "somebody may be in between; if the server really has a new key, ask for a new invite")
 	case errors.Is(err, tlslink.ErrWebsite):
 		return hint(err, "check the address, or ask whoever runs the server for a new invite")
+	case errors.Is(err, ipsec.ErrUnprotected):
+		return hint(err, "bring up the IPsec connection; or do without: require_ipsec = false in client.toml")
 	case unreachable:
 		return hint(err, "check that the server runs, and that no firewall is in between")
 	}

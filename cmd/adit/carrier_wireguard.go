@@ -93,14 +93,14 @@ func (f clockFile) write(at time.Time) {
 
 // dialCarriers gives the dialers for a server, the one to prefer first. dir is the
 // client's.
-func dialCarriers(cfg remoteConfig, device *keys.Device, dir string) ([]client.Dialer, error) {
+func dialCarriers(cfg remoteConfig, below ipsecConfig, device *keys.Device, dir string) ([]client.Dialer, error) {
 	var all []client.Dialer
 	for _, kind := range cfg.Carriers {
 		var dial client.Dialer
 		var err error
 		switch {
 		case kind == overTLS:
-			dial, err = dialServer(cfg)
+			dial, err = dialServer(cfg, below)
 		case cfg.WireGuardKey != "":
 			dial, err = dialWireGuard(cfg, device, dir)
 		default:

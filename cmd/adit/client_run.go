@@ -93,7 +93,7 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	dials, err := dialCarriers(p.cfg.Server, device, o.dir)
+	dials, err := dialCarriers(p.cfg.Server, p.cfg.IPsec, device, o.dir)
 	if err != nil {
 		return err
 	}

@@ -33,6 +33,8 @@ type remoteConfig struct {
 	Fingerprint string `toml:"fingerprint"`
 	MPTCP       bool   `toml:"mptcp"`
 
+	RequireIPsec bool `toml:"require_ipsec"`
+
 	Carriers         []string `toml:"carriers"`
 	WireGuardKey     string   `toml:"wireguard_key"`
 	WireGuardAddress string   `toml:"wireguard_address"`
@@ -126,6 +128,12 @@ func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
 		report("server.carriers", "there is no way to the server", `write carriers = ["tls", "wireguard"]`)
 	case len(c.Carriers) == 1 && c.Carriers[0] == overWireGuard && c.WireGuardKey == "":
 		report("server.carriers", "nothing says how to reach the server by WireGuard", "adit join writes it, if the server takes WireGuard")
+	}
+	if c.RequireIPsec && slices.Contains(c.Carriers, overWireGuard) {
+		report("server.carriers", "WireGuard cannot be held to IPsec", `write carriers = ["tls"]`)
+	}
+	if c.RequireIPsec && c.MPTCP {
+		report("server.mptcp", "Multipath TCP would take ways that IPsec does not protect", "write mptcp = false")
 	}
 	if _, err := keys.ParseWireGuardPublic(c.WireGuardKey); c.WireGuardKey != "" && err != nil {
 		report("server.wireguard_key", "not a WireGuard public key", "it has 44 characters, as wg show prints it; adit join writes it")

@@ -23,6 +23,9 @@ type serverDoorConfig struct {
 	Key   string `toml:"key"`
 	UDP   bool   `toml:"udp"`
 
+	RequireIPsec bool              `toml:"require_ipsec"`
+	Identities   map[string]string `toml:"identities"`
+
 	ClientCA         string            `toml:"client_ca"`
 	CertificateName  string            `toml:"certificate_name"` // empty: "cn"
 	CertificateUsers map[string]string `toml:"certificate_users"`
@@ -68,7 +71,7 @@ func (c serverDoorConfig) validate(report func(key, what, todo string)) {
 	for i, m := range c.Methods {
 		switch {
 		case !slices.Contains(door.Methods(), door.Method(m)):
-			report(".methods", "unknown method "+strconv.Quote(m), "known are: gssapi, password, certificate, network")
+			report(".methods", "unknown method "+strconv.Quote(m), "known are: gssapi, password, certificate, ike, network")
 		case slices.Contains(c.Methods[:i], m):
 			report(".methods", strconv.Quote(m)+" is named twice", "name each once, the one to prefer first")
 		}
@@ -82,6 +85,7 @@ func (c serverDoorConfig) validate(report func(key, what, todo string)) {
 	c.validateCertificates(report)
 	c.validateKerberos(report)
 	c.validateNetworks(report)
+	c.validateIdentities(report)
 }
 
 func (c serverDoorConfig) validateTLS(report func(key, what, todo string)) {
@@ -90,9 +94,9 @@ func (c serverDoorConfig) validateTLS(report func(key, what, todo string)) {
 		report(".plain", "unknown word "+strconv.Quote(c.Plain), `write plain = "protected", or nothing`)
 	case c.tls() && c.Plain != "":
 		report(".plain", "the door is not plain: it speaks TLS", "write tls = false, or remove plain")
-	case !c.tls() && c.Plain == "" && !loopback(c.Listen):
+	case !c.tls() && c.Plain == "" && !c.RequireIPsec && !loopback(c.Listen):
 		report(".tls", "anybody on the way to "+c.Listen+" could read and change what passes",
-			`write tls = true; or plain = "protected", if something below protects the whole path, as IPsec does`)
+			`write tls = true; or require_ipsec = true; or plain = "protected", if something else protects the whole path`)
 	}
 	if (c.Cert == "") != (c.Key == "") {
 		report(".cert", "cert and key go together", "name both files, or neither")
@@ -138,6 +142,21 @@ func (c serverDoorConfig) validateNetworks(report func(key, what, todo string)) 
 		}
 		if users.ValidName(user) != nil {
 			report(".networks", strconv.Quote(user)+" cannot be the name of a user", `write { "10.8.0.0/16" = "partner" }`)
+		}
+	}
+}
+
+func (c serverDoorConfig) validateIdentities(report func(key, what, todo string)) {
+	offered := c.offers(door.IKE)
+	if offered != (len(c.Identities) > 0) {
+		report(".identities", "the method ike and identities go together", `write identities = { "gateway.example.org" = "partner" }`)
+	}
+	if offered && !c.RequireIPsec {
+		report(".methods", "who has come in by IKE could go on in the clear", "write require_ipsec = true, or another method")
+	}
+	for identity, user := range c.Identities {
+		if identity == "" || users.ValidName(user) != nil {
+			report(".identities", strconv.Quote(user)+" cannot be the name of a user", `write { "gateway.example.org" = "partner" }`)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"time"
 
 	"github.com/adit-net/adit/crypto/ipsec"
 )
@@ -26,6 +27,25 @@ func (c ipsecConfig) validate(report func(key, what, todo string)) {
 		report("ipsec.vici", strconv.Quote(c.VICI)+" is no path from the root", `leave it empty, or write "/run/charon.vici"`)
 	}
 }
+
+// serverIPsecConfig is the same for a server, and how long apps at its doors wait.
+type serverIPsecConfig struct {
+	ProtectedNetworks []string `toml:"protected_networks"`
+	VICI              string   `toml:"vici"`
+	Patience          duration `toml:"patience"`
+}
+
+func defaultServerIPsecConfig() serverIPsecConfig {
+	return serverIPsecConfig{ProtectedNetworks: []string{}, Patience: duration{30 * time.Second}}
+}
+
+func (c serverIPsecConfig) validate(report func(key, what, todo string)) {
+	c.below().validate(report)
+	c.Patience.validate("ipsec.patience", report)
+}
+
+// below is what a server and a client have in common.
+func (c serverIPsecConfig) below() ipsecConfig { return ipsecConfig{c.ProtectedNetworks, c.VICI} }
 
 // detector looks as the config says, which is valid.
 func (c ipsecConfig) detector() *ipsec.Detector {

@@ -16,14 +16,17 @@ import (
 
 // serverConfig is server.toml.
 type serverConfig struct {
-	Listen []string   `toml:"listen"`
-	MPTCP  bool       `toml:"mptcp"`
-	Name   string     `toml:"name"`
-	Allow  []string   `toml:"allow"`
-	Drain  duration   `toml:"drain"`
-	Grace  duration   `toml:"grace"`
-	Site   siteConfig `toml:"site"`
-	TLS    tlsConfig  `toml:"tls"`
+	Listen []string `toml:"listen"`
+	MPTCP  bool     `toml:"mptcp"`
+
+	RequireIPsec bool `toml:"require_ipsec"`
+
+	Name  string     `toml:"name"`
+	Allow []string   `toml:"allow"`
+	Drain duration   `toml:"drain"`
+	Grace duration   `toml:"grace"`
+	Site  siteConfig `toml:"site"`
+	TLS   tlsConfig  `toml:"tls"`
 
 	WireGuard wireGuardConfig `toml:"wireguard"`
 
@@ -36,7 +39,7 @@ type serverConfig struct {
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
 	Decider   deciderConfig      `toml:"decider"`
 	Audit     auditConfig        `toml:"audit"`
-	IPsec     ipsecConfig        `toml:"ipsec"`
+	IPsec     serverIPsecConfig  `toml:"ipsec"`
 	Metrics   metricsConfig      `toml:"metrics"`
 	Limits    limitsConfig       `toml:"limits"`
 	Log       logConfig          `toml:"log"`
@@ -122,7 +125,7 @@ func defaultServerConfig() serverConfig {
 		DNS:       dnsConfig{Servers: []string{}},
 		Decider:   defaultDeciderConfig(),
 		Audit:     defaultAuditConfig(),
-		IPsec:     defaultIPsecConfig(),
+		IPsec:     defaultServerIPsecConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
 			StreamsPerSession: 1_000,

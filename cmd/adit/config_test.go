@@ -179,16 +179,24 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 		{"string for doors", "door = 3", []string{`c:1:8: door: want tables in double brackets | write it like this: [[door]]`}},
 		{"number for a switch in a door", "[[door]]\ntls = 3", []string{`c:2:7: door.tls: want true or false | write it like this: tls = true`}},
 		{"door in the clear", "[[door]]\nlisten = \":1080\"\nmethods = [\"password\"]\ntls = false", []string{
-			`c:4:1: door[1].tls: anybody on the way to :1080 could read and change what passes | write tls = true; or plain = "protected", if something below protects the whole path, as IPsec does`,
+			`c:4:1: door[1].tls: anybody on the way to :1080 could read and change what passes | write tls = true; or require_ipsec = true; or plain = "protected", if something else protects the whole path`,
 		}},
 		{"door that asks nobody", "[[door]]\nlisten = \":1080\"\n", []string{
 			`c:1:3: door[1].methods: nothing says how apps prove whose they are | write methods = ["password"]`,
 		}},
 		{"door without what its methods need", "[[door]]\nlisten = \":1080\"\nmethods = [\"gssapi\", \"certificate\", \"network\", \"luck\"]", []string{
-			`c:3:1: door[1].methods: unknown method "luck" | known are: gssapi, password, certificate, network`,
+			`c:3:1: door[1].methods: unknown method "luck" | known are: gssapi, password, certificate, ike, network`,
 			"c:1:3: door[1].client_ca: the method certificate and client_ca go together | name the PEM file of the CA that issues the apps' certificates",
 			"c:1:3: door[1].keytab: the method gssapi and a keytab go together | name the file with the keys of rcmd/HOST and socks/HOST",
 			`c:1:3: door[1].networks: the method network and networks go together | write networks = { "10.8.0.0/16" = "partner" }`,
+		}},
+		{"door by IKE in clear", "[[door]]\nlisten = \"127.0.0.1:1080\"\ntls = false\nmethods = [\"ike\"]\nidentities = { \"a.example\" = \"\" }", []string{
+			`c:4:1: door[1].methods: who has come in by IKE could go on in the clear | write require_ipsec = true, or another method`,
+			`c:5:1: door[1].identities: "" cannot be the name of a user | write { "gateway.example.org" = "partner" }`,
+		}},
+		{"protected network that is an address", "[ipsec]\nprotected_networks = [\"10.8.0.1/16\"]\nvici = \"charon.vici\"", []string{
+			`c:2:1: ipsec.protected_networks: 10.8.0.1/16 is no network, but an address in 10.8.0.0/16 | write networks as "10.8.0.0/16"`,
+			`c:3:1: ipsec.vici: "charon.vici" is no path from the root | leave it empty, or write "/run/charon.vici"`,
 		}},
 		{"door for everybody", "[[door]]\nlisten = \"127.0.0.1:1080\"\ntls = false\nmethods = [\"network\"]\nnetworks = { \"0.0.0.0/0\" = \"partner\" }", []string{
 			`c:5:1: door[1].networks: 0.0.0.0/0 is everybody | write { "10.8.0.0/16" = "partner" }`,

@@ -22,11 +22,11 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 		have = p.before.listeners
 	}
 	var rest []net.Listener
-	if p.listeners, rest, err = listenAmong(ctx, p.cfg.Listen, p.cfg.MPTCP, have); err != nil {
+	if p.listeners, rest, err = listenAmong(ctx, p.cfg.Listen, p.cfg.MPTCP && !p.cfg.RequireIPsec, have); err != nil {
 		closeAll(have)
 		return err
 	}
-	if p.doorListeners, rest, err = listenAmong(ctx, doorAddresses(p.cfg.Doors), p.cfg.MPTCP, rest); err != nil {
+	if p.doorListeners, rest, err = listenAmong(ctx, doorAddresses(p.cfg.Doors), p.cfg.MPTCP && !anyRequiresIPsec(p.cfg.Doors), rest); err != nil {
 		closeAll(slices.Concat(p.listeners, have))
 		return err
 	}

@@ -6,9 +6,11 @@ import (
 	"net/netip"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/tunnel"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // The layer below is seen by package ipsec, and what it sees has names in rules and
@@ -64,8 +66,45 @@ func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, fu
 	}
 }
 
+// guard has a listener take only what IPsec protects.
+func (p *serverProcess) guard(ln net.Listener) net.Listener {
+	var pace socks.Pace
+	return p.paths.Guard(ln, func(remote net.Addr, why error) {
+		if pace.Allows() {
+			p.log.Warn("refused a connection", "listener", ln.Addr(), "remote", remote, "reason", why)
+		}
+	})
+}
+
 // belowDoor is what a door is told of the path of an app.
-func (p *serverProcess) belowDoor(ctx context.Context, local, remote netip.AddrPort) (words func() []string, stop func()) {
+func (p *serverProcess) belowDoor(ctx context.Context, local, remote netip.AddrPort, _ func()) (words func() []string, stop func()) {
 	f := p.paths.Follow(ctx, ipsec.Path{Local: local, Remote: remote}, nil)
 	return func() []string { return ipsecWords(f.Protection()) }, f.Stop
+}
+
+// belowGuardedDoor is belowDoor where an app is lost whose path is not protected any more, and
+// stays so.
+func (p *serverProcess) belowGuardedDoor(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
+	path, patience := ipsec.Path{Local: local, Remote: remote}, p.cfg.IPsec.Patience.Duration
+	waiting := time.AfterFunc(patience, func() {
+		if !p.paths.Look(context.WithoutCancel(ctx), path).Protected() {
+			lost()
+		}
+	})
+	f := p.paths.Follow(ctx, path, func(now ipsec.Protection) {
+		if now.Protected() {
+			waiting.Stop()
+		} else {
+			waiting.Reset(patience)
+		}
+	})
+	return func() []string { return ipsecWords(f.Protection()) }, func() {
+		f.Stop()
+		waiting.Stop()
+	}
+}
+
+// peerOf says who the other end of a path has proved to be by IKE; empty if that is not known.
+func (p *serverProcess) peerOf(ctx context.Context, local, remote netip.AddrPort) string {
+	return p.paths.Look(ctx, ipsec.Path{Local: local, Remote: remote}).Peer
 }

@@ -55,7 +55,7 @@ a word makes it an exception. The clauses:
   users, groups, devices   who asks
   from                     networks that he comes from
   doors                    a door's address as in server.toml, session or wireguard
-  methods                  device, guest, password, gssapi, certificate, network
+  methods                  device, guest, password, gssapi, certificate, ike, network
   protection               of the path: tls, wireguard, gss-integrity, gss-confidentiality,
                            ipsec, ipsec:aes-gcm, ipsec:aes-gcm-128 and other ciphers of
                            ESP, ipsec:stated (by protected_networks in server.toml), none

@@ -26,6 +26,10 @@ type serverDoor struct {
 	ended    chan struct{} // closed when the last app has gone
 }
 
+func anyRequiresIPsec(all []serverDoorConfig) bool {
+	return slices.ContainsFunc(all, func(c serverDoorConfig) bool { return c.RequireIPsec })
+}
+
 func doorAddresses(all []serverDoorConfig) []string {
 	addresses := make([]string, len(all))
 	for i, c := range all {
@@ -42,7 +46,11 @@ func (p *serverProcess) openDoors() error {
 		if err != nil {
 			return fmt.Errorf("open door on %s: %w", c.Listen, err)
 		}
-		cfg.Name, cfg.Server, cfg.Users, cfg.Below, cfg.Log = c.Listen, p.server, p.store, p.belowDoor, p.log.Logger
+		cfg.Name, cfg.Server, cfg.Users, cfg.Log = c.Listen, p.server, p.store, p.log.Logger
+		cfg.Below, cfg.Peer = p.belowDoor, p.peerOf
+		if c.RequireIPsec {
+			cfg.Below, ln = p.belowGuardedDoor, p.guard(ln)
+		}
 		p.doors = append(p.doors, &serverDoor{door.New(cfg), c, ln, make(chan struct{})})
 	}
 	return nil
@@ -70,7 +78,7 @@ func (p *serverProcess) drainDoors(ctx context.Context) {
 // config reads what a door needs. Relative names are those of files in the server's
 // directory.
 func (c serverDoorConfig) config(dir string, own func(*tls.ClientHelloInfo) (*tls.Certificate, error)) (door.Config, error) {
-	cfg := door.Config{UDP: c.UDP, NEC: c.NEC, Names: door.Names{Users: c.CertificateUsers}}
+	cfg := door.Config{UDP: c.UDP, NEC: c.NEC, Identities: c.Identities, Names: door.Names{Users: c.CertificateUsers}}
 	for _, m := range c.Methods {
 		cfg.Methods = append(cfg.Methods, door.Method(m))
 	}
@@ -185,6 +193,7 @@ func (k *checker) doors(ctx context.Context, dir string, cfg serverConfig, runni
 		_, err := c.config(dir, nil)
 		named := slices.Sorted(maps.Values(c.Networks))
 		named = slices.AppendSeq(named, maps.Values(c.CertificateUsers))
+		named = slices.AppendSeq(named, maps.Values(c.Identities))
 		k.say("door", c.Listen+" "+c.path()+" by "+strings.Join(c.Methods, ", "), errors.Join(err, checkUsers(ctx, dir, named)))
 		k.port(ctx, c.Listen, running)
 	}
@@ -214,6 +223,8 @@ func (c serverDoorConfig) path() string {
 	switch {
 	case c.tls():
 		return "over TLS"
+	case c.RequireIPsec:
+		return "over IPsec"
 	case c.Plain == plainProtected:
 		return "over a path that is protected below"
 	}

@@ -179,7 +179,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		WireGuardPort:  p.wireGuard.at.Port(),
 		Log:            p.log.Logger,
 	})
-	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.detector(), Changed: p.server.PathsChanged}
+	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.below().detector(), Changed: p.server.PathsChanged}
 	p.openWireGuard()
 	if err := p.openDoors(); err != nil {
 		return err
@@ -229,6 +229,9 @@ func (p *serverProcess) process(a *admin) *process {
 		parts = append(parts, p.audit.Serve)
 	}
 	for _, ln := range p.listeners {
+		if p.cfg.RequireIPsec {
+			ln = p.guard(ln)
+		}
 		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
 	}
 	for _, d := range p.doors {
@@ -291,6 +294,7 @@ func (p *serverProcess) reload() error {
 	for key, same := range map[string]bool{
 		"listen":        slices.Equal(cfg.Listen, p.cfg.Listen),
 		"mptcp":         cfg.MPTCP == p.cfg.MPTCP,
+		"require_ipsec": cfg.RequireIPsec == p.cfg.RequireIPsec,
 		"limits":        cfg.Limits == p.cfg.Limits,
 		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
 		"site":          cfg.Site.builtIn() == p.cfg.Site.builtIn(),
@@ -308,7 +312,7 @@ func (p *serverProcess) reload() error {
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
 	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit, cfg.IPsec = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit, p.cfg.IPsec
-	cfg.Metrics = p.cfg.Metrics
+	cfg.Metrics, cfg.RequireIPsec = p.cfg.Metrics, p.cfg.RequireIPsec
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}

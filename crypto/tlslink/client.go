@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/adit-net/adit/crypto/keys"
@@ -48,8 +49,12 @@ type Dialer struct {
 	// does not know it the connection is plain TCP.
 	Multipath bool
 
+	// Control, if it is set, is called before a TCP connection to an address is begun, as
+	// [net.Dialer].ControlContext. Its error keeps it from being begun.
+	Control func(ctx context.Context, network, address string, c syscall.RawConn) error
+
 	// DialTCP opens the connection below TLS to Address in a way of its own,
-	// and Resolver and Multipath do not count; nil: as Dial says.
+	// and Resolver, Multipath and Control do not count; nil: as Dial says.
 	DialTCP func(ctx context.Context, network, address string) (net.Conn, error)
 
 	// HandshakeTimeout bounds Dial and Attach, each; zero: 10 s.
@@ -114,7 +119,7 @@ func (d *Dialer) connect(ctx context.Context) (conn net.Conn, settle func(found 
 	}
 	s := d.search(host)
 	r, err := s.connect(ctx, func(ctx context.Context, t target) (net.Conn, error) {
-		var dialer net.Dialer
+		dialer := net.Dialer{ControlContext: d.Control}
 		dialer.SetMultipathTCP(d.Multipath && !t.plain)
 		return dialer.DialContext(ctx, "tcp", netip.AddrPortFrom(t.addr, uint16(port)).String())
 	})

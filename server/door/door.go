@@ -30,11 +30,12 @@ const (
 	GSSAPI      Method = "gssapi"      // a Kerberos ticket (RFC 1961)
 	Password    Method = "password"    // RFC 1929, and the Basic scheme of HTTP
 	Certificate Method = "certificate" // of the app, over TLS
+	IKE         Method = "ike"         // the gateway that the app is behind has proved who it is
 	Network     Method = "network"     // that the app comes from
 )
 
 // Methods are all that there are.
-func Methods() []Method { return []Method{GSSAPI, Password, Certificate, Network} }
+func Methods() []Method { return []Method{GSSAPI, Password, Certificate, IKE, Network} }
 
 // What a door leaves to nobody who has not been let in.
 const (
@@ -80,8 +81,14 @@ type Config struct {
 	Names Names
 
 	// Below tells what protects the path between two ends below the door: words gives it at
-	// each moment, in the words of rules, until stop is called. nil: nothing is known to.
-	Below func(ctx context.Context, local, remote netip.AddrPort) (words func() []string, stop func())
+	// each moment, in the words of rules, until stop is called. It may call lost, which ends
+	// the app's stay. nil: nothing is known to.
+	Below func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func())
+
+	// Peer tells who the other end of a path has proved to be to what protects it, and
+	// Identities which users those are, for [IKE].
+	Peer       func(ctx context.Context, local, remote netip.AddrPort) string
+	Identities map[string]string
 
 	// Networks gives the users of networks, for [Network]. The smallest that fits counts.
 	Networks map[netip.Prefix]string
@@ -169,10 +176,15 @@ func (v visit) Close() {
 
 func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
 	below, stop := func() []string { return nil }, func() {}
+	var here atomic.Pointer[server.Visit]
 	if d.cfg.Below != nil {
-		below, stop = d.cfg.Below(ctx, e.Local, e.Source)
+		below, stop = d.cfg.Below(ctx, e.Local, e.Source, func() {
+			if v := here.Load(); v != nil {
+				v.Close()
+			}
+		})
 	}
-	came := d.came(e)
+	came := d.came(ctx, e)
 	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who {
 		now := came
 		now.Protection = slices.Concat(came.Protection, gssWords(e.GSS()), below())
@@ -182,6 +194,7 @@ func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
 		stop()
 		return nil, err
 	}
+	here.Store(v)
 	d.apps.Add(1)
 	return visit{v, d, stop}, nil
 }
@@ -198,18 +211,30 @@ func gssWords(level socks.GSSLevel) []string {
 }
 
 // came says how an app has come in, as rules call it.
-func (d *Door) came(e socks.Entry) policy.Who {
+func (d *Door) came(ctx context.Context, e socks.Entry) policy.Who {
 	w := policy.Who{Door: d.cfg.Name, Method: server.MethodWord(e.By)}
 	if e.TLS != nil {
 		w.Protection, w.Cipher = []string{"tls"}, tls.CipherSuiteName(e.TLS.CipherSuite)
 	}
 	if w.Method == "" {
-		w.Method = string(Network)
-		if e.TLS != nil && d.offers(Certificate) && len(e.TLS.VerifiedChains) > 0 && d.cfg.Names.User(e.TLS.PeerCertificates[0]) == e.User {
-			w.Method = string(Certificate)
-		}
+		w.Method = string(d.silently(ctx, e))
 	}
 	return w
+}
+
+// silently is the method by which an app has come in that has not said who it is.
+func (d *Door) silently(ctx context.Context, e socks.Entry) Method {
+	for _, m := range d.cfg.Methods {
+		switch {
+		case m == Certificate && e.TLS != nil && len(e.TLS.VerifiedChains) > 0 && d.cfg.Names.User(e.TLS.PeerCertificates[0]) == e.User:
+			return Certificate
+		case m == IKE && d.userByPeer(ctx, e.Local, e.Source) == e.User:
+			return IKE
+		case m == Network && d.userByNetwork(e.Source.Addr()) == e.User:
+			return Network
+		}
+	}
+	return Network
 }
 
 func (d *Door) checkPassword(ctx context.Context, source netip.AddrPort, user, password string) bool {
@@ -251,8 +276,12 @@ func (d *Door) judgeTicket(ctx context.Context, token []byte) (socks.GSSGrant, e
 }
 
 // identify says who an app is by its connection.
-func (d *Door) identify(_ context.Context, conn net.Conn) (user string, err error) {
-	source, err := sourceOf(conn)
+func (d *Door) identify(ctx context.Context, conn net.Conn) (user string, err error) {
+	source, err := addrPort(conn.RemoteAddr())
+	if err != nil {
+		return "", err
+	}
+	local, err := addrPort(conn.LocalAddr())
 	if err != nil {
 		return "", err
 	}
@@ -261,7 +290,9 @@ func (d *Door) identify(_ context.Context, conn net.Conn) (user string, err erro
 		case Certificate:
 			user = d.userByCertificate(conn)
 		case Network:
-			user = d.userByNetwork(source)
+			user = d.userByNetwork(source.Addr())
+		case IKE:
+			user = d.userByPeer(ctx, local, source)
 		}
 		if user != "" {
 			return user, nil
@@ -270,12 +301,24 @@ func (d *Door) identify(_ context.Context, conn net.Conn) (user string, err erro
 	return "", nil
 }
 
-func sourceOf(conn net.Conn) (netip.Addr, error) {
-	t, ok := conn.RemoteAddr().(*net.TCPAddr)
+func addrPort(a net.Addr) (netip.AddrPort, error) {
+	t, ok := a.(*net.TCPAddr)
 	if !ok {
-		return netip.Addr{}, fmt.Errorf("it comes over %s", conn.RemoteAddr().Network())
+		return netip.AddrPort{}, fmt.Errorf("it comes over %s", a.Network())
 	}
-	return t.AddrPort().Addr().Unmap().WithZone(""), nil
+	return netip.AddrPortFrom(t.AddrPort().Addr().Unmap().WithZone(""), t.AddrPort().Port()), nil
+}
+
+// userByPeer gives the user of a gateway, which an unprotected path has none of.
+func (d *Door) userByPeer(ctx context.Context, local, source netip.AddrPort) string {
+	if d.cfg.Peer == nil {
+		return ""
+	}
+	peer := d.cfg.Peer(ctx, local, source)
+	if peer == "" {
+		return ""
+	}
+	return d.cfg.Identities[peer]
 }
 
 func (d *Door) userByCertificate(conn net.Conn) string {

@@ -52,7 +52,7 @@ exceptions matches everything else.
 	users, groups, devices   who asks
 	from                     networks that he comes from
 	doors                    what he comes in by: the address that a door listens on, or "session" or "wireguard"
-	methods                  by which he has proved who he is: device, guest, password, gssapi, certificate, network
+	methods                  by which he has proved who he is: device, guest, password, gssapi, certificate, ike, network
 	protection               of the path: tls, wireguard, ipsec, ipsec:aes-gcm or ipsec:aes-gcm-128 (what ESP
 	                         encrypts with), ipsec:stated (by word of the administrator), gss-integrity,
 	                         gss-confidentiality (which is integrity as well), none

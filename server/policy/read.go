@@ -250,7 +250,7 @@ func anyWord(text string) (string, error) {
 
 var valueParsers = [valueKinds]func(string) (string, error){
 	users: anyWord, groups: anyWord, devices: anyWord, doors: anyWord, ciphers: anyWord,
-	methods:     oneOf("device", "guest", "password", "gssapi", "certificate", "network"),
+	methods:     oneOf("device", "guest", "password", "gssapi", "certificate", "ike", "network"),
 	protections: ParseProtection,
 	dialects:    oneOf("socks4", "socks4a", "socks5", "socks6", "http-connect", "http", "wireguard", "direct"),
 	commands:    oneOf(commandWords[:]...),

@@ -1,0 +1,234 @@
+//go:build linux
+
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Two places that strongSwan connects, in user space. Between the inner addresses it
+// protects everything, while there is an association. While there is none, the link
+// takes what there is in clear.
+//
+//	office ── 10.77.8.0/24 ── hub
+const (
+	officeNS namespace = "office"
+	hubNS    namespace = "hub"
+
+	officeOuter, hubOuter = "10.77.8.1", "10.77.8.2"
+	officeInner, hubInner = "10.77.18.1", "10.77.28.1"
+)
+
+// ipsecLab is both, with what runs there for one test.
+type ipsecLab struct {
+	t   *testing.T
+	dir string // with a short name, for Unix sockets
+}
+
+// layIPsec makes the two places, with a charon in each, and no association.
+func layIPsec(t *testing.T) *ipsecLab {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ipsec")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &ipsecLab{t, dir}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	err = ip(
+		"netns add office", "netns add hub",
+		"link add o0 netns office type veth peer name h0 netns hub",
+		"-n office addr add "+officeOuter+"/24 dev o0", "-n hub addr add "+hubOuter+"/24 dev h0",
+		"-n office link set lo up", "-n hub link set lo up", "-n office link set o0 up", "-n hub link set h0 up",
+		"-n office addr add "+officeInner+"/32 dev lo", "-n hub addr add "+hubInner+"/32 dev lo",
+		"-n office route add "+hubInner+" via "+hubOuter, "-n hub route add "+officeInner+" via "+officeOuter)
+	t.Cleanup(func() { _ = ip("netns del office", "netns del hub") }) // as far as they are there
+	if err != nil {
+		t.Fatal(err)
+	}
+	l.charon(hubNS, hubOuter, officeOuter, hubInner, officeInner)
+	l.charon(officeNS, officeOuter, hubOuter, officeInner, hubInner)
+	return l
+}
+
+func (l *ipsecLab) path(name string) string { return filepath.Join(l.dir, name) }
+
+func (l *ipsecLab) vici(ns namespace) string { return l.path(string(ns) + ".vici") }
+
+// charon starts the charon of a place, and tells it what to protect.
+func (l *ipsecLab) charon(ns namespace, local, remote, inner, innerThere string) {
+	l.t.Helper()
+	for name, text := range map[string]string{".conf": fmt.Sprintf(`charon {
+ load = random nonce aes aesni sha1 sha2 hmac kdf gcm openssl socket-default kernel-libipsec kernel-netlink vici
+ filelog {
+  stderr {
+   default = 1
+   flush_line = yes
+  }
+ }
+ plugins {
+  vici {
+   socket = unix://%s
+  }
+ }
+}
+`, l.vici(ns)), ".swanctl": fmt.Sprintf(`connections {
+ t {
+  version = 2
+  local_addrs = %s
+  remote_addrs = %s
+  proposals = aes128gcm16-prfsha256-x25519
+  encap = yes
+  local {
+   auth = psk
+   id = %s.test
+  }
+  remote {
+   auth = psk
+  }
+  children {
+   c {
+    local_ts = %s/32
+    remote_ts = %s/32
+    esp_proposals = aes128gcm16-x25519
+   }
+  }
+ }
+}
+secrets {
+ ike-1 {
+  secret = "not a secret"
+ }
+}
+`, local, remote, ns, inner, innerThere)} {
+		if err := os.WriteFile(l.path(string(ns)+name), []byte(text), 0o600); err != nil {
+			l.t.Fatal(err)
+		}
+	}
+	// It keeps a file in /run, of which each gets one of its own.
+	run := "mount -t tmpfs none /run && STRONGSWAN_CONF=" + l.path(string(ns)+".conf") + " exec /usr/lib/ipsec/charon"
+	p, err := launch(ns, l.dir, "charon of "+string(ns), "", "unshare", "-m", "sh", "-c", run)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() {
+		p.stop()
+		if l.t.Failed() {
+			l.t.Logf("charon of %s:\n%s", ns, p.log)
+		}
+	})
+	until(l.t, "charon", func() bool {
+		c, err := net.Dial("unix", l.vici(ns))
+		if err != nil {
+			return false
+		}
+		c.Close()
+		return true
+	})
+	l.swanctl(ns, "--load-all", "--file", l.path(string(ns)+".swanctl"))
+}
+
+func (l *ipsecLab) swanctl(ns namespace, args ...string) {
+	l.t.Helper()
+	if _, err := ns.output(command(l.t.Context(), l.dir, "/usr/sbin/swanctl", append(args, "--uri", "unix://"+l.vici(ns))...)); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// up makes the association, and down ends it.
+func (l *ipsecLab) up()   { l.t.Helper(); l.swanctl(officeNS, "--initiate", "--child", "c") }
+func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--ike", "t") }
+
+// startHub starts a server at the hub with the user acme, and gives its directory. Its config
+// is what init writes between top and end.
+func (l *ipsecLab) startHub(top, end string) (dir string) {
+	l.t.Helper()
+	dir = l.path("server")
+	adit(l.t, hubNS, "server", "init", "--dir", dir, "--listen", hubInner+":8443", "--name", hubInner, "--allow", "private")
+	adit(l.t, hubNS, "user", "add", "acme", "--dir", dir)
+	l.configure(hubNS, filepath.Join(dir, "server.toml"), top, end)
+	l.run(hubNS, "server", "run", "--dir", dir)
+	return dir
+}
+
+// configure adds lines to a config, and says where charon is.
+func (l *ipsecLab) configure(ns namespace, file, top, end string) {
+	l.t.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		text = fmt.Appendf(nil, "%s\n%s\n%s\n[ipsec]\nvici = %q\n", top, text, end, l.vici(ns))
+		err = os.WriteFile(file, text, 0o600)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// run runs an adit until the test ends.
+func (l *ipsecLab) run(ns namespace, args ...string) *program {
+	l.t.Helper()
+	p, err := launch(ns, l.dir, "adit "+strings.Join(args[:2], " "), "ready", shared.binary, args...)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.t.Cleanup(func() {
+		p.stop()
+		if l.t.Failed() {
+			l.t.Logf("%s:\n%s", p.log.title, p.log)
+		}
+	})
+	if err := p.waitReady(); err != nil {
+		l.t.Fatal(err)
+	}
+	return p
+}
+
+// watchClear counts the packets of TCP that an interface sees outside of ESP, by their
+// ports, until the test ends.
+func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64 {
+	t.Helper()
+	var wire *os.File
+	err := ns.do(func() error {
+		dev, err := net.InterfaceByName(name)
+		if err != nil {
+			return err
+		}
+		all := binary.NativeEndian.Uint16(binary.BigEndian.AppendUint16(nil, unix.ETH_P_ALL))
+		fd, err := unix.Socket(unix.AF_PACKET, unix.SOCK_RAW|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, int(all))
+		if err != nil {
+			return err
+		}
+		wire = os.NewFile(uintptr(fd), name)
+		return unix.Bind(fd, &unix.SockaddrLinklayer{Protocol: all, Ifindex: dev.Index})
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, ended := new([1 << 16]atomic.Int64), make(chan struct{})
+	go func() {
+		defer close(ended)
+		const header = 14
+		for b := make([]byte, 1<<16); ; {
+			n, err := wire.Read(b)
+			if err != nil {
+				return
+			}
+			if n < header+24 || binary.BigEndian.Uint16(b[12:]) != unix.ETH_P_IP || b[header+9] != unix.IPPROTO_TCP {
+				continue
+			}
+			ports := b[header+4*int(b[header]&0xf):]
+			seen[binary.BigEndian.Uint16(ports)].Add(1)
+			seen[binary.BigEndian.Uint16(ports[2:])].Add(1)
+		}
+	}()
+	t.Cleanup(func() { wire.Close(); <-ended })
+	return seen
+}
