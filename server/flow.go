@@ -25,6 +25,7 @@ type flow struct {
 	request socks.Request
 	wish    petition
 	heeded  bool   // rules may come to ask what is spoken
+	heard   bool   // and it is found out, for them or for the record
 	talks   *talks // of an association; nil for what is none
 	began   time.Time
 	debug   bool
@@ -60,9 +61,10 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 	ruled := c.server.policy.Load() != nil || c.server.decider() != nil
 	f.consent.agreed.limit = maxAgreed
 	f.heeded = ruled && f.wish.command != "resolve"
+	f.heard = f.heeded || c.server.cfg.Audit != nil && f.wish.command != "resolve"
 	if r.Command == socks.Associate {
 		f.talks = newTalks(f)
-	} else if !f.heeded {
+	} else if !f.heard {
 		f.speech.protocol = string(sniff.Unknown) // for good
 	}
 	if ruled && to.name != "" {
@@ -181,7 +183,7 @@ func (f *flow) holds(cut func(error)) error {
 func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 	f.reached(addrPort(c.RemoteAddr()))
 	w := &watchedConn{Conn: c, flow: f}
-	if f.heeded {
+	if f.heard {
 		w.ear = newListener(f, c)
 	}
 	f.reaches(addrPort(c.RemoteAddr()))
@@ -196,6 +198,9 @@ func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 	}
 	if !open && w.ear != nil {
 		w.ear.pass()
+	}
+	if f.heard && !f.heeded {
+		w.ear.overhear(f.request.Initial)
 	}
 	if reason != nil {
 		w.Fail(reason)

@@ -40,9 +40,9 @@ func (s spoken) signs(to destination) (all []string) {
 	return all
 }
 
-// listener finds out what is spoken on a connection, for rules that want to know. As
-// long as they have not decided, it holds back what the app says, so that nothing of
-// what turns out to be forbidden reaches the target.
+// listener finds out what is spoken on a connection, for the record and for rules that
+// want to know. As long as these have not decided, it holds back what the app says, so that
+// nothing of what turns out to be forbidden reaches the target.
 type listener struct {
 	flow   *flow
 	conn   relay.Conn
@@ -136,7 +136,14 @@ func (l *listener) pass() {
 	l.open = true
 }
 
-// stop lets the timer go.
+// overhear takes what the app has said already, which the target has. It comes after pass.
+func (l *listener) overhear(b []byte) {
+	l.mu.Lock()
+	l.hear(b, !l.called)
+	l.unlock()
+}
+
+// stop ends it, with the connection. What can be said of that by now goes on record.
 func (l *listener) stop() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,6 +154,10 @@ func (l *listener) stop() {
 	if l.forget != nil {
 		l.forget()
 	}
+	if l.stream != nil && l.verdict.More && l.err == nil {
+		l.know(l.stream.Expire())
+	}
+	l.stream = nil
 }
 
 // unlock cuts the flow if it has just turned out to be forbidden.
@@ -222,13 +233,18 @@ func (l *listener) expire() {
 	l.decide()
 }
 
+// know tells the flow what is spoken.
+func (l *listener) know(v sniff.Verdict) {
+	l.flow.speaks(spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""})
+}
+
 // decide has rules decide if it is known well enough what is spoken. l.mu is held.
 func (l *listener) decide() {
 	v := l.verdict
 	if v.Protocol == "" || !v.Certain && v.More && !l.late {
 		return
 	}
-	l.flow.speaks(spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""})
+	l.know(v)
 	if _, l.err = l.flow.judge(); l.err == nil {
 		l.ask()
 	}

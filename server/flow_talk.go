@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/server/policy"
@@ -12,17 +13,25 @@ import (
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
-// maxTalks is how many talks of an association are remembered. One that was forgotten
-// begins anew.
-const maxTalks = 256
+const (
+	// maxTalks is how many talks of an association are remembered. One that was forgotten
+	// begins anew.
+	maxTalks = 256
 
-// talks finds out what is spoken in an association, for rules that want to know: with
-// each destination it may be something else. Nothing is held back. What a datagram is
-// shows at once, or it is unknown until more of its kind have come.
+	// maxNoted is how many datagrams of an association are looked at for the record.
+	maxNoted = 64
+)
+
+// talks finds out what is spoken in an association, for the record and for rules that
+// want to know: with each destination it may be something else. Nothing is held back. What
+// a datagram is shows at once, or it is unknown until more of its kind have come.
 type talks struct {
-	flow *flow
+	flow  *flow
+	noted atomic.Bool // the record needs no more
 
 	mu    sync.Mutex
+	shown int   // for the record
+	first *talk // whose protocol is on record; nil: nobody is sure yet
 	of    recent[destination, *talk]
 	names recent[netip.AddrPort, destination] // what a peer is that was sent to by a name
 }
@@ -40,7 +49,9 @@ type talk struct {
 }
 
 func newTalks(f *flow) *talks {
-	return &talks{flow: f, of: recent[destination, *talk]{limit: maxTalks}, names: recent[netip.AddrPort, destination]{limit: maxTalks}}
+	t := &talks{flow: f, of: recent[destination, *talk]{limit: maxTalks}, names: recent[netip.AddrPort, destination]{limit: maxTalks}}
+	t.noted.Store(f.caller.server.cfg.Audit == nil)
+	return t
 }
 
 // asks gives the rules if they depend on what is spoken, or nil, and tells whether anybody
@@ -74,7 +85,7 @@ func (t *talks) down(batch []socks.Datagram) []socks.Datagram {
 
 func (t *talks) pass(batch []socks.Datagram, of func(socks.Datagram) *talk, down bool) []socks.Datagram {
 	p, listens := t.asks()
-	if !listens {
+	if !listens && t.noted.Load() {
 		return batch
 	}
 	now := time.Now()
@@ -125,12 +136,30 @@ func (t *talks) hear(k *talk, b []byte, down bool) {
 	if v.Protocol == "" {
 		v.Protocol = sniff.Unknown
 	}
+	if !t.noted.Load() {
+		t.note(k, v)
+	}
 	if !v.More {
 		k.ear = nil
 	}
 	if s := (spoken{string(v.Protocol), string(v.Carries), v.Host, v.Doubt != ""}); s != k.speech {
 		k.speech, k.policy = s, nil
 	}
+}
+
+// note puts on record what is spoken. Of several things it is the first that is sure. mu is
+// held.
+func (t *talks) note(k *talk, v sniff.Verdict) {
+	t.shown++
+	over := t.shown == maxNoted
+	if (t.first == nil || t.first == k) && (v.Protocol != sniff.Unknown || t.shown == 1) {
+		t.flow.recognised(v)
+		if v.Protocol != sniff.Unknown && v.Certain {
+			t.first = k
+			over = over || !v.More
+		}
+	}
+	t.noted.Store(over)
 }
 
 // judge has rules decide. mu is held.

@@ -79,11 +79,18 @@ func (f *flow) reached(peer netip.AddrPort) {
 	f.line.Connect = time.Since(f.began)
 }
 
+// recognised notes what is spoken in an association.
+func (f *flow) recognised(v sniff.Verdict) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.line.Protocol, f.line.Host = string(v.Protocol), v.Host
+}
+
 // Progress fills in how far the flow has come.
 func (f *flow) Progress(r *audit.Record) {
 	f.mu.Lock()
 	*r = f.line
-	if f.heeded {
+	if f.heard && f.talks == nil {
 		r.Protocol, r.Host = f.speech.protocol, f.speech.host
 	}
 	f.mu.Unlock()

@@ -2,13 +2,17 @@ package server
 
 import (
 	"errors"
+	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
+
+	"golang.org/x/net/dns/dnsmessage"
 
 	"github.com/adit-net/adit/server/audit"
 	"github.com/adit-net/adit/server/decide"
@@ -182,5 +186,43 @@ func TestWhatCannotBeRecordedStrictlyEndsAndIsRefused(t *testing.T) {
 	defer v.Close()
 	if _, reply, err := v.Connect(t.Context(), socks.Request{Command: socks.Connect, Dst: onLoopback(echoTarget(t))}); !errors.Is(err, audit.ErrNotRecorded) || reply.Code != socks.GeneralFailure {
 		t.Errorf("a flow that cannot be recorded: %v, %v", reply.Code, err)
+	}
+}
+
+// Without rules nobody asks what is spoken, and nothing is held back for it.
+func TestWhatIsSpokenIsOnRecordWithoutRules(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	tcp, udp := onLoopback(echoTarget(t)), udpEcho(t, "127.0.0.1:0")
+	for _, said := range []string{httpRequest, "this is no protocol"} {
+		for _, early := range []string{"", said[:7], said} { // what comes with the request
+			conn, _, err := v.Connect(t.Context(), socks.Request{Command: socks.Connect, Dst: tcp, Initial: []byte(early)})
+			h.must(err)
+			_, err = io.WriteString(conn, said[len(early):])
+			h.must(err)
+			_, err = io.ReadFull(conn, make([]byte, len(said)))
+			h.must(err)
+			conn.Close()
+		}
+	}
+	for _, said := range []string{string(dnsQueryFor(t, "www.example.com.", dnsmessage.TypeA)), "this is no protocol"} {
+		in := newMailbox()
+		a, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, in)
+		h.must(err)
+		for range maxNoted + 1 {
+			a.Send(to(udp, said))
+			in.next(t)
+		}
+		a.Close()
+	}
+	v.Close()
+	got := make(map[string]int)
+	for _, r := range end(audit.Flow) {
+		got[r.Command+" "+r.Protocol+" "+r.Host]++
+	}
+	want := map[string]int{"connect http www.example.com": 3, "connect unknown ": 3, "associate dns ": 1, "associate unknown ": 1}
+	if !maps.Equal(got, want) {
+		t.Errorf("on record are %v, want %v", got, want)
 	}
 }
