@@ -94,10 +94,10 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
 	a := &association{
-		exit: e, user: r.User, permit: r.Permits, in: in, socket: port.socket, spare: port.spare,
+		exit: e, user: r.User, permit: r.Permits, filter: r.Filter, in: in, socket: port.socket, spare: port.spare,
 		verdicts: recent[destination, verdict]{limit: maxVerdicts},
 		calls:    recent[netip.AddrPort, string]{limit: maxPeers},
-		peers:    recent[netip.AddrPort, time.Time]{limit: maxPeers},
+		peers:    recent[netip.AddrPort, time.Time]{limit: 2 * maxPeers},
 		names:    recent[string, *name]{limit: maxNames},
 		done:     make(chan struct{}),
 	}
@@ -114,8 +114,9 @@ func (e *Exit) Associate(ctx context.Context, r socks.Request, in socks.Inbox) (
 type association struct {
 	exit   *Exit
 	user   string
-	permit func(name string, at netip.AddrPort) error // as in [socks.Request]
-	in     socks.Inbox                                // called by receive alone
+	permit func(name string, at netip.AddrPort) error  // this and filter as in [socks.Request]
+	filter func(name string, at netip.AddrPort) string // may be nil
+	in     socks.Inbox                                 // called by receive alone
 	socket *udpSocket
 	spare  *udpSocket    // see [exitPort]
 	done   chan struct{} // closed when receive has ended
@@ -130,7 +131,7 @@ type association struct {
 	idle     *time.Timer // nil without a limit
 	verdicts recent[destination, verdict]
 	calls    recent[netip.AddrPort, string]    // by what name a peer was last sent to
-	peers    recent[netip.AddrPort, time.Time] // when they were last sent to; port 0 if ports do not count
+	peers    recent[netip.AddrPort, time.Time] // when they were last sent to, or a verdict's life before; with port 0 the address
 	names    recent[string, *name]             // in lower case
 	held     map[*decide.Asking][]socks.Datagram
 	asking   int // look-ups under way
@@ -186,7 +187,8 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 				continue
 			}
 		}
-		switch v := a.verdictOf(destination{host, to}, now); {
+		v := a.verdictOf(destination{host, to}, now)
+		switch {
 		case v.asked != nil:
 			a.hold(v.asked, d)
 			continue
@@ -197,9 +199,7 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 		if host != "" {
 			a.calls.put(to, host)
 		}
-		if a.exit.Filtering != EndpointIndependent {
-			a.peers.put(a.exit.Filtering.key(to), now)
-		}
+		a.sentTo(destination{host, to}, v, now)
 		packets = append(packets, packet{to, d.Payload})
 	}
 	return packets
@@ -209,17 +209,6 @@ func (a *association) judgeAll(packets []packet, batch []socks.Datagram) []packe
 func (a *association) from(peer netip.AddrPort) destination {
 	host, _ := a.calls.get(peer)
 	return destination{host, peer}
-}
-
-// expects tells whether a datagram may come from a peer. a.mu is held.
-func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
-	if f := a.exit.Filtering; f != EndpointIndependent {
-		sent, ok := a.peers.get(f.key(peer))
-		if !ok || now.Sub(sent) > peerLife {
-			return false
-		}
-	}
-	return a.allows(a.from(peer), now)
 }
 
 // receive gives the Inbox what comes, until the socket is closed.

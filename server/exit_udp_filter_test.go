@@ -4,9 +4,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 func TestFilteringDecidesWhoseDatagramsComeIn(t *testing.T) {
@@ -39,6 +42,72 @@ func TestFilteringDecidesWhoseDatagramsComeIn(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+func TestARuleSaysByWhichFilteringItsPeersAreHeard(t *testing.T) {
+	for _, exit := range []*Exit{
+		{Allow: toLoopback}, {Allow: toLoopback, Filtering: AddressAndPortDependent},
+	} {
+		h := newHouse(t, func(c *Config) {
+			c.Relay = exit
+			c.Policy = rules(t, `
+[[rule]]
+networks = ["127.0.0.1"]
+then = "allow"
+udp_filtering = "address-and-port-dependent"
+[[rule]]
+networks = ["127.0.0.2"]
+then = "allow"
+udp_filtering = "address-dependent"
+[[rule]]
+networks = ["127.0.0.3"]
+then = "allow"
+udp_filtering = "endpoint-independent"
+[[rule]]
+then = "allow"
+`)
+		})
+		v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+		h.must(err)
+		in := newMailbox()
+		a, reply, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, in)
+		h.must(err)
+		send := func(conn *net.UDPConn, what string) {
+			_, err := conn.WriteToUDPAddrPort([]byte(what), netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), reply.Bound.Port()))
+			h.must(err)
+		}
+		anybody, _ := listenPeer(t, "127.0.0.3:0")
+		var got []string
+		for _, network := range []string{"127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4"} {
+			peer, at := listenPeer(t, network+":0")
+			other, _ := listenPeer(t, network+":0")
+			for _, when := range []string{"before", "after"} {
+				if when == "after" {
+					a.Send(to(at, "hello"))
+					heard(t, peer)
+				}
+				send(other, network+" other port "+when)
+				send(peer, network+" peer "+when)
+				send(anybody, "all")
+				for d := in.next(t); string(d.Payload) != "all"; d = in.next(t) {
+					got = append(got, string(d.Payload))
+				}
+			}
+		}
+		want := []string{
+			"127.0.0.1 peer after",
+			"127.0.0.2 other port after", "127.0.0.2 peer after",
+			"127.0.0.3 other port before", "127.0.0.3 peer before", "127.0.0.3 other port after", "127.0.0.3 peer after",
+		}
+		if exit.Filtering == EndpointIndependent {
+			want = append(want, "127.0.0.4 other port before", "127.0.0.4 peer before", "127.0.0.4 other port after")
+		}
+		if want = append(want, "127.0.0.4 peer after"); !slices.Equal(got, want) {
+			t.Errorf("%s where a rule says nothing: came\n%q, want\n%q", exit.Filtering, got, want)
+		}
+		a.Close()
+		v.Close()
 	}
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -12,6 +13,8 @@ import (
 // verdict is what was said of a destination.
 type verdict struct {
 	allowed bool
+	takes   Filtering      // what it sends
+	sent    bool           // something was sent to it since
 	asked   *decide.Asking // a decider, which has not answered yet; nil: none
 	at      time.Time
 }
@@ -28,7 +31,7 @@ func (a *association) verdictOf(d destination, now time.Time) verdict {
 	if ok && now.Sub(v.at) <= verdictLife {
 		return v
 	}
-	v = verdict{at: now}
+	v = verdict{at: now, takes: a.filtering(d)}
 	if known := d.at.Addr().IsValid(); !known || a.exit.judgeBy(d.at, a.exit.recentHostAddrs) == nil {
 		err := a.permit(d.name, d.at)
 		if waits, ok := errors.AsType[*undecided](err); ok {
@@ -39,6 +42,48 @@ func (a *association) verdictOf(d destination, now time.Time) verdict {
 	}
 	a.verdicts.put(d, v)
 	return v
+}
+
+// filtering is by what the datagrams of a destination are taken.
+func (a *association) filtering(d destination) Filtering {
+	if a.filter != nil {
+		if f, err := ParseFiltering(a.filter(d.name, d.at)); err == nil {
+			return f
+		}
+	}
+	return a.exit.Filtering
+}
+
+// sentTo notes that a datagram goes to a destination of which it was said that it may.
+// a.mu is held.
+func (a *association) sentTo(d destination, v verdict, now time.Time) {
+	if v.sent || a.filter == nil && a.exit.Filtering == EndpointIndependent {
+		return
+	}
+	for _, f := range []Filtering{AddressDependent, AddressAndPortDependent} {
+		a.peers.put(f.key(d.at), now)
+	}
+	v.sent = true
+	a.verdicts.put(d, v)
+}
+
+// expects tells whether a datagram may come from a peer. Nobody is asked about one that
+// was not sent to, where that counts. a.mu is held.
+func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
+	d := a.from(peer)
+	takes := EndpointIndependent
+	if v, ok := a.verdicts.get(d); ok && now.Sub(v.at) <= verdictLife {
+		takes = v.takes
+	} else {
+		takes = a.filtering(d)
+	}
+	if takes != EndpointIndependent {
+		sent, ok := a.peers.get(takes.key(peer))
+		if !ok || now.Sub(sent) > peerLife+verdictLife {
+			return false
+		}
+	}
+	return a.allows(d, now)
 }
 
 // hold keeps a copy of a datagram until a decider has answered. a.mu is held.

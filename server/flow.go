@@ -64,6 +64,7 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 	f.heard = f.heeded || c.server.cfg.Audit != nil && f.wish.command != "resolve"
 	if r.Command == socks.Associate {
 		f.talks = newTalks(f)
+		f.request.Filter = f.filter
 	} else if !f.heard {
 		f.speech.protocol = string(sniff.Unknown) // for good
 	}
@@ -111,6 +112,16 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 		err = f.ask(to, speech, true).err
 	}
 	return err
+}
+
+// filter is by what filtering rules want what a destination of an association sends.
+func (f *flow) filter(name string, at netip.AddrPort) string {
+	to := destination{name, at}
+	r, err := f.wish.judge(to, f.talks.speech(to))
+	if err != nil || !r.settled {
+		return ""
+	}
+	return r.rule.Limit.UDPFiltering
 }
 
 // permitTalk is permit for an association. The first rule that limits one of its

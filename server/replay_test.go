@@ -39,7 +39,9 @@ func TestReplayDecidesByWhatIsOnRecord(t *testing.T) {
 	nowhere := flow(func(r *audit.Record) { r.Address = netip.Addr{} })
 	datagrams := flow(func(r *audit.Record) { r.Command, r.Name = "associate", "" })
 	asked := flow(func(r *audit.Record) { r.Command, r.Address, r.Port = "resolve", netip.Addr{}, 53 })
-	asks := flow(func(r *audit.Record) { r.Command, r.Name, r.Address, r.Port = "resolve", "", netip.IPv4Unspecified(), 53 })
+	asks := flow(func(r *audit.Record) {
+		r.Command, r.Name, r.Address, r.Port = "resolve", "", netip.IPv4Unspecified(), 53
+	})
 	tunnel := flow(func(r *audit.Record) { r.Name, r.Address = "", netip.MustParseAddr("64:ff9b::c000:207") })
 	number := flow(func(r *audit.Record) { r.Name, r.Address = "192.0.2.7", netip.Addr{} })
 	for _, c := range []struct {

@@ -317,6 +317,6 @@ func (d destination) canonical() (destination, error) {
 // be used.
 func RulesLack() []string {
 	return []string{
-		"record", "udp_filtering",
+		"record",
 	}
 }

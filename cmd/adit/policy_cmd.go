@@ -84,6 +84,10 @@ A rule that allows may limit what it allows:
   quota_per_day            of each user: 10 GB; also quota_per_month
   max_flows                of each user at once: 20
   idle, total              end a flow that nothing passes for, and any flow: 5m, 8h
+  udp_filtering            which datagrams of where an app may send to are taken, in place of
+                           "filtering" in server.toml: endpoint-independent (all),
+                           address-dependent (from where it has sent to),
+                           address-and-port-dependent
 
 Where a rule asks what is spoken, the server connects and waits for the first bytes, 300 ms
 at most, before it passes anything on. A datagram goes by what has been said between the

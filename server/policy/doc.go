@@ -93,7 +93,8 @@ names matches it.
 	max_flows                    of each user at once: 20
 	idle, total                  time-outs: "5m", "8h"
 	record                       none, summary or full
-	udp_filtering                endpoint-independent, address-dependent or address-and-port-dependent
+	udp_filtering                of datagrams from what the rule allows: endpoint-independent,
+	                             address-dependent or address-and-port-dependent (RFC 4787)
 
 # Expressions
 

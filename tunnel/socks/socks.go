@@ -140,6 +140,11 @@ type Request struct {
 	// its address is not known, at has none. It is safe for concurrent use and does not
 	// wait.
 	Permit func(name string, at netip.AddrPort) error
+
+	// Filter, if it is set, says by which filtering an association takes the datagrams that
+	// an address sends it, in the words of RFC 4787 section 5; "" leaves it to whoever has
+	// sockets. It is asked as Permit is.
+	Filter func(name string, at netip.AddrPort) string
 }
 
 // Permits is Permit, or nil where that is not set.
