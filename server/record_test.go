@@ -68,6 +68,10 @@ func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
 		t.Fatal(code)
 	}
 	exchange(t, stream, "hello")
+	h.must(stream.CloseWrite())
+	if _, err := stream.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
 	stream.Close()
 	if _, code = g.request(socks.Connect, socks.Addr{Name: "169.254.169.254", Port: 80}); code != socks.NotAllowed {
 		t.Fatal(code)
