@@ -18,6 +18,7 @@ type counts struct {
 	up, down       atomic.Int64 // bytes of flows
 	sent, received atomic.Int64 // and datagrams
 
+	number   atomic.Int64    // of the last flow
 	open     tally[string]   // flows, by command
 	ended    tally[ending]   // flows
 	carriers tally[string]   // that sessions have, by kind
@@ -146,7 +147,11 @@ func (f *flow) count(err error, code socks.Code) {
 	if f.wish.command == "resolve" {
 		spoken = string(sniff.DNS)
 	}
-	f.caller.server.counts.ends(decisionOf(err, code), sniff.Protocol(spoken))
+	decision := decisionOf(err, code)
+	f.caller.server.counts.ends(decision, sniff.Protocol(spoken))
+	if decision == flowRefused && err != nil {
+		f.wish.refuses(f.asked.String(), err)
+	}
 }
 
 // spread gives the bounds of a histogram: 1, 2.5, 5, 10, 25 and so on.

@@ -23,6 +23,8 @@ import (
 type flow struct {
 	caller  *caller
 	request socks.Request
+	id      int64      // no other flow of the server has it
+	asked   socks.Addr // what the request was for when it came
 	wish    petition
 	heeded  bool   // rules may come to ask what is spoken
 	heard   bool   // and it is found out, for them or for the record
@@ -56,7 +58,10 @@ type flow struct {
 
 // newFlow gives a flow to a destination. Its request asks rules about all addresses.
 func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *flow {
-	f := &flow{caller: c, request: r, wish: c.petition(r), began: time.Now(), debug: c.log.Enabled(ctx, slog.LevelDebug), to: to}
+	f := &flow{
+		caller: c, request: r, id: c.server.counts.number.Add(1), asked: r.Dst, wish: c.petition(r), began: time.Now(),
+		debug: c.log.Enabled(ctx, slog.LevelDebug), to: to,
+	}
 	f.request.Permit = f.permit
 	ruled := c.server.policy.Load() != nil || c.server.decider() != nil
 	f.consent.agreed.limit = maxAgreed

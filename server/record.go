@@ -213,6 +213,9 @@ func (s *session) closeRecord(why error) {
 func (p petition) noteResolve(name string, denied error) error {
 	log := p.caller.server.cfg.Audit
 	p.caller.server.counts.ends(decisionOf(denied, socks.CodeOf(denied)), sniff.DNS)
+	if denied != nil {
+		p.refuses(name, denied)
+	}
 	if log == nil {
 		return nil
 	}
@@ -265,11 +268,14 @@ func (s *Server) refused(o audit.Origin, source netip.AddrPort, what string, why
 
 // note leaves a record of something that took no time. A failure is one that says why.
 func (s *Server) note(kind audit.Kind, o audit.Origin, source netip.AddrPort, what string, err error) {
+	o.Source = cmp.Or(source.Addr(), o.Source)
+	if err != nil {
+		s.refusals.add(Refusal{Time: time.Now(), User: o.User, Source: o.Source, Command: cmp.Or(what, "login"), Target: o.Door, Why: err.Error()})
+	}
 	log := s.cfg.Audit
 	if log == nil {
 		return
 	}
-	o.Source = cmp.Or(source.Addr(), o.Source)
 	r := audit.Record{Kind: kind, Origin: o, SourcePort: source.Port(), Begin: time.Now(), What: what}
 	if err != nil {
 		r.Kind, r.End = audit.Failure, err.Error()

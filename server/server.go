@@ -97,6 +97,7 @@ type Server struct {
 	bandwidth *bandwidth
 	quotas    *quota.Book
 	counts    *counts
+	refusals  refusals
 	begun     chan *lane // to Serve, which runs them
 
 	policy atomic.Pointer[policy.Policy] // nil: there is none
