@@ -291,6 +291,7 @@ type Status struct {
 	RoundTrip  time.Duration     // 0 if it has not been measured
 	Streams    int               // open now, with those in sessions that the server drains
 	Opened     uint64            // since the session began
+	Up, Down   int64             // bytes of streams, to the server and back, since the session began
 	Protection tunnel.Protection // of the session's carrier, or the last one's
 	Local      netip.AddrPort    // of the carrier; not valid where the network outside does not know it
 	Remote     netip.AddrPort    // the same

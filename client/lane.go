@@ -309,6 +309,8 @@ func (l *lane) count(st *Status) {
 	stats := l.Stats()
 	st.Streams += stats.Streams
 	st.Opened += stats.Opened
+	st.Up += stats.Sent
+	st.Down += stats.Received
 	st.Resumes += state.Resumes
 	st.Replayed += state.Replayed
 	if st.RoundTrip == 0 || stats.RoundTrip != 0 && stats.RoundTrip < st.RoundTrip {

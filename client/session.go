@@ -267,6 +267,7 @@ func (s *session) describe(st *Status) {
 	st.Lanes, st.Protection, st.Passed = len(s.lanes), s.lanes[0].protected(), s.lanes[0].passing()
 	st.Local, st.Remote = s.lanes[0].ends()
 	st.Opened, st.Resumes, st.Replayed = s.past.Opened, s.past.Resumes, s.past.Replayed
+	st.Up, st.Down = s.past.Up, s.past.Down
 	var away []time.Time
 	for _, l := range s.lanes {
 		since := s.began

@@ -59,11 +59,12 @@ func (s *succession) followed() (bool, <-chan struct{}) {
 	return s.followers > 0, s.changed
 }
 
-// routes are what followers and "adit server upgrade" ask.
+// routes are what followers and commands ask.
 func (p *serverProcess) routes(ctx context.Context) []route {
 	return []route{
 		{"POST /upgrade", p.answerUpgrade},
 		{"POST /policy", p.answerPolicy},
+		{"GET /top", p.answerTop},
 		{"POST /judge", p.answerJudge},
 		{"POST /carry", func(w http.ResponseWriter, r *http.Request) { p.answerCarry(ctx, w, r) }},
 		{"POST /follow", func(w http.ResponseWriter, r *http.Request) { p.answerFollow(ctx, w) }},

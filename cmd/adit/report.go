@@ -29,10 +29,11 @@ type serverReport struct {
 	Metrics  string             `json:"metrics,omitempty"` // where they are
 	Audit    string             `json:"audit,omitempty"`   // why nothing can be recorded
 	Decider  string             `json:"decider,omitempty"` // why it is taken for dead
-	Sessions []sessionReport    `json:"sessions"`          // the oldest first
-	Guests   []guestReport      `json:"guests,omitempty"`  // the same
-	Doors    []serverDoorReport `json:"doors,omitempty"`   // of the server's own
-	Older    []elderReport      `json:"older,omitempty"`   // processes that this one has replaced, the oldest first
+	Totals   totalsReport       `json:"totals"`
+	Sessions []sessionReport    `json:"sessions"`         // the oldest first
+	Guests   []guestReport      `json:"guests,omitempty"` // the same
+	Doors    []serverDoorReport `json:"doors,omitempty"`  // of the server's own
+	Older    []elderReport      `json:"older,omitempty"`  // processes that this one has replaced, the oldest first
 }
 
 // serverDoorReport says who may come in at a door of the server's own, and how many have.
@@ -102,6 +103,8 @@ type clientReport struct {
 	Passed      string           `json:"passed,omitempty"`              // why no better carrier is in use
 	Streams     int              `json:"streams"`
 	Opened      uint64           `json:"opened"`
+	Up          int64            `json:"up"`   // bytes
+	Down        int64            `json:"down"` // bytes
 	RoundTripMs float64          `json:"round_trip_ms"`
 	Protection  protectionReport `json:"protection"`
 	Door        doorReport       `json:"door"`
@@ -199,6 +202,8 @@ func reportClient(address string, s client.Status, below []string, door doorRepo
 		Replayed:    s.Replayed,
 		Streams:     s.Streams,
 		Opened:      s.Opened,
+		Up:          s.Up,
+		Down:        s.Down,
 		RoundTripMs: millis(s.RoundTrip),
 		Protection:  reportProtection(s.Protection, below),
 		Door:        door,

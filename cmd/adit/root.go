@@ -38,7 +38,7 @@ func newRoot(e env) *cobra.Command {
 		newDemo(e),
 		newServer(e), newUser(e), newInvite(e), newDevice(e),
 		newJoin(e), newClient(e), newRun(e), newPipe(e),
-		newCheck(e), newPolicy(e), newExplain(e), newStatus(e), newAudit(e), newVersion(e), newCompletion(e),
+		newCheck(e), newPolicy(e), newExplain(e), newStatus(e), newTop(e), newAudit(e), newVersion(e), newCompletion(e),
 	)
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.CompletionOptions.DisableDefaultCmd = true

@@ -386,7 +386,7 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 
 func (p *serverProcess) report() any {
 	r := newReport(serverKind, p.since)
-	r.Server = &serverReport{Listen: addresses(p.listeners), Sessions: reportSessions(p.server.Status())}
+	r.Server = &serverReport{Listen: addresses(p.listeners), Totals: totalsReport(p.server.Totals()), Sessions: reportSessions(p.server.Status())}
 	r.Server.Doors = reportDoors(p.doors)
 	r.Server.Metrics = strings.Join(addresses(p.metricsListeners), "")
 	if p.audit != nil {

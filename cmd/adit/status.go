@@ -35,7 +35,11 @@ func newStatus(e env) *cobra.Command {
 				out.SetIndent("", "  ")
 				return out.Encode(r)
 			}
-			return printStatus(e.stdout, r)
+			passes, err := watchTraffic(c.Context(), dir, r)
+			if err != nil {
+				return err
+			}
+			return printStatus(e.stdout, r, passes)
 		},
 	}
 	c.Flags().StringVar(&dir, "dir", "", "directory of the server or client")
@@ -64,9 +68,48 @@ func askStatus(ctx context.Context, dir string) (report, error) {
 	return r, hint(fmt.Errorf("no adit runs in %s", dir), "start it: adit client run --dir %s, or adit server run --dir %s", dir, dir)
 }
 
-func printStatus(out io.Writer, r report) error {
+// trafficPeriod is how long people have to wait to be told what passes a second. Where nothing is open
+// they need not.
+const trafficPeriod = 500 * time.Millisecond
+
+// watchTraffic looks again, and says what has passed since; nothing if nothing could.
+func watchTraffic(ctx context.Context, dir string, before report) (string, error) {
+	open, upBefore, downBefore := before.traffic()
+	if open == 0 {
+		return "", nil
+	}
+	began := time.Now()
+	select {
+	case <-time.After(trafficPeriod):
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	r, err := askStatus(ctx, dir)
+	if err != nil || r.PID != before.PID {
+		return "", err // another one has taken over
+	}
+	_, up, down := r.traffic()
+	seconds := time.Since(began).Seconds()
+	return fmt.Sprintf("down %s, up %s", rate(speed(down-downBefore, seconds)), rate(speed(up-upBefore, seconds))), nil
+}
+
+// traffic is how many flows or streams are open, and the bytes that have passed so far.
+func (r report) traffic() (open int, up, down int64) {
+	switch {
+	case r.Server != nil:
+		return r.Server.Totals.Open, r.Server.Totals.Up, r.Server.Totals.Down
+	case r.Client != nil:
+		return r.Client.Streams, r.Client.Up, r.Client.Down
+	}
+	return 0, 0, 0
+}
+
+func printStatus(out io.Writer, r report, passes string) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	fmt.Fprintf(w, "%s\tadit %s, process %d, up %s\n", r.Role, r.Version, r.PID, since(r.Since))
+	if passes != "" {
+		fmt.Fprintf(w, "traffic\t%s\n", passes)
+	}
 	switch {
 	case r.Server != nil:
 		printServer(w, r.Server)
