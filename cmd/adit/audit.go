@@ -33,7 +33,8 @@ const auditExample = `  adit audit --to '*.example.org' --since yesterday
   adit audit --by user,protocol --since 7d --top 10
   adit audit --denied --follow
   adit audit --kind session,login,failure --user alice
-  adit audit --sql 'SELECT user, count(*) FROM flows GROUP BY user' --format csv`
+  adit audit --sql 'SELECT user, count(*) FROM flows GROUP BY user' --format csv
+  adit audit --since yesterday --until today --format parquet > flows.parquet`
 
 // auditQuestion is what adit audit was asked.
 type auditQuestion struct {
@@ -83,7 +84,7 @@ func newAudit(e env) *cobra.Command {
 	f.IntVar(&q.last, "last", 50, "only the last `number` of records; 0: all")
 	f.BoolVar(&q.follow, "follow", false, "go on with what is recorded from now on")
 	f.StringVar(&q.sql, "sql", "", "ask by a `SELECT` of your own")
-	f.StringVar(&q.format, "format", "table", "table, csv or json")
+	f.StringVar(&q.format, "format", "table", "table, csv, json or parquet")
 	c.AddCommand(newAuditVerify(e))
 	return c
 }
@@ -113,8 +114,8 @@ func (q *auditQuestion) read(c *cobra.Command, now time.Time) (err error) {
 			return hint(usageError{fmt.Errorf("--by: there is no column %q", name)}, "known are: %s", strings.Join(audit.Groupings(), ", "))
 		}
 	}
-	if !slices.Contains([]string{"table", "csv", "json"}, q.format) {
-		return hint(usageError{fmt.Errorf("--format: there is no format %q", q.format)}, "known are: table, csv, json")
+	if !slices.Contains([]string{"table", "csv", "json", "parquet"}, q.format) {
+		return hint(usageError{fmt.Errorf("--format: there is no format %q", q.format)}, "known are: table, csv, json, parquet")
 	}
 	if q.top < 0 || q.last < 0 {
 		return usageError{errors.New("--top and --last are numbers from 0 on")}
@@ -136,6 +137,8 @@ func (q *auditQuestion) fits(f *pflag.FlagSet) error {
 	switch {
 	case ways > 1:
 		return usageError{errors.New("--by, --follow and --sql exclude each other")}
+	case q.follow && q.format == "parquet":
+		return usageError{errors.New("--follow and --format parquet exclude each other: a file in that format has an end")}
 	case q.top > 0 && len(q.by) == 0:
 		return hint(usageError{errors.New("--top needs --by")}, "adit audit --by user --top %d", q.top)
 	case q.sql == "":
@@ -160,6 +163,9 @@ func kindsOf(word string) []audit.Kind {
 
 // ask prints the answer.
 func (q *auditQuestion) ask(ctx context.Context, e env, r *audit.Reader) error {
+	if q.format == "parquet" && e.columns > 0 {
+		return hint(usageError{errors.New("no screen shows Parquet")}, "put it in a file: adit audit --format parquet > flows.parquet")
+	}
 	p := &counter{Printer: q.printer(e.stdout)}
 	var err error
 	switch {
@@ -196,8 +202,22 @@ func (q *auditQuestion) printer(w io.Writer) audit.Printer {
 		return audit.NewCSV(w)
 	case "json":
 		return audit.NewJSON(w)
+	case "parquet":
+		columns, example := q.example()
+		return audit.NewParquet(w, columns, example)
 	}
 	return audit.NewTable(w)
+}
+
+// example is a row as the answer has them; nil if only the answer tells.
+func (q *auditQuestion) example() (columns []string, row []any) {
+	switch {
+	case q.sql != "":
+		return nil, nil
+	case len(q.by) > 0:
+		return q.sumRow(audit.Sum{Key: make([]string, len(q.by))})
+	}
+	return q.row(audit.Record{})
 }
 
 func (q *auditQuestion) askSQL(ctx context.Context, r *audit.Reader, p audit.Printer) (err error) {
@@ -216,22 +236,27 @@ func (q *auditQuestion) askSums(ctx context.Context, r *audit.Reader, p audit.Pr
 	if q.top > 0 {
 		sums = sums[:min(q.top, len(sums))]
 	}
-	columns := append(slices.Clone(q.by), "flows", "up", "down", "sent", "received", "duration")
 	for _, s := range sums {
-		var row []any
-		for _, key := range s.Key {
-			row = append(row, key)
-		}
-		row = append(row, s.Flows, s.Up, s.Down, s.Sent, s.Received, s.Duration.Round(time.Millisecond))
-		if q.format == "table" {
-			n := len(s.Key)
-			row[n+1], row[n+2] = size(s.Up), size(s.Down)
-		}
-		if err := p.Print(columns, row); err != nil {
+		if err := p.Print(q.sumRow(s)); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// sumRow is what is printed of a sum.
+func (q *auditQuestion) sumRow(s audit.Sum) (columns []string, row []any) {
+	for _, key := range s.Key {
+		row = append(row, key)
+	}
+	up, down, name, took := any(s.Up), any(s.Down), "duration", any(s.Duration.Round(time.Millisecond))
+	switch q.format {
+	case "table":
+		up, down = size(s.Up), size(s.Down)
+	case "parquet":
+		name, took = "duration_ms", s.Duration.Milliseconds()
+	}
+	return append(slices.Clone(q.by), "flows", "up", "down", "sent", "received", name), append(row, s.Flows, up, down, s.Sent, s.Received, took)
 }
 
 func (q *auditQuestion) askFollow(ctx context.Context, r *audit.Reader, p audit.Printer) error {

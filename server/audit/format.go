@@ -166,7 +166,7 @@ func text(v any) string {
 	case []byte:
 		return fmt.Sprintf("%x", v)
 	case time.Time:
-		return v.Format(time.RFC3339)
+		return v.Format("2006-01-02T15:04:05.000Z07:00")
 	case float64:
 		return strconv.FormatFloat(v, 'g', -1, 64)
 	}
@@ -183,7 +183,7 @@ var recordColumnNames = []string{
 // Row gives all of a record for a [Printer].
 func (r Record) Row() (columns []string, row []any) {
 	return recordColumnNames, []any{
-		r.Seq, r.ID, r.Kind.String(), r.Begin.Format("2006-01-02T15:04:05.000Z07:00"), r.Duration.Milliseconds(), r.Open,
+		r.Seq, r.ID, r.Kind.String(), r.Begin, r.Duration.Milliseconds(), r.Open,
 		r.Exit, r.Session, r.User, r.Device, r.Groups, addrText(r.Source), int64(r.SourcePort), r.Door, r.Dialect, r.Method,
 		r.Carrier, r.Version, r.KeyExchange, r.Cipher, r.IPsec, r.GSS, r.Command, r.Name, addrText(r.Address), int64(r.Port),
 		r.Protocol, r.Host, r.Decision.String(), r.Rule, r.Up, r.Down, r.Sent, r.Received,
