@@ -216,7 +216,7 @@ func (x *exchange) serveHTTP2(ctx context.Context, c *tls.Conn, site http.Handle
 		return
 	}
 	if err := x.attend(ctx, c, answer, serve); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", c.RemoteAddr(), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", c.RemoteAddr(), "error", err)
 	}
 }
 
@@ -241,7 +241,7 @@ func (x *exchange) watch(ctx context.Context, c *tls.Conn, site http.Handler) (a
 func (x *exchange) judge(ctx context.Context, v *visitor, state tls.ConnectionState, opening []byte) (answer []byte, serve func(context.Context, net.Conn)) {
 	channel, err := state.ExportKeyingMaterial(ExporterLabel, nil, 32)
 	if err != nil {
-		x.log.Error("export keying material", "err", err)
+		x.log.Error("export keying material", "error", err)
 		return nil, nil
 	}
 	answer, serve = x.admit(ctx, Arrival{

@@ -109,7 +109,7 @@ func (e *engine) removePeer(key [32]byte) { e.device.RemovePeer(key) }
 func deviceLogger(log *slog.Logger) *device.Logger {
 	return &device.Logger{
 		Verbosef: device.DiscardLogf,
-		Errorf:   func(format string, args ...any) { log.Debug("wireguard", "err", fmt.Sprintf(format, args...)) },
+		Errorf:   func(format string, args ...any) { log.Debug("wireguard", "error", fmt.Sprintf(format, args...)) },
 	}
 }
 

@@ -129,7 +129,7 @@ func (g *gate) judge(m lateMessage, proved bool) {
 		return
 	}
 	if err := g.admit(m); err != nil {
-		g.log.Debug("wireguard handshake refused", "remote", m.from, "err", err)
+		g.log.Debug("wireguard handshake refused", "remote", m.from, "error", err)
 		return
 	}
 	g.socket.deliver(m)
@@ -138,7 +138,7 @@ func (g *gate) judge(m lateMessage, proved bool) {
 func (g *gate) sendCookie(m lateMessage, to *remote) {
 	reply, err := g.cookies.CreateReply(m.message[:], binary.LittleEndian.Uint32(m.message[senderAt:]), to.DstToBytes())
 	if err != nil {
-		g.log.Error("make wireguard cookie", "err", err)
+		g.log.Error("make wireguard cookie", "error", err)
 		return
 	}
 	b := make([]byte, 0, device.MessageCookieReplySize)

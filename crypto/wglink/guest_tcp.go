@@ -174,7 +174,7 @@ func (c *Call) timeOut() {
 func (c *Call) take(serve func(conn Conn)) {
 	conn, err := c.Accept()
 	if err != nil {
-		c.visitor.hall.log.Debug("guest's connection failed while it opened", "remote", c.Remote, "err", err)
+		c.visitor.hall.log.Debug("guest's connection failed while it opened", "remote", c.Remote, "error", err)
 		return
 	}
 	serve(conn)

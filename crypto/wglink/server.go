@@ -321,11 +321,11 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	defer conn.leave()
 	opening := make([]byte, OpeningSize)
 	if _, err := c.Write(nonce[:]); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "error", err)
 		return
 	}
 	if _, err := io.ReadFull(c, opening); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "error", err)
 		return
 	}
 	answer, serve := x.admit(x.ctx, Arrival{
@@ -341,12 +341,12 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	}
 	opened()
 	if err := x.roster.lend(p, conn.tag); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "error", err)
 		return
 	}
 	defer x.roster.takeBack(p, conn.tag)
 	if err := x.answer(c, answer); err != nil {
-		x.log.Debug("carrier failed while it opened", "remote", p.place(), "err", err)
+		x.log.Debug("carrier failed while it opened", "remote", p.place(), "error", err)
 		return
 	}
 	if serve != nil {

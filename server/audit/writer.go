@@ -349,7 +349,7 @@ func (w *Writer) works() {
 	if w.failed == nil {
 		return
 	}
-	w.cfg.Log.Warn("records are written again", "lost", w.lost)
+	w.cfg.Log.Warn("records are written again", "records", w.lost)
 	what := fmt.Sprintf("records could not be written, and %d were lost: %v", w.lost, w.failed)
 	w.told += w.lost
 	w.failed, w.lost = nil, 0

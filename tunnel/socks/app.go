@@ -251,7 +251,7 @@ func (a *app) resume(ctx context.Context, t *sessions6, id []byte) *guest {
 func (a *app) letInOrLog(ctx context.Context, user string, by Method) *guest {
 	g, err := a.letIn(ctx, user, by)
 	if err != nil && a.door.warn.Allows() {
-		a.door.Log.Warn("refused an app", "app", a.source, "err", err)
+		a.door.Log.Warn("refused an app", "app", a.source, "error", err)
 	}
 	return g
 }

@@ -127,7 +127,7 @@ func (s *serving) accept(ctx context.Context, ln net.Listener) (net.Conn, error)
 			return conn, err
 		}
 		if s.warn.Allows() {
-			s.Log.Warn("cannot accept an app for now", "err", err)
+			s.Log.Warn("cannot accept an app for now", "error", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -144,7 +144,7 @@ func (s *serving) serve(ctx context.Context, conn net.Conn) {
 	default:
 		conn.Close()
 		if s.warn.Allows() {
-			s.Log.Warn("turned an app away: there are too many", "limit", cap(s.free))
+			s.Log.Warn("turned an app away: there are too many", "apps", cap(s.free))
 		}
 		return
 	}
@@ -159,7 +159,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	a, err := newApp(s, conn)
 	if err != nil {
 		conn.Close()
-		s.Log.Error("cannot serve this kind of listener", "err", err)
+		s.Log.Error("cannot serve this kind of listener", "error", err)
 		return
 	}
 	if !s.mayCome(a.source.Addr()) {
@@ -181,10 +181,10 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	a.place = place
 	err = a.serve(ctx)
 	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.Allows() {
-		s.Log.Warn("refused an app", "app", a.source, "err", err)
+		s.Log.Warn("refused an app", "app", a.source, "error", err)
 		return
 	}
-	s.Log.Debug("app's connection ended", "app", a.source, "err", err)
+	s.Log.Debug("app's connection ended", "app", a.source, "error", err)
 }
 
 // mayCome tells whether an address is in [Door.From].
