@@ -24,12 +24,18 @@ func tpkt(h head) answer {
 	}
 	const size = 1 + 1536 // RTMP's version and its first block
 	switch {
-	case binary.BigEndian.Uint32(b[5:]) != 0:
+	case binary.BigEndian.Uint32(b[5:]) != 0 && !isFlash(b[5:9]):
 		return no()
 	case len(b) < size:
 		return looksLike(RTMP, size)
 	}
 	return is(RTMP)
+}
+
+// isFlash tells whether four bytes are a version of the Flash player, such as 9.0.124.2.
+// Clients that claim to be one have it where Adobe's specification has zeros.
+func isFlash(b []byte) bool {
+	return (3 <= b[0] && b[0] < 64 || b[0] == 0x80) && b[1] < 10 && b[3] < 64
 }
 
 // inTPKT looks behind the header of at least 9 bytes of a packet.

@@ -105,6 +105,7 @@ var streamVectors = []vector{
 	{"GIOP", unhex("47494f5001020000000000d8"), "", certain(IIOP)},
 	{"ZIOP", unhex("5a494f5001020000000000d8"), "", certain(IIOP)},
 	{"RTMP", unhex("030000000000000000") + strings.Repeat("r", 1528), "", certain(RTMP)},
+	{"RTMP of ffmpeg", unhex("030000000009007c02") + strings.Repeat("r", 1528), "", certain(RTMP)},
 	{"RTMP with a time", unhex("030000123400000000") + strings.Repeat("r", 1528), "", certain(RTMP)},
 	{"PNA", unhex("504e41000a001400020001"), "", certain(PNA)},
 	{"MMS", unhex("01000000cefa0bb0a00000004d4d5320"), "", certain(MMS)},
