@@ -52,6 +52,7 @@ type flow struct {
 	rule   *policy.Rule       // that has decided; nil: none
 	ration *ration            // nil: no quota counts
 	limits limits
+	level  recordLevel // that the rule wants
 
 	consent consent // of a decider
 }
@@ -94,6 +95,7 @@ func (f *flow) judge() (open bool, err error) {
 	f.rule = r.rule
 	if err == nil && (r.settled || r.rule == nil) {
 		f.part.by(r.rule)
+		f.recordBy(r.rule)
 		err = cmp.Or(f.rationBy(r.rule), f.keepTo(r.rule))
 	}
 	return r.open, err
@@ -143,6 +145,7 @@ func (f *flow) permitTalk(to destination) error {
 	f.part.alsoBy(r.rule)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.recordBy(r.rule)
 	if f.ration == nil || f.ration.rule.Name == r.rule.Name { // as in alsoBy
 		err = f.rationBy(r.rule)
 	}
@@ -276,6 +279,9 @@ func (f *flow) refused(err error) { f.end(err, socks.CodeOf(err)) }
 // end writes the flow's line, once, and counts it out.
 func (f *flow) end(err error, code socks.Code) {
 	f.over.Do(func() {
+		f.mu.Lock()
+		err = cmp.Or(f.cutOff, err) // whoever sees first that it was cut does not know why
+		f.mu.Unlock()
 		f.caller.leave(f)
 		f.release()
 		f.closeRecord(err, code)

@@ -61,7 +61,11 @@ func (f *flow) record() error {
 		Kind: audit.Flow, Origin: o, SourcePort: r.Source.Port(), Begin: f.began,
 		Command: f.wish.command, Name: r.Dst.Name, Address: r.Dst.IP, Port: r.Dst.Port, Decision: audit.Allowed,
 	}
-	entry, err := log.Begin(f.line, f)
+	begin := log.Begin
+	if p := f.caller.server.policy.Load(); p != nil && p.Discreet() {
+		begin = log.Hold
+	}
+	entry, err := begin(f.line, f)
 	if err != nil {
 		return &socks.Error{Code: socks.GeneralFailure, Err: err}
 	}
@@ -88,6 +92,11 @@ func (f *flow) recognised(v sniff.Verdict) {
 
 // Progress fills in how far the flow has come.
 func (f *flow) Progress(r *audit.Record) {
+	f.progress(r)
+	f.recordLevel().conceal(r)
+}
+
+func (f *flow) progress(r *audit.Record) {
 	f.mu.Lock()
 	*r = f.line
 	if f.heard && f.talks == nil {
@@ -110,11 +119,18 @@ func (f *flow) closeRecord(err error, code socks.Code) {
 	if f.entry == nil {
 		return
 	}
+	level := f.recordLevel()
+	refused := decisionOf(err, code) == flowRefused
+	if !refused && level == recordNone && f.entry.Drop() {
+		return
+	}
 	var r audit.Record
-	f.Progress(&r)
+	f.progress(&r)
 	r.End = endWord(err, code)
-	if decisionOf(err, code) == flowRefused {
+	if refused {
 		r.Decision = audit.Refused
+	} else {
+		level.conceal(&r)
 	}
 	f.entry.End(r)
 }
@@ -210,13 +226,20 @@ func (s *session) closeRecord(why error) {
 }
 
 // noteResolve leaves a record of a name that somebody who comes without SOCKS has asked for.
-func (p petition) noteResolve(name string, denied error) error {
+func (p petition) noteResolve(name string, at netip.AddrPort, denied error) error {
 	log := p.caller.server.cfg.Audit
 	p.caller.server.counts.ends(decisionOf(denied, socks.CodeOf(denied)), sniff.DNS)
 	if denied != nil {
 		p.refuses(name, denied)
 	}
 	if log == nil {
+		return nil
+	}
+	level := recordFull
+	if ruling, err := p.judge(destination{name, at}, spoken{}); err == nil && denied == nil {
+		level = levelOf(ruling.rule)
+	}
+	if level == recordNone {
 		return nil
 	}
 	o := originOf(p.caller.who())
@@ -228,6 +251,7 @@ func (p petition) noteResolve(name string, denied error) error {
 	if denied != nil {
 		r.Decision, r.End = audit.Refused, codeWord(socks.NotAllowed)
 	}
+	level.conceal(&r)
 	return log.Note(r)
 }
 

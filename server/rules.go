@@ -312,11 +312,3 @@ func (d destination) canonical() (destination, error) {
 	d.name, err = policy.CanonicalName(d.name)
 	return d, err
 }
-
-// RulesLack are keys of rules that nothing acts upon yet. Rules that have them must not
-// be used.
-func RulesLack() []string {
-	return []string{
-		"record",
-	}
-}

@@ -22,7 +22,7 @@ func rules(t testing.TB, text string) *policy.Policy {
 	for info := range sniff.Protocols() {
 		known[string(info.Name)] = string(info.Group)
 	}
-	p, err := policy.Read("policy.toml", []byte(text), policy.Options{Protocols: known, Lacks: RulesLack()})
+	p, err := policy.Read("policy.toml", []byte(text), policy.Options{Protocols: known})
 	if err != nil {
 		t.Fatal(err)
 	}

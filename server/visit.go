@@ -87,7 +87,7 @@ func (v *Visit) MayResolve(r socks.Request) socks.Request {
 	wish.command = "resolve"
 	r.User, r.Permit = v.user, func(name string, at netip.AddrPort) error {
 		err := wish.permit(name, at)
-		return cmp.Or(err, wish.noteResolve(name, err))
+		return cmp.Or(err, wish.noteResolve(name, at, err))
 	}
 	return r
 }

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/server/policy"
 	"github.com/adit-net/adit/server/sniff"
 )
@@ -67,7 +66,6 @@ func readPolicyFrom(path string) (*policy.Policy, sources, error) {
 			files.note(list)
 			return os.Open(list)
 		},
-		Lacks: server.RulesLack(),
 	})
 	if err == nil {
 		err = p.Check()

@@ -88,6 +88,9 @@ A rule that allows may limit what it allows:
                            "filtering" in server.toml: endpoint-independent (all),
                            address-dependent (from where it has sent to),
                            address-and-port-dependent
+  record                   how much of them adit audit knows: full, which is the default;
+                           summary, all but the name and address of where they go; none,
+                           nothing. What is refused is on record whatever it says.
 
 Where a rule asks what is spoken, the server connects and waits for the first bytes, 300 ms
 at most, before it passes anything on. A datagram goes by what has been said between the

@@ -190,7 +190,7 @@ func (w *Writer) reopen() {
 	defer w.mu.Unlock()
 	w.batch.progress = nil
 	w.begun = slices.Collect(maps.Keys(w.open))
-	w.begun = slices.DeleteFunc(w.begun, func(e *Entry) bool { return slices.Contains(w.opening, e) })
+	w.begun = slices.DeleteFunc(w.begun, func(e *Entry) bool { return e.held || slices.Contains(w.opening, e) })
 }
 
 // newest opens the last file of a directory, or the one that is to follow it.

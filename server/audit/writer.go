@@ -97,6 +97,7 @@ type Entry struct {
 	subject Subject
 	entry   entry // what was known of it last; its opening is the writing goroutine's
 	ended   bool
+	held    bool // not in the file, and perhaps never
 }
 
 // Open opens the warehouse in a directory for writing, and makes it if there is none.
@@ -180,6 +181,9 @@ func (w *Writer) Close() error {
 	open := slices.Collect(maps.Keys(w.open))
 	w.mu.Unlock()
 	for _, e := range open {
+		if e.Drop() {
+			continue
+		}
 		now, _ := e.now()
 		now.End = endStopped
 		e.End(now.Record)
@@ -205,7 +209,13 @@ const (
 
 // Begin opens a record. A strict Writer that cannot says [ErrNotRecorded]. Otherwise the
 // Entry must be ended.
-func (w *Writer) Begin(r Record, s Subject) (*Entry, error) {
+func (w *Writer) Begin(r Record, s Subject) (*Entry, error) { return w.begin(r, s, false) }
+
+// Hold is Begin for what may turn out to need no record. Nothing is written before Open or
+// End.
+func (w *Writer) Hold(r Record, s Subject) (*Entry, error) { return w.begin(r, s, true) }
+
+func (w *Writer) begin(r Record, s Subject, held bool) (*Entry, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusal(); err != nil {
@@ -213,13 +223,42 @@ func (w *Writer) Begin(r Record, s Subject) (*Entry, error) {
 	}
 	w.number++
 	r.Exit = cmp.Or(r.Exit, w.cfg.Exit)
-	e := &Entry{w: w, subject: s, entry: entry{Record: r, run: w.run, number: w.number}}
+	e := &Entry{w: w, subject: s, entry: entry{Record: r, run: w.run, number: w.number}, held: held}
 	w.open[e] = struct{}{}
+	if !held {
+		w.queue(e)
+	}
+	return e, nil
+}
+
+// queue has the file get what has begun. The caller holds mu.
+func (w *Writer) queue(e *Entry) {
 	if len(w.begun) < w.most {
 		w.begun = append(w.begun, e)
 	}
 	w.hurry()
-	return e, nil
+}
+
+// Open has what was held go to the file from now on.
+func (e *Entry) Open() {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	if e.held && !e.ended {
+		e.held = false
+		e.w.queue(e)
+	}
+}
+
+// Drop ends what is held without a record. It tells whether it is.
+func (e *Entry) Drop() bool {
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	if !e.held {
+		return false
+	}
+	e.ended = true
+	delete(e.w.open, e)
+	return true
 }
 
 // refusal says why a strict Writer takes nothing. The caller holds mu.

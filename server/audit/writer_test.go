@@ -87,6 +87,38 @@ func TestShortFlowTakesOneRowAndLongOneIsSeenWhileItGoesOn(t *testing.T) {
 	}
 }
 
+func TestWhatIsHeldIsWrittenWhenItIsOpenedOrEnds(t *testing.T) {
+	w := newWriter(t, Config{})
+	var all []*Entry
+	for n := range 5 {
+		e, err := w.Hold(flowNumber(n), &open{})
+		must(t, err)
+		all = append(all, e)
+	}
+	ended, opened, dropped := all[0], all[1], all[2]
+	opened.Open()
+	opened.Open()
+	if opened.Drop() {
+		t.Error("what is in the file was dropped")
+	}
+	w.reopen() // as after midnight
+	flush(t, w)
+	if n := w.day.last.last[tableOpened]; n != 1 {
+		t.Errorf("%d have been opened", n)
+	}
+	if !dropped.Drop() {
+		t.Error("what was held was not dropped")
+	}
+	dropped.Open()
+	dropped.End(flowNumber(2))
+	ended.End(flowNumber(0))
+	opened.End(flowNumber(1))
+	must(t, w.Close()) // and with it nobody hears of what is still held
+	if got := recorded(t, w.cfg.Dir); len(got) != 2 {
+		t.Errorf("on record is %+v", got)
+	}
+}
+
 func TestServeWritesFromManyGoroutinesAndCloseTheRest(t *testing.T) {
 	w := newWriter(t, Config{})
 	ctx, stop := contextOf(t)

@@ -92,7 +92,8 @@ names matches it.
 	quota_per_month
 	max_flows                    of each user at once: 20
 	idle, total                  time-outs: "5m", "8h"
-	record                       none, summary or full
+	record                       full; summary: all but where a flow goes; none: what is
+	                             allowed is on no record
 	udp_filtering                of datagrams from what the rule allows: endpoint-independent,
 	                             address-dependent or address-and-port-dependent (RFC 4787)
 

@@ -26,7 +26,8 @@ type Policy struct {
 	closer set // rules that have a say after the indexes
 	aimed  set // rules that depend on what is asked for
 
-	listens bool // a rule depends on the protocol
+	listens  bool // a rule depends on the protocol
+	discreet bool // a rule keeps something off the records
 }
 
 // Rules gives all rules in their order.
@@ -38,6 +39,9 @@ func (p *Policy) Timed() bool { return p.timed }
 
 // Listens tells whether a decision may depend on the application protocol.
 func (p *Policy) Listens() bool { return p.listens }
+
+// Discreet tells whether a rule keeps something of what it allows off the records.
+func (p *Policy) Discreet() bool { return p.discreet }
 
 // compile makes the indexes.
 func (p *Policy) compile() {
@@ -78,6 +82,7 @@ func (p *Policy) enter(r *Rule) {
 	}
 	p.listens = p.listens || r.listens() || r.when != nil && r.when.protocol
 	p.timed = p.timed || r.timed()
+	p.discreet = p.discreet || r.Limit.Record == "none" || r.Limit.Record == "summary"
 }
 
 // Who is who makes requests, and how they come.

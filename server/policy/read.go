@@ -23,10 +23,6 @@ type Options struct {
 
 	// Open opens the file of a list.
 	Open func(name string) (io.ReadCloser, error)
-
-	// Lacks are keys of rules that whoever acts upon the decisions cannot heed. A rule that
-	// has one is refused, as nothing that a rule says may be passed over.
-	Lacks []string
 }
 
 // Read reads a policy. The file's name is for messages. The error joins a [*Problem] for
@@ -260,11 +256,6 @@ var valueParsers = [valueKinds]func(string) (string, error){
 
 func (r *reader) rule(t *table) *Rule {
 	rule := &Rule{File: r.file, Line: t.line, zone: r.readZone(t, r.zone)}
-	for _, key := range r.options.Lacks {
-		if e := t.find(key); e != nil {
-			r.wrong(e.place, "take it out of the rule", "%s is not supported yet", key)
-		}
-	}
 	var named bool
 	if rule.Name, _, named = r.text(t, "name"); !named {
 		rule.Name = "line " + strconv.Itoa(t.line)

@@ -190,7 +190,6 @@ outcome = "needs address"
 
 func TestEverythingWrongInAFileIsSaidWithItsPlace(t *testing.T) {
 	o := optionsWith(map[string]string{"broken": "a.example\nb c d\n"})
-	o.Lacks = []string{"quota_per_day"}
 	_, err := Read("policy.toml", []byte(`zone = "Mars/Olympus"
 colour = "red"
 [lists]
@@ -247,7 +246,6 @@ policy.toml:18:8: then: "perhaps" is neither allow nor deny
 policy.toml:19:1: unknown key rule.userz
 policy.toml:20:3: the rule denies, and limits what it denies
 policy.toml:20:3: there are two rules with the name "one"
-policy.toml:24:1: quota_per_day is not supported yet
 policy.toml:27:11: rate_up: "8 Mbit" is no rate, such as 8 Mbit/s
 policy.toml:28:13: max_flows: 0 is no number of flows
 policy.toml:29:3: the example does not say what is expected
