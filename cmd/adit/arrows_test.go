@@ -40,6 +40,7 @@ var arrows = map[string][]string{
 	"crypto/tlslink":    {"crypto/keys"},
 	"crypto/wglink":     {"crypto/keys"},
 	"crypto/ipsec":      {},
+	"crypto/ipseclink":  {"crypto/keys"},
 	"crypto/gss":        {"crypto/gss/cfx"},
 	"crypto/gss/cfx":    {},
 	"cmd/adit/e2e/wan":  {},

@@ -35,7 +35,7 @@ func protection(p tlslink.Protection) tunnel.Protection {
 }
 
 // dialServer gives the dialer for a server. The config is valid.
-func dialServer(cfg remoteConfig, below ipsecConfig) (client.Dialer, error) {
+func dialServer(cfg remoteConfig, below *ipsec.Detector) (client.Dialer, error) {
 	d := &tlslink.Dialer{
 		Address:     cfg.Address,
 		ServerName:  cfg.Name,
@@ -44,7 +44,7 @@ func dialServer(cfg remoteConfig, below ipsecConfig) (client.Dialer, error) {
 		Multipath:   cfg.MPTCP,
 	}
 	if cfg.RequireIPsec {
-		d.Control = below.detector().Control
+		d.Control = below.Control
 	}
 	if !cfg.CA {
 		pin, err := keys.ParsePin(cfg.Pin)

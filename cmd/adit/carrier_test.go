@@ -46,7 +46,7 @@ func TestClientAsksForMultipathTCPIfItsConfigSaysSo(t *testing.T) {
 	for _, want := range []bool{true, false} {
 		cfg := defaultClientConfig().Server
 		cfg.Address, cfg.CA, cfg.MPTCP = ln[0].Addr().String(), true, want
-		dial, err := dialServer(cfg, ipsecConfig{})
+		dial, err := dialServer(cfg, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/wglink"
 	"github.com/adit-net/adit/tunnel"
@@ -93,14 +94,16 @@ func (f clockFile) write(at time.Time) {
 
 // dialCarriers gives the dialers for a server, the one to prefer first. dir is the
 // client's.
-func dialCarriers(cfg remoteConfig, below ipsecConfig, device *keys.Device, dir string) ([]client.Dialer, error) {
+func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir string) ([]client.Dialer, error) {
 	var all []client.Dialer
 	for _, kind := range cfg.Carriers {
 		var dial client.Dialer
 		var err error
 		switch {
 		case kind == overTLS:
-			dial, err = dialServer(cfg, below)
+			dial, err = dialServer(cfg, paths.Detector)
+		case kind == overIPsec:
+			dial, err = dialIPsec(cfg, paths)
 		case cfg.WireGuardKey != "":
 			dial, err = dialWireGuard(cfg, device, dir)
 		default:

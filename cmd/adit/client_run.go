@@ -93,7 +93,11 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	dials, err := dialCarriers(p.cfg.Server, p.cfg.IPsec, device, o.dir)
+	paths := &ipsec.Paths{Detector: p.cfg.IPsec.detector()}
+	if p.cfg.Server.watchesPaths() {
+		parts = append(parts, func(ctx context.Context) error { paths.Serve(ctx); return nil })
+	}
+	dials, err := dialCarriers(p.cfg.Server, paths, device, o.dir)
 	if err != nil {
 		return err
 	}

@@ -38,6 +38,7 @@ type remoteConfig struct {
 	Carriers         []string `toml:"carriers"`
 	WireGuardKey     string   `toml:"wireguard_key"`
 	WireGuardAddress string   `toml:"wireguard_address"`
+	IPsecAddress     string   `toml:"ipsec_address"`
 }
 
 // doorConfig says where apps come in, and which.
@@ -111,10 +112,11 @@ func (c remoteConfig) validate(report func(key, what, todo string)) {
 const (
 	overTLS       = "tls"
 	overWireGuard = "wireguard"
+	overIPsec     = "ipsec"
 )
 
 func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
-	known := []string{overTLS, overWireGuard}
+	known := []string{overTLS, overWireGuard, overIPsec}
 	for i, kind := range c.Carriers {
 		switch {
 		case !slices.Contains(known, kind):
@@ -129,8 +131,14 @@ func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
 	case len(c.Carriers) == 1 && c.Carriers[0] == overWireGuard && c.WireGuardKey == "":
 		report("server.carriers", "nothing says how to reach the server by WireGuard", "adit join writes it, if the server takes WireGuard")
 	}
+	switch over := slices.Contains(c.Carriers, overIPsec); {
+	case over && badAddress(c.IPsecAddress):
+		report("server.ipsec_address", strconv.Quote(c.IPsecAddress)+" is not HOST:PORT", `write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`)
+	case over && c.CA:
+		report("server.carriers", "over IPsec the server proves who it is by its pinned key", "write pin in place of ca, or leave ipsec out")
+	}
 	if c.RequireIPsec && slices.Contains(c.Carriers, overWireGuard) {
-		report("server.carriers", "WireGuard cannot be held to IPsec", `write carriers = ["tls"]`)
+		report("server.carriers", "WireGuard cannot be held to IPsec", `write carriers = ["ipsec", "tls"]`)
 	}
 	if c.RequireIPsec && c.MPTCP {
 		report("server.mptcp", "Multipath TCP would take ways that IPsec does not protect", "write mptcp = false")

@@ -28,8 +28,10 @@ func (c ipsecConfig) validate(report func(key, what, todo string)) {
 	}
 }
 
-// serverIPsecConfig is the same for a server, and how long apps at its doors wait.
+// serverIPsecConfig is the same for a server, with where it takes carriers, and how long apps
+// at its doors wait.
 type serverIPsecConfig struct {
+	Listen            string   `toml:"listen"` // empty: nowhere
 	ProtectedNetworks []string `toml:"protected_networks"`
 	VICI              string   `toml:"vici"`
 	Patience          duration `toml:"patience"`
@@ -41,7 +43,18 @@ func defaultServerIPsecConfig() serverIPsecConfig {
 
 func (c serverIPsecConfig) validate(report func(key, what, todo string)) {
 	c.below().validate(report)
+	if what := badListen(c.Listen); c.Listen != "" && what != "" {
+		report("ipsec.listen", what, `an address is ":8444" or "10.8.0.1:8444"`)
+	}
 	c.Patience.validate("ipsec.patience", report)
+}
+
+// addresses are where carriers over IPsec are taken.
+func (c serverIPsecConfig) addresses() []string {
+	if c.Listen == "" {
+		return nil
+	}
+	return []string{c.Listen}
 }
 
 // below is what a server and a client have in common.

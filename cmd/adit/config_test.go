@@ -85,6 +85,27 @@ func TestLanesReachFromOneToEight(t *testing.T) {
 	}
 }
 
+func TestClientSaysHowItReachesItsServer(t *testing.T) {
+	const tls = "carriers = [\"tls\"]\n"
+	for text, want := range map[string]string{
+		tls + "require_ipsec = true":                                         "",
+		"carriers = [\"ipsec\", \"tls\"]\nipsec_address = \"10.8.0.1:8444\"": "c:2:1: server.carriers: over IPsec the server proves who it is by its pinned key | write pin in place of ca, or leave ipsec out",
+		"carriers = [\"ipsec\"]":                                             `c: server.ipsec_address: "" is not HOST:PORT | write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`,
+		"require_ipsec = true":                                               `c: server.carriers: WireGuard cannot be held to IPsec | write carriers = ["ipsec", "tls"]`,
+		tls + "mptcp = true\nrequire_ipsec = true":                           "c:3:1: server.mptcp: Multipath TCP would take ways that IPsec does not protect | write mptcp = false",
+	} {
+		c := defaultClientConfig()
+		c.Server.Address, c.Server.CA = "vpn.example:443", true
+		got := ""
+		if err := parseConfig("c", []byte("[server]\n"+text), &c); err != nil {
+			got = strings.Join(complaints(err), "\n")
+		}
+		if got != want {
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+}
+
 func TestGraceReachesFromNothingToADay(t *testing.T) {
 	for _, text := range []string{"0s", "1ms", "30s", "1m30s", "10m", "1h30m", "24h"} {
 		c := defaultServerConfig()

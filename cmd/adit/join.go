@@ -112,7 +112,7 @@ func fillClient(ctx context.Context, f *fresh, invite keys.Invite, name string) 
 	if err := loadConfig(f.dir, clientKind, &cfg); err != nil {
 		return err
 	}
-	dial, err := dialServer(cfg.Server, cfg.IPsec)
+	dial, err := dialServer(cfg.Server, cfg.IPsec.detector())
 	if err != nil {
 		return err
 	}

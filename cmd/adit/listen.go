@@ -34,6 +34,10 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 		closeAll(slices.Concat(p.listeners, p.doorListeners, have))
 		return err
 	}
+	if p.ipsecListeners, rest, err = listenAmong(ctx, p.cfg.IPsec.addresses(), false, rest); err != nil {
+		closeAll(slices.Concat(p.listeners, p.doorListeners, p.metricsListeners, have))
+		return err
+	}
 	closeAll(rest)
 	if len(rest) > 0 && p.before == nil {
 		closeAll(p.allListeners())
@@ -43,9 +47,9 @@ func (p *serverProcess) listen(ctx context.Context) (err error) {
 	return nil
 }
 
-// allListeners gives those of the doors and of the metrics, too.
+// allListeners gives those of the doors, of the metrics and over IPsec, too.
 func (p *serverProcess) allListeners() []net.Listener {
-	return slices.Concat(p.listeners, p.doorListeners, p.metricsListeners)
+	return slices.Concat(p.listeners, p.doorListeners, p.metricsListeners, p.ipsecListeners)
 }
 
 // listen opens all listeners, or none.

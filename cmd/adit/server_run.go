@@ -107,6 +107,8 @@ type serverProcess struct {
 	doors         []*serverDoor
 	doorListeners []net.Listener // in the config's order
 
+	ipsecListeners []net.Listener // one, or none
+
 	metricsListeners  []net.Listener // one, or none
 	serving, draining atomic.Bool
 
@@ -233,6 +235,9 @@ func (p *serverProcess) process(a *admin) *process {
 			ln = p.guard(ln)
 		}
 		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
+	}
+	for _, ln := range p.ipsecListeners {
+		parts = append(parts, func(ctx context.Context) error { return p.serveIPsec(ctx, ln) })
 	}
 	for _, d := range p.doors {
 		parts = append(parts, d.serve)

@@ -229,7 +229,10 @@ func (c *clientReport) lanes() string {
 }
 
 func (p protectionReport) String() string {
-	text := fmt.Sprintf("%s, %s", orDash(p.Version), orDash(p.KeyExchange))
+	text := orDash(p.Version)
+	if p.Carrier != overIPsec {
+		text += ", " + orDash(p.KeyExchange)
+	}
 	if p.IPsec != "" {
 		text += ", in IPsec (" + p.IPsec + ")"
 	}

@@ -69,6 +69,26 @@ func (s *Server) Save(path string) error {
 // its certificates.
 func (s *Server) Pin() Pin { return s.pin }
 
+// Public gives the public half, as a point that is not compressed (SEC 1 section 2.3.3).
+func (s *Server) Public() ([]byte, error) {
+	b, err := s.key.PublicKey.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("encode server key: %w", err)
+	}
+	return b, nil
+}
+
+// Sign signs a message: ECDSA over its SHA-256 hash, in ASN.1. What is signed must begin with
+// what no other use of the key has.
+func (s *Server) Sign(message []byte) ([]byte, error) {
+	digest := sha256.Sum256(message)
+	signature, err := ecdsa.SignASN1(rand.Reader, s.key, digest[:])
+	if err != nil {
+		return nil, fmt.Errorf("sign with the server key: %w", err)
+	}
+	return signature, nil
+}
+
 // certificateLife is long because nothing depends on its end: devices go by
 // the pin, and a server makes a new certificate whenever it starts.
 const certificateLife = 10 * 365 * 24 * time.Hour

@@ -185,7 +185,7 @@ func (d *Dialer) timeout() time.Duration {
 // handshake does the TLS handshake on w and makes sure that its result can
 // carry a session.
 func (d *Dialer) handshake(ctx context.Context, w *wire, name string) (*Carrier, error) {
-	tune(w.Conn)
+	Tune(w.Conn)
 	c, err := d.client(w, name)
 	if err != nil {
 		return nil, err

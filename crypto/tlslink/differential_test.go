@@ -319,7 +319,7 @@ type tuned struct{ net.Listener }
 func (l tuned) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err == nil {
-		tune(c)
+		Tune(c)
 	}
 	return c, err
 }

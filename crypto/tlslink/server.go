@@ -106,7 +106,7 @@ func (l listener) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	tune(c)
+	Tune(c)
 	return l.lobby.enter(c), nil
 }
 

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// tune sets up a TCP connection for a carrier; others stay as they are. A
+// Tune sets up a TCP connection for a carrier; others stay as they are. A
 // setting that the system does not know stays at its default, and a connection
 // that is closed already fails soon enough. So there is no error.
-func tune(c net.Conn) {
+func Tune(c net.Conn) {
 	tcp, ok := c.(*net.TCPConn)
 	if !ok {
 		return

@@ -147,24 +147,28 @@ func (l *ipsecLab) swanctl(ns namespace, args ...string) {
 func (l *ipsecLab) up()   { l.t.Helper(); l.swanctl(officeNS, "--initiate", "--child", "c") }
 func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--ike", "t") }
 
-// startHub starts a server at the hub with the user acme, and gives its directory. Its config
-// is what init writes between top and end.
-func (l *ipsecLab) startHub(top, end string) (dir string) {
+// startHub starts a server at an address of the hub with the user acme, and gives its
+// directory. Its config is what init writes between top and end, and then where charon is.
+func (l *ipsecLab) startHub(at, top, end string) (dir string) {
 	l.t.Helper()
 	dir = l.path("server")
-	adit(l.t, hubNS, "server", "init", "--dir", dir, "--listen", hubInner+":8443", "--name", hubInner, "--allow", "private")
+	adit(l.t, hubNS, "server", "init", "--dir", dir, "--listen", at+":8443", "--name", at, "--allow", "private")
 	adit(l.t, hubNS, "user", "add", "acme", "--dir", dir)
 	l.configure(hubNS, filepath.Join(dir, "server.toml"), top, end)
 	l.run(hubNS, "server", "run", "--dir", dir)
 	return dir
 }
 
-// configure adds lines to a config, and says where charon is.
+// configure adds lines to a config, and says where charon is; what end says under [ipsec] comes
+// last.
 func (l *ipsecLab) configure(ns namespace, file, top, end string) {
 	l.t.Helper()
 	text, err := os.ReadFile(file)
 	if err == nil {
-		text = fmt.Appendf(nil, "%s\n%s\n%s\n[ipsec]\nvici = %q\n", top, text, end, l.vici(ns))
+		if !strings.Contains(end, "[ipsec]") {
+			end += "\n[ipsec]"
+		}
+		text = fmt.Appendf(nil, "%s\n%s\n%s\nvici = %q\n", top, text, end, l.vici(ns))
 		err = os.WriteFile(file, text, 0o600)
 	}
 	if err != nil {

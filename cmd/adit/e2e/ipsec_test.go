@@ -25,7 +25,7 @@ func TestPartnerBehindIPsecComesInWithPlainSOCKS(t *testing.T) {
 	l := layIPsec(t)
 	page := l.serveAtHub()
 	const byGateway, byNetwork = hubInner + ":1080", hubInner + ":1081"
-	dir := l.startHub("", fmt.Sprintf(`
+	dir := l.startHub(hubInner, "", fmt.Sprintf(`
 [[door]]
 listen = %q
 tls = false
@@ -89,10 +89,8 @@ func TestNothingIsInClearWhileIPsecIsRequired(t *testing.T) {
 	l := layIPsec(t)
 	page := l.serveAtHub()
 	l.up()
-	dir := l.startHub("require_ipsec = true", "")
-	client := l.path("client")
-	adit(t, officeNS, "join", "--dir", client, strings.TrimSpace(adit(t, hubNS, "invite", "acme", "--dir", dir)))
-	l.requireAtClient(client)
+	dir := l.startHub(hubInner, "require_ipsec = true", "")
+	client := l.join(dir, "require_ipsec = true\ncarriers = [\"tls\"]")
 	clear := hubNS.watchClear(t, "h0")
 	l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
 	if text := adit(t, officeNS, "status", "--dir", client); !strings.Contains(text, "in IPsec (aes-gcm-128)") {
@@ -120,19 +118,70 @@ func TestNothingIsInClearWhileIPsecIsRequired(t *testing.T) {
 	}
 }
 
-// requireAtClient has a client require IPsec.
-func (l *ipsecLab) requireAtClient(dir string) {
+// A download moves to TLS when the association ends, and back when there is one again.
+func TestDownloadMovesBetweenIPsecAndTLS(t *testing.T) {
+	l := layIPsec(t)
+	page := l.serveAtHub()
+	l.up()
+	const at = hubInner + ":8444"
+	dir := l.startHub(hubOuter, "", fmt.Sprintf("[ipsec]\nlisten = %q", at))
+	client := l.join(dir, fmt.Sprintf("carriers = [\"ipsec\", \"tls\"]\nipsec_address = %q", at))
+	clear := hubNS.watchClear(t, "h0")
+	l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
+	over := func(want string) {
+		t.Helper()
+		until(t, "a carrier over "+want, func() bool {
+			text := adit(t, officeNS, "status", "--dir", client)
+			return strings.Contains(text, want) && strings.Contains(adit(t, hubNS, "status", "--dir", dir), want)
+		})
+	}
+	part := int64(32 << 20)
+	if *full {
+		part = 1 << 30 / 3
+	}
+	const inIPsec, inTLS = "plain TCP, in IPsec (aes-gcm-128)", "TLS 1.3"
+	over(inIPsec)
+	d := l.download(t, "127.0.0.1:1080", page)
+	d.passes(t, part)
+	if n := clear[8443].Load(); n > 0 {
+		t.Errorf("%d packets of TLS were sent", n)
+	}
+	l.down()
+	over(inTLS)
+	d.passes(t, part)
+	l.up()
+	over(inIPsec)
+	d.passes(t, part)
+	d.finish(t)
+	if n := clear[8444].Load(); n > 0 {
+		t.Errorf("%d packets of the carrier over IPsec were in clear", n)
+	}
+	if clear[8443].Load() == 0 {
+		t.Error("those of TLS were not seen")
+	}
+	records := adit(t, hubNS, "audit", "--dir", dir, "--format", "json", "--by", "carrier,ipsec")
+	if !strings.Contains(records, `"aes-gcm-128"`) {
+		t.Errorf("the records say\n%s", records)
+	}
+}
+
+// join enrols a client at the office, whose config says more of the server, and gives its
+// directory.
+func (l *ipsecLab) join(server, more string) (dir string) {
 	l.t.Helper()
+	dir = l.path("client")
+	adit(l.t, officeNS, "join", "--dir", dir, strings.TrimSpace(adit(l.t, hubNS, "invite", "acme", "--dir", server)))
 	file := filepath.Join(dir, "client.toml")
 	text, err := os.ReadFile(file)
 	if err == nil {
-		text = bytes.Replace(text, []byte("[server]\n"), []byte("[server]\nrequire_ipsec = true\ncarriers = [\"tls\"]\n"), 1)
+		text = bytes.Replace(text, []byte("[server]\n"), []byte("[server]\n"+more+"\n"), 1)
 		err = os.WriteFile(file, text, 0o600)
 	}
 	if err != nil {
 		l.t.Fatal(err)
 	}
 	l.configure(officeNS, file, "", "")
+	return dir
 }
 
 // serveAtHub serves HTTP at the hub: /small, and at /endless bytes that say where they are.

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"context"
+	"net"
+	"net/netip"
+	"slices"
+
+	"github.com/adit-net/adit/client"
+	"github.com/adit-net/adit/crypto/ipsec"
+	"github.com/adit-net/adit/crypto/ipseclink"
+	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/crypto/tlslink"
+	"github.com/adit-net/adit/tunnel"
+)
+
+// ipsecCarrier makes a [client.Carrier] of a connection in a path that IPsec protects.
+type ipsecCarrier struct{ *ipseclink.Carrier }
+
+func (c ipsecCarrier) Place() tunnel.Place {
+	return tunnel.Place{Server: c.Server(), Carrier: c.Channel()}
+}
+
+func (c ipsecCarrier) Protection() tunnel.Protection { return ipsecProtection() }
+
+// ipsecProtection is that of carriers over IPsec. What protects them is below.
+func ipsecProtection() tunnel.Protection {
+	return tunnel.Protection{Carrier: overIPsec, Version: "plain TCP"}
+}
+
+// dialIPsec gives the dialer for carriers over IPsec. The config is valid, and says where.
+func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
+	pin, err := keys.ParsePin(cfg.Pin)
+	if err != nil {
+		return nil, err
+	}
+	d := &ipseclink.Dialer{
+		Address: cfg.IPsecAddress,
+		Pin:     pin,
+		Control: paths.Detector.Control,
+		Watch: func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func()) {
+			return watchPath(ctx, paths, ipsec.Path{Local: local, Remote: remote}, lost)
+		},
+		Tune: tlslink.Tune,
+	}
+	return func(ctx context.Context) (client.Carrier, error) {
+		c, err := d.Dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return ipsecCarrier{c}, nil
+	}, nil
+}
+
+// watchPath calls lost when a path is not protected any more.
+func watchPath(ctx context.Context, paths *ipsec.Paths, path ipsec.Path, lost func()) (stop func()) {
+	f := paths.Follow(ctx, path, func(now ipsec.Protection) {
+		if !now.Protected() {
+			lost()
+		}
+	})
+	if !f.Protection().Protected() {
+		lost()
+	}
+	return f.Stop
+}
+
+// watchesPaths tells whether a client has to know at once when a path is not protected any
+// more.
+func (c remoteConfig) watchesPaths() bool { return slices.Contains(c.Carriers, overIPsec) }
+
+// serveIPsec takes carriers over IPsec until ctx ends.
+func (p *serverProcess) serveIPsec(ctx context.Context, ln net.Listener) error {
+	s := ipseclink.Server{Key: p.key, Tune: tlslink.Tune, Log: p.log.Logger}
+	return s.Serve(ctx, p.guard(ln), func(ctx context.Context, a ipseclink.Arrival) ([]byte, func(context.Context, net.Conn)) {
+		return p.Admit(ctx, tunnel.Arrival{
+			Opening:    a.Opening,
+			Place:      tunnel.Place{Server: a.Server, Carrier: a.Channel},
+			Local:      a.Local,
+			Remote:     a.Remote,
+			Protection: ipsecProtection(),
+		})
+	})
+}

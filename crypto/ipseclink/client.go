@@ -1,0 +1,169 @@
+package ipseclink
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"syscall"
+	"time"
+
+	"github.com/adit-net/adit/crypto/keys"
+)
+
+// Dialer opens carriers to one server. It is safe for concurrent use while its fields
+// stay as they are. All but Tune are needed.
+type Dialer struct {
+	Address string // host:port
+	Pin     keys.Pin
+
+	// Control is called before a connection is begun, as [net.Dialer].ControlContext. It
+	// fails unless the path to the address is protected, and sees to it that the socket
+	// sends nothing by any other.
+	Control func(ctx context.Context, network, address string, c syscall.RawConn) error
+
+	// Watch begins to watch a path, and calls lost when it is protected no more, perhaps
+	// at once, until stop is called.
+	Watch func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func())
+
+	Tune func(net.Conn) // sets up a TCP connection; nil: it stays as it is
+}
+
+// Dial connects. When it returns, the server has proved who it is.
+func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	dialer := net.Dialer{ControlContext: d.Control}
+	dialer.SetMultipathTCP(false) // the other paths would not be protected
+	conn, err := dialer.DialContext(ctx, "tcp", d.Address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s over IPsec: %w", d.Address, err)
+	}
+	if d.Tune != nil {
+		d.Tune(conn)
+	}
+	c := &Carrier{conn: conn, server: d.Pin}
+	release := interrupt(ctx, conn)
+	c.nonces, err = meet(conn, d.Pin)
+	if release(); ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close() // nobody has used it
+		return nil, fmt.Errorf("dial %s over IPsec: %w", d.Address, err)
+	}
+	// What it is given may end it at once.
+	c.stop = d.Watch(context.WithoutCancel(ctx), addrPort(conn.LocalAddr()), addrPort(conn.RemoteAddr()), func() { _ = conn.Close() })
+	return c, nil
+}
+
+// meet has the server prove who it is.
+func meet(conn net.Conn, pin keys.Pin) (nonces, error) {
+	call := make([]byte, callSize)
+	copy(call, magic)
+	rand.Read(call[len(magic):]) // never fails
+	if _, err := conn.Write(call); err != nil {
+		return nonces{}, err
+	}
+	b := make([]byte, showSize)
+	if _, err := io.ReadFull(conn, b); err != nil {
+		return nonces{}, fmt.Errorf("read what the server shows: %w", err)
+	}
+	return check(b, [nonceSize]byte(call[len(magic):]), pin)
+}
+
+// Carrier is a connection to a server that has proved who it is. It becomes a session's
+// carrier by [Carrier.Attach].
+type Carrier struct {
+	conn   net.Conn
+	server keys.Pin
+	nonces nonces
+	stop   func() // watching the path
+}
+
+// Server gives the hash of the server's key.
+func (c *Carrier) Server() [32]byte { return c.server }
+
+// Channel gives a value that this connection alone has.
+func (c *Carrier) Channel() [32]byte { return c.nonces.under(carrierLabel) }
+
+// Close closes the carrier. Closing what Attach has given does the same.
+func (c *Carrier) Close() error {
+	c.stop()
+	return c.conn.Close()
+}
+
+// Attach sends an opening of [OpeningSize] bytes and reads the server's answer of
+// [AnswerSize] bytes. It is called once. On an error the carrier is closed.
+//
+// Methods of conn are those of a [net.TCPConn], which is closed when the path is not
+// protected any more.
+func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn net.Conn, answer []byte, err error) {
+	if answer, err = c.attach(ctx, opening); err != nil {
+		_ = c.Close() // the first error says more
+		return nil, nil, fmt.Errorf("attach: %w", err)
+	}
+	return carried{c.conn, c.stop}, answer, nil
+}
+
+func (c *Carrier) attach(ctx context.Context, opening []byte) ([]byte, error) {
+	if len(opening) != OpeningSize {
+		return nil, fmt.Errorf("the opening has %d bytes, want %d", len(opening), OpeningSize)
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	release := interrupt(ctx, c.conn)
+	answer := make([]byte, AnswerSize)
+	_, err := c.conn.Write(opening)
+	if err == nil {
+		_, err = io.ReadFull(c.conn, answer)
+	}
+	if release(); ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
+	if errors.Is(err, io.EOF) {
+		err = errors.New("the server does not take this device's opening")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer, c.conn.SetDeadline(time.Time{})
+}
+
+// carried is a connection whose path is watched until it is closed.
+type carried struct {
+	net.Conn
+	stop func()
+}
+
+func (c carried) Close() error {
+	c.stop()
+	return c.Conn.Close()
+}
+
+// interrupt makes Read and Write fail from when ctx ends until release is called, which
+// waits.
+func interrupt(ctx context.Context, c net.Conn) (release func()) {
+	done := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(done)
+		_ = c.SetDeadline(time.Unix(1, 0)) // an error means that it is closed
+	})
+	return func() {
+		if !stop() {
+			<-done
+		}
+	}
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	tcp, ok := a.(*net.TCPAddr)
+	if !ok {
+		return netip.AddrPort{}
+	}
+	p := tcp.AddrPort()
+	return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+}
