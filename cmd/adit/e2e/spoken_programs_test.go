@@ -19,8 +19,8 @@ type talker struct {
 	quiet bool // it fails, as nobody answers
 	speak string
 
-	// The server, by a line or in Go. Without either there is somebody who takes everything
-	// and says nothing.
+	// The server, by a line or in Go. Without either there is somebody who takes what is
+	// said first, and says nothing.
 	serve string
 	by    func(t *testing.T, at string)
 }
@@ -43,7 +43,7 @@ func webTalkers() []talker {
 			serve: certificate + `exec gtlsserver -q $host $port key cert`,
 			speak: `gtlsclient -q --exit-on-all-streams-close $host $port https://media.example.com/`,
 		},
-		{title: "curl, SOCKS", want: "socks", quiet: true, speak: curl + `-m 1 -x socks5://$at http://192.0.2.1/`},
+		{title: "curl, SOCKS", want: "socks", quiet: true, speak: curl + `-x socks5://$at http://192.0.2.1/`},
 	}
 }
 
@@ -95,11 +95,11 @@ func mailTalkers() []talker {
 func fileTalkers() []talker {
 	return []talker{
 		{title: "curl and vsftpd, FTP", want: "ftp", by: startFTPAt, speak: `curl -sS -m 20 ftp://$at/ -Q NOOP -I`},
-		{title: "curl, TFTP", want: "tftp", udp: true, quiet: true, speak: `curl -sS -m 1 tftp://$at/file`},
-		{title: "curl, SMB 1", want: "smb", quiet: true, speak: `curl -sS -m 1 -u a:b smb://$at/share/file`},
+		{title: "curl, TFTP", want: "tftp", udp: true, quiet: true, speak: `curl -sS -m 2 tftp://$at/file`},
+		{title: "curl, SMB 1", want: "smb", quiet: true, speak: `curl -sS -m 3 -u a:b smb://$at/share/file`},
 		{
 			title: "impacket, SMB 2", want: "smb", quiet: true,
-			speak: `/usr/bin/python3 -c 'from impacket import smb3; smb3.SMB3("x", "127.0.0.1", sess_port='$port', timeout=1)'`,
+			speak: `/usr/bin/python3 -c 'from impacket import smb3; smb3.SMB3("x", "127.0.0.1", sess_port='$port', timeout=20)'`,
 		},
 		{
 			title: "rsync", want: "rsync",
@@ -113,7 +113,7 @@ func fileTalkers() []talker {
 		},
 		{
 			title: "aria2, BitTorrent's DHT", want: "bittorrent", udp: true, quiet: true,
-			speak: `timeout 3 aria2c -q --enable-dht --dht-entry-point=$at --dht-listen-port=1$port --listen-port=1$port magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567`,
+			speak: `timeout 2 aria2c -q --enable-dht --dht-entry-point=$at --dht-listen-port=1$port --listen-port=1$port magnet:?xt=urn:btih:0123456789abcdef0123456789abcdef01234567`,
 		},
 	}
 }
@@ -126,20 +126,20 @@ exec postgres -D data -h $host -p $port -k "" -F'`
 func dataTalkers() []talker {
 	return []talker{
 		{title: "psql and PostgreSQL", want: "postgresql", serve: postgreSQL, speak: `psql "postgresql://postgres@$at/postgres?sslmode=disable" -c 'SELECT 1'`},
-		{title: "psql, asking for TLS", want: "postgresql", quiet: true, speak: `timeout 1 psql postgresql://postgres@$at/postgres`},
+		{title: "psql, asking for TLS", want: "postgresql", quiet: true, speak: `timeout 20 psql postgresql://postgres@$at/postgres`},
 		{title: "redis-cli and Redis", want: "redis", serve: `exec redis-server --bind $host --port $port --save '' --protected-mode no`, speak: `redis-cli -p $port ping`},
 		{
 			title: "curl and Mosquitto, MQTT", want: "mqtt",
 			serve: `printf "listener $port $host\nallow_anonymous true\n" >conf && exec mosquitto -c conf`,
 			speak: `curl -sS -m 20 -d hello mqtt://$at/topic`,
 		},
-		{title: "curl, LDAP", want: "ldap", quiet: true, speak: `timeout 1 curl -sS ldap://$at/dc=example`},
+		{title: "curl, LDAP", want: "ldap", quiet: true, speak: `timeout 20 curl -sS ldap://$at/dc=example`},
 		{title: "nc and memcached", want: "memcached", serve: `exec memcached -u nobody -l $host -p $port`, speak: `printf 'get a\r\nquit\r\n' | nc -w 5 $host $port`},
 	}
 }
 
 func mediaTalkers() []talker {
-	const tone = `ffmpeg -loglevel error -re -f lavfi -i sine=duration=2 `
+	const tone = `ffmpeg -loglevel error -re -f lavfi -i sine=duration=1 `
 	return []talker{
 		{
 			title: "ffmpeg, RTSP", want: "rtsp", serve: `exec ffmpeg -loglevel error -rtsp_flags listen -i rtsp://$at/live -f null -`,
@@ -152,7 +152,7 @@ func mediaTalkers() []talker {
 		{title: "ffmpeg, RTP", want: "rtp", udp: true, speak: tone + `-c:a pcm_mulaw -f rtp rtp://$at`},
 		{title: "SIPp, SIP over UDP", want: "sip", udp: true, quiet: true, speak: `timeout 2 sipp -sn uac $at -m 1 -nostdin -timeout 1`},
 		{title: "SIPp, SIP over TCP", want: "sip", quiet: true, speak: `timeout 2 sipp -sn uac $at -m 1 -t t1 -nostdin -timeout 1`},
-		{title: "coturn, STUN", want: "stun", udp: true, quiet: true, speak: `timeout 1 turnutils_stunclient -p $port $host`},
+		{title: "coturn, STUN", want: "stun", udp: true, quiet: true, speak: `timeout 2 turnutils_stunclient -p $port $host`},
 	}
 }
 
@@ -167,7 +167,7 @@ EOF
 exec java R.java $port`
 
 // rdpCheck is an example of impacket's that knows one port.
-const rdpCheck = `timeout 2 /usr/bin/python3 -c '
+const rdpCheck = `timeout 20 /usr/bin/python3 -c '
 import os, runpy, socket, sys
 connect = socket.socket.connect
 socket.socket.connect = lambda s, at: connect(s, ("127.0.0.1", int(os.environ["port"])))
@@ -177,16 +177,16 @@ runpy.run_path("/usr/share/doc/python3-impacket/examples/rdp_check.py", run_name
 func otherTalkers() []talker {
 	return []talker{
 		{title: "ssh-keyscan and sshd", want: "ssh", by: forwardToSSH, speak: `ssh-keyscan -p $port $host`},
-		{title: "dig, DNS", want: "dns", udp: true, quiet: true, speak: `dig +tries=1 +time=1 -p $port @$host www.example.com`},
-		{title: "dig, DNS over TCP", want: "dns", quiet: true, speak: `dig +tcp +tries=1 +time=1 -p $port @$host www.example.com`},
+		{title: "dig, DNS", want: "dns", udp: true, quiet: true, speak: `dig +tries=1 +time=2 -p $port @$host www.example.com`},
+		{title: "dig, DNS over TCP", want: "dns", quiet: true, speak: `dig +tcp +tries=1 +time=20 -p $port @$host www.example.com`},
 		{
 			title: "snmpget and snmpd", want: "snmp", udp: true,
 			serve: `printf "agentAddress udp:$at\nrocommunity public\n" >conf && SNMP_PERSISTENT_DIR=$dir exec snmpd -f -Lo -C -c conf -p $dir/pid`,
 			speak: `snmpget -v2c -c public -t 5 udp:$at 1.3.6.1.2.1.1.3.0`,
 		},
 		{title: "Java and rmiregistry, RMI", want: "rmi", serve: `exec rmiregistry $port`, speak: javaRegistry},
-		{title: "omniORB, IIOP", want: "iiop", quiet: true, speak: `timeout 2 nameclt -ORBInitRef NameService=corbaname::$at list`},
+		{title: "omniORB, IIOP", want: "iiop", quiet: true, speak: `timeout 20 nameclt -ORBInitRef NameService=corbaname::$at list`},
 		{title: "impacket, RDP", want: "rdp", quiet: true, speak: rdpCheck},
-		{title: "curl, TELNET", want: "unknown", quiet: true, speak: `echo hello | curl -sS -m 1 telnet://$at`},
+		{title: "curl, TELNET", want: "unknown", quiet: true, speak: `echo hello | curl -sS -m 20 telnet://$at`},
 	}
 }
