@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -376,6 +377,33 @@ func TestRecordSaysWhatTheDeciderHasSaid(t *testing.T) {
 	}
 }
 
+func TestRecordOfWhatTheDeciderEndsSaysSo(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	o := newOracle(t)
+	o.change(func() {
+		o.says = func(q map[string]any) string {
+			if property(q, "protocol") == nil {
+				return `{"decision": false, "context": {"needs": "protocol"}}`
+			}
+			return no
+		}
+	})
+	h.cfg.Decider.Set(decide.Config{URL: o.URL, Name: "oracle", Timeout: patience})
+	g := h.attach(h.device("anna"))
+	const flows = 20
+	for range flows {
+		conn := g.connect(echoTarget(t))
+		_, err := conn.Write([]byte("GET / HTTP/1.1\r\nHost: example.com\r\n\r\n"))
+		h.must(err)
+		wantBroken(t, conn)
+	}
+	for _, r := range end(audit.Flow) {
+		if r.What != "decider oracle: deny: because" || r.Decision != audit.Refused || r.End != "not allowed" {
+			t.Errorf("the record is %+v", r)
+		}
+	}
+}
+
 func TestDeciderIsToldThatAUserHasChanged(t *testing.T) {
 	h, o := askingHouse(t, decide.Config{Cache: time.Hour}, nil)
 	conn := h.attach(h.device("anna")).connect(echoTarget(t))
@@ -393,4 +421,34 @@ func TestDeciderIsToldThatAUserHasChanged(t *testing.T) {
 	_, err := h.store.Join(t.Context(), token.Bytes(), users.Device{Key: key.Public(), WireGuard: key.WireGuardPublic(), Name: "phone"})
 	h.must(err)
 	wantBroken(t, conn)
+}
+
+func TestAssociationHasFewQuestionsOpen(t *testing.T) {
+	let := make(chan struct{})
+	var asked atomic.Int64
+	slow := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		asked.Add(1)
+		<-let
+		w.Header().Set("Content-Type", "application/json")
+		io.WriteString(w, yes)
+	}))
+	defer slow.Close()
+	h, _ := askingHouse(t, decide.Config{}, nil)
+	h.cfg.Decider.Set(decide.Config{URL: slow.URL, Timeout: patience})
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	box := newMailbox()
+	a, _, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, box)
+	h.must(err)
+	defer a.Close()
+	const destinations = 2 * maxAsked
+	for range destinations {
+		a.Send([]socks.Datagram{{Addr: udpEcho(t, "127.0.0.1:0"), Payload: []byte("hello")}})
+	}
+	waitFor(t, func() bool { return asked.Load() == maxAsked })
+	close(let)
+	for range destinations { // those that had to wait come, too
+		box.next(t)
+	}
 }

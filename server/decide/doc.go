@@ -2,6 +2,15 @@
 Package decide has decisions made elsewhere: [Decider] asks an external decision point
 about what our own rules allow, and [Point] is one, which decides by our rules for others.
 
+# When it is asked
+
+Each question is asked once at a time, and its answer counts for a while for all who have the same.
+What is asked for all the time is asked anew before its answer gets too old. Questions have a time
+to be answered in, and there is room for so many of them, of which each user has a share. A decider that
+answers nothing several times in a row is taken for dead, and asked one question from time to time until it
+answers. Whatever is no answer, as a redirect, a long text or none in time, is what [Config.OnFailure] says: no,
+unless somebody has decided otherwise.
+
 # What is asked
 
 The question is an evaluation of the OpenID AuthZEN Authorization API 1.0:
