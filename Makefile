@@ -17,7 +17,8 @@ PACKAGES := gcc libc6-dev iproute2 util-linux \
 	openjdk-17-jre-headless firefox-esr \
 	wireguard-tools wireguard-go iperf3 iputils-ping bind9-dnsutils \
 	openssl ngtcp2-client ngtcp2-server ffmpeg sip-tester aria2 rsync memcached mosquitto redis-server postgresql \
-	dovecot-imapd dovecot-pop3d python3-aiosmtpd python3-impacket
+	dovecot-imapd dovecot-pop3d python3-aiosmtpd python3-impacket \
+	prometheus tmux
 
 BUILD     := CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w'
 E2E       := ./cmd/adit/e2e
