@@ -108,7 +108,7 @@ at adit policy apply and SIGHUP. A policy that is wrong takes the place of none.
 open is judged again, and ends if it may not be any more.`
 
 func newPolicy(e env) *cobra.Command {
-	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyDiff(e), newPolicyApply(e), newPolicyServe(e))
+	return group("policy", "Say who may do what", policyHelp, newPolicyTest(e), newPolicyDiff(e), newPolicyExport(e), newPolicyApply(e), newPolicyServe(e))
 }
 
 func newPolicyTest(e env) *cobra.Command {
