@@ -44,6 +44,18 @@ func TestMetricsCountWhatFlowsDo(t *testing.T) {
 		`adit_audit_records_total 2`, `adit_audit_lost_records_total 0`, `adit_audit_open_records 1`, `adit_audit_failing 0`)
 }
 
+func TestMetricsCountCarriersAndHowLongTheyWereMissing(t *testing.T) {
+	h := newHouse(t, nil)
+	x := h.attachLanes(h.device("anna"), 1)
+	exchange(t, x.lanes[0].connect(echoTarget(t)), "hello")
+	h.wants(`adit_carriers{carrier="other"} 1`)
+	x.lanes[0].link.Cut()
+	h.wants(`adit_carriers{carrier="other"} 0`, `adit_sessions{state="attached"} 0`, `adit_sessions{state="detached"} 1`)
+	x.resume(0, "192.0.2.9:4711")
+	h.wants(`adit_carriers{carrier="other"} 1`, `adit_carriers_total{carrier="other"} 2`, `adit_sessions{state="attached"} 1`,
+		`adit_resume_seconds_count 1`, `adit_logins_total{method="device",result="accepted"} 1`)
+}
+
 func TestMetricsCountWhoIsNotLetIn(t *testing.T) {
 	h := newHouse(t, nil)
 	if answer, _ := h.hello(h.newKey()); answer != nil {

@@ -15,7 +15,8 @@ import (
 )
 
 const topHelp = `Show what a running server is doing, and go on with it: its flows, its sessions
-with the guests, and what it has refused, each with what passes a second.
+with the guests, and what it has refused, each with what passes a second. What older
+processes still hold after an upgrade is in adit status.
 
 On a terminal these keys are known:
 

@@ -77,6 +77,9 @@ func beCramped(ctx context.Context, dir string) error {
 	if err := w.Failed(); err != nil {
 		return fmt.Errorf("after the disk has got room: %w", err)
 	}
+	if s := w.Stats(); s.Written < 1 || !strict && s.Lost < int64(w.most) || s.Failed != nil || s.Refusal != nil {
+		return fmt.Errorf("after the disk has got room there are %+v", s)
+	}
 	e.End(flowNumber(1))
 	if err := w.Note(flowNumber(3)); err != nil {
 		return err
@@ -90,6 +93,8 @@ func crampedFlows(w *Writer, strict bool, goes *open) error {
 	switch {
 	case strict && !errors.Is(err, ErrNotRecorded):
 		return fmt.Errorf("a strict Writer says %w", err)
+	case strict && !errors.Is(w.Stats().Refusal, ErrNotRecorded):
+		return errors.New("a strict Writer does not say that it takes nothing")
 	case strict && !errors.Is(goes.cut, ErrNotRecorded):
 		return errors.New("a strict Writer lets a flow go on")
 	case strict:
