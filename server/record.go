@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/adit-net/adit/server/audit"
@@ -227,32 +228,75 @@ func (s *session) closeRecord(why error) {
 
 // noteResolve leaves a record of a name that somebody who comes without SOCKS has asked for.
 func (p petition) noteResolve(name string, at netip.AddrPort, denied error) error {
-	log := p.caller.server.cfg.Audit
 	p.caller.server.counts.ends(decisionOf(denied, socks.CodeOf(denied)), sniff.DNS)
 	if denied != nil {
 		p.refuses(name, denied)
 	}
+	return p.note(destination{name, at}, audit.Record{Name: name, Port: 53}, denied)
+}
+
+// note leaves a record of a flow that took no time, unless the rule that allows it wants none.
+func (p petition) note(to destination, r audit.Record, denied error) error {
+	log := p.caller.server.cfg.Audit
 	if log == nil {
 		return nil
 	}
 	level := recordFull
-	if ruling, err := p.judge(destination{name, at}, spoken{}); err == nil && denied == nil {
+	if ruling, err := p.judge(to, spoken{}); err == nil && denied == nil {
 		level = levelOf(ruling.rule)
 	}
 	if level == recordNone {
 		return nil
 	}
-	o := originOf(p.caller.who())
-	o.Dialect, o.Source = p.dialect, cmp.Or(p.from.Addr(), o.Source)
-	r := audit.Record{
-		Kind: audit.Flow, Origin: o, SourcePort: p.from.Port(), Begin: time.Now(),
-		Command: p.command, Name: name, Port: 53, Decision: audit.Allowed, End: "closed",
-	}
+	r.Kind, r.Origin, r.Begin, r.Command = audit.Flow, originOf(p.caller.who()), time.Now(), p.command
+	r.Dialect, r.Source, r.SourcePort = p.dialect, cmp.Or(p.from.Addr(), r.Source), p.from.Port()
+	r.Decision, r.End = audit.Allowed, "closed"
 	if denied != nil {
 		r.Decision, r.End = audit.Refused, codeWord(socks.NotAllowed)
 	}
 	level.conceal(&r)
 	return log.Note(r)
+}
+
+const (
+	pingEvery = time.Minute // for one target there is no more than a record
+	maxPinged = 1024        // targets are remembered for that
+)
+
+// pings is when a visitor's pings were put on record last.
+type pings struct {
+	mu   sync.Mutex
+	last map[pingKey]time.Time
+}
+
+type pingKey struct {
+	target netip.Addr
+	denied bool
+}
+
+// notePing leaves a record of a ping. A program that pings all day leaves one a minute.
+func (p petition) notePing(target netip.Addr, denied error, seen *pings) error {
+	log := p.caller.server.cfg.Audit
+	if log == nil {
+		return nil
+	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	key := pingKey{target, denied != nil}
+	if time.Since(seen.last[key]) < pingEvery && log.Failed() == nil {
+		return nil
+	}
+	if denied != nil {
+		p.refuses(target.String(), denied)
+	}
+	if err := p.note(destination{at: netip.AddrPortFrom(target, 0)}, audit.Record{Address: target}, denied); err != nil {
+		return err
+	}
+	if seen.last == nil || len(seen.last) >= maxPinged {
+		seen.last = make(map[pingKey]time.Time)
+	}
+	seen.last[key] = time.Now()
+	return nil
 }
 
 // Attempt is somebody's attempt to prove who he is.

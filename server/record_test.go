@@ -114,9 +114,13 @@ func TestPortsAndLookUpsAreOnRecord(t *testing.T) {
 	association.Close()
 	asks := v.MayResolve(socks.Request{Dialect: socks.WireGuard, Source: source})
 	h.must(asks.Permits("name.example.org", netip.AddrPortFrom(netip.Addr{}, 53)))
+	pings := v.MayPing(socks.Request{Dialect: socks.WireGuard, Source: source})
+	for _, target := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.2"} {
+		h.must(pings.Permits("", netip.AddrPortFrom(netip.MustParseAddr(target), 0)))
+	}
 	v.Close()
 	all := end()
-	if len(all) != 3 {
+	if len(all) != 5 {
 		t.Fatalf("there are %+v", all)
 	}
 	from := peer.LocalAddr().(*net.TCPAddr).AddrPort()
@@ -125,6 +129,11 @@ func TestPortsAndLookUpsAreOnRecord(t *testing.T) {
 	}
 	if r := all[2]; r.Command != "resolve" || r.Name != "name.example.org" || r.Dialect != "wireguard" || r.User != "bob" {
 		t.Errorf("the look-up is %+v", r)
+	}
+	for i, target := range []string{"192.0.2.1", "192.0.2.2"} {
+		if p := all[3+i]; p.Command != "ping" || p.Address.String() != target || p.User != "bob" || p.SourcePort != 4711 || p.End != "closed" {
+			t.Errorf("a ping is %+v", p)
+		}
 	}
 	if a := all[1]; a.Command != "associate" || a.User != "bob" || a.End != "closed" {
 		t.Errorf("the association is %+v", a)

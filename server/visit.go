@@ -39,6 +39,7 @@ type Visit struct {
 	visitor Visitor
 	device  string
 	groups  atomic.Pointer[[]string] // as the store had them last
+	pings   pings
 	done    chan struct{}
 }
 
@@ -96,7 +97,10 @@ func (v *Visit) MayResolve(r socks.Request) socks.Request {
 func (v *Visit) MayPing(r socks.Request) socks.Request {
 	wish := v.petition(r)
 	wish.command = "ping"
-	r.User, r.Permit = v.user, wish.permit
+	r.User, r.Permit = v.user, func(name string, at netip.AddrPort) error {
+		err := wish.permit(name, at)
+		return cmp.Or(err, wish.notePing(at.Addr(), err, &v.pings))
+	}
 	return r
 }
 

@@ -194,7 +194,7 @@ is 1. Flows that the new policy forbids end within two seconds.`,
 		},
 	}
 	d.add(c)
-	return c
+	return recorded(c, &d)
 }
 
 // policyAnswer is what a running server says of a policy that it was to take over.

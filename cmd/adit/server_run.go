@@ -139,13 +139,11 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
 	if p.cfg.Audit.Mode != auditOff {
-		if p.audit, err = audit.Open(ctx, p.cfg.writer(o.dir, p.log.Logger)); err != nil {
+		if p.audit, err = p.openAudit(ctx); err != nil {
 			return hint(err, "put it right; or have nothing recorded: mode = \"off\" under [audit] in server.toml")
 		}
 		defer func() { err = errors.Join(err, p.audit.Close()) }()
-		if err := p.audit.Note(audit.Record{Kind: audit.Act, Begin: p.since, What: "the server runs, adit " + version()}); err != nil {
-			return err
-		}
+		p.note("the server runs, adit " + version())
 	}
 	if err := p.listen(ctx); err != nil {
 		return err
@@ -289,9 +287,40 @@ func (p *serverProcess) load(cfg *serverConfig) error {
 	return err
 }
 
-// reload takes over what can change while the server runs. It is not called
-// concurrently.
+// reload takes over what can change while the server runs, and leaves a record of it. It
+// is not called concurrently.
 func (p *serverProcess) reload() error {
+	err := p.reread()
+	if err != nil {
+		p.note("a new configuration was refused: " + err.Error())
+	} else {
+		p.note("the configuration was read again")
+	}
+	return err
+}
+
+// openAudit opens the records. A lenient server goes on without them, and they are
+// tried again.
+func (p *serverProcess) openAudit(ctx context.Context) (*audit.Writer, error) {
+	cfg := p.cfg.writer(p.dir, p.log.Logger)
+	w, err := audit.Open(ctx, cfg)
+	if err == nil || cfg.Strict || ctx.Err() != nil {
+		return w, err
+	}
+	p.log.Error("nothing is recorded until the records can be opened, which is tried every second", "error", err)
+	return audit.New(cfg), nil
+}
+
+// note leaves a record of what the server itself has done.
+func (p *serverProcess) note(what string) {
+	if p.audit == nil {
+		return
+	}
+	// The Writer counts what it cannot take.
+	_ = p.audit.Note(audit.Record{Kind: audit.Act, Begin: time.Now(), What: what})
+}
+
+func (p *serverProcess) reread() error {
 	cfg := defaultServerConfig()
 	if err := p.load(&cfg); err != nil {
 		return err

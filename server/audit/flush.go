@@ -18,6 +18,13 @@ const minute = time.Minute
 func (w *Writer) flush(ctx context.Context) {
 	w.writing.Lock()
 	defer w.writing.Unlock()
+	switch ready, err := w.ready(ctx); {
+	case err != nil:
+		w.fail(err)
+		return
+	case !ready:
+		return
+	}
 	for first := true; (first || w.full()) && w.take(); first = false {
 		if err := w.write(ctx); err != nil {
 			w.fail(err)

@@ -83,7 +83,8 @@ type Writer struct {
 
 	// Whoever writes: Serve, and after it Close.
 	writing   sync.Mutex
-	day       *day
+	started   time.Time        // when opening was tried last
+	day       *day             // nil: the warehouse is not open yet
 	before    *day             // the file before, until its progress is in day
 	batch     batch            // is left over if it could not be written
 	opening   []*Entry         // of batch.opened
@@ -100,9 +101,9 @@ type Entry struct {
 	held    bool // not in the file, and perhaps never
 }
 
-// Open opens the warehouse in a directory for writing, and makes it if there is none.
-// What other processes were about to record when they ended is recorded now.
-func Open(ctx context.Context, cfg Config) (*Writer, error) {
+// New gives a Writer that opens the warehouse once it has something to write, and tries
+// again every second while that fails. For a strict one that is too late: see [Open].
+func New(cfg Config) *Writer {
 	w := &Writer{
 		cfg:  cfg,
 		most: maxQueue,
@@ -113,20 +114,34 @@ func Open(ctx context.Context, cfg Config) (*Writer, error) {
 		recovered: make(map[flowKey]bool),
 	}
 	w.cfg.Log = cmp.Or(cfg.Log, slog.Default())
+	var id [8]byte
+	rand.Read(id[:]) // never fails
+	w.run = hex.EncodeToString(id[:])
+	return w
+}
+
+// Open opens the warehouse in a directory for writing, and makes it if there is none.
+// What other processes were about to record when they ended is recorded now.
+func Open(ctx context.Context, cfg Config) (*Writer, error) {
+	w := New(cfg)
 	if err := w.start(ctx); err != nil {
-		return nil, fmt.Errorf("open audit: %w", errors.Join(err, w.release()))
+		return nil, fmt.Errorf("open audit: %w", err)
 	}
 	return w, nil
 }
 
-func (w *Writer) start(ctx context.Context) error {
+// start opens the warehouse, wholly or not at all.
+func (w *Writer) start(ctx context.Context) (err error) {
+	w.started = time.Now()
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.release())
+			w.day, w.lock = nil, nil
+		}
+	}()
 	if err := privateDir(w.cfg.Dir); err != nil {
 		return err
 	}
-	var id [8]byte
-	rand.Read(id[:]) // never fails
-	w.run = hex.EncodeToString(id[:])
-	var err error
 	if w.lock, err = lockRun(w.cfg.Dir, w.run); err != nil {
 		return err
 	}
@@ -134,6 +149,15 @@ func (w *Writer) start(ctx context.Context) error {
 		return err
 	}
 	return w.recover(ctx)
+}
+
+// ready opens the warehouse if that has not worked yet. It tells whether it is open.
+func (w *Writer) ready(ctx context.Context) (bool, error) {
+	if w.day != nil || time.Since(w.started) < time.Second {
+		return w.day != nil, nil
+	}
+	err := w.start(ctx)
+	return err == nil, err
 }
 
 // release lets go of all files.
@@ -190,6 +214,9 @@ func (w *Writer) Close() error {
 	}
 	w.tellLost()
 	var err error
+	if w.day == nil {
+		err = w.start(context.Background())
+	}
 	for err == nil && w.take() {
 		err = w.write(context.Background())
 	}

@@ -500,3 +500,36 @@ func TestDirectoryAndFilesArePrivate(t *testing.T) {
 		must(t, os.Chmod(path, before.Mode()))
 	}
 }
+
+func TestWriterGoesOnUntilTheWarehouseCanBeOpened(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "audit")
+	must(t, os.WriteFile(dir, nil, 0o600)) // in the way
+	w := New(Config{Dir: dir, Log: quiet()})
+	must(t, w.Note(flowNumber(1)))
+	w.flush(t.Context())
+	if w.Failed() == nil {
+		t.Error("a Writer without a file says that all is well")
+	}
+	must(t, w.Note(flowNumber(2)))
+	must(t, os.Remove(dir))
+	w.flush(t.Context()) // within the same second
+	w.started = time.Time{}
+	flush(t, w)
+	must(t, w.Close())
+	verifySound(t, dir)
+	all, err := NewReader(dir).Last(t.Context(), Query{Kinds: []Kind{Flow, Act}}, 10)
+	must(t, err)
+	if len(all) != 3 || all[2].Kind != Act || !strings.Contains(all[2].What, "0 were lost") {
+		t.Errorf("on record is %+v", all)
+	}
+}
+
+func TestClosingAWarehouseThatWasNeverOpenedSaysWhy(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "audit")
+	must(t, os.WriteFile(dir, nil, 0o600))
+	w := New(Config{Dir: dir, Log: quiet()})
+	must(t, w.Note(flowNumber(1)))
+	if err := w.Close(); err == nil {
+		t.Error("the record has gone, and nobody was told")
+	}
+}
