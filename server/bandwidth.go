@@ -128,6 +128,9 @@ func (b *bandwidth) of(user string) shape.Allotment {
 			*rate = shape.Rate(*is)
 		}
 	}
+	if own.Weight != nil {
+		a[shape.Up].Weight, a[shape.Down].Weight = int(*own.Weight), int(*own.Weight)
+	}
 	return a
 }
 

@@ -107,6 +107,23 @@ func TestFlowsOfARuleKeepTogetherToWhatItGives(t *testing.T) {
 	})
 }
 
+func TestAWeightSaysWhatPartOfTheRestIsAUsers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBandwidth(Bandwidth{Total: allOf(8 * shape.Mbit)})
+		var running sync.WaitGroup
+		anna, bert := flowsOf(&running, b.part("anna")), flowsOf(&running, b.part("bert"))
+		b.setOwn(map[string]users.Rates{"anna": {Weight: new(int64(3))}})
+		expectRate(t, "with a weight of 3", 6*shape.Mbit, anna)
+		expectRate(t, "beside a weight of 3", 2*shape.Mbit, bert)
+		b.setOwn(nil)
+		expectRate(t, "alike", 4*shape.Mbit, anna)
+		anna.close()
+		bert.close()
+		running.Wait()
+		expectNothingLeft(t, b)
+	})
+}
+
 func TestWhoComesBackAtOnceGetsNoMoreThanWhoStays(t *testing.T) {
 	for what, one := range map[string]struct {
 		bandwidth Bandwidth

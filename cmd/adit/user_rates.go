@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/pflag"
@@ -12,7 +13,10 @@ import (
 )
 
 // rateFlags is how many flags set rates.
-const rateFlags = 4
+const rateFlags = 5
+
+// weightFlag is the one that sets no rate.
+const weightFlag = "weight"
 
 // noRate stands for no guarantee, and for no ceiling.
 const noRate = "none"
@@ -20,7 +24,7 @@ const noRate = "none"
 // rateSetting is what one of these flags says.
 type rateSetting struct {
 	flag int
-	bits *int64 // a second; nil: as the server has it
+	bits *int64 // a second, or the weight; nil: as the server has it
 }
 
 // rateFlag names a flag, and what of a user's rates it sets.
@@ -35,6 +39,7 @@ func allRateFlags() [rateFlags]rateFlag {
 		{"rate-down", "what the user may receive for sure: a `rate`, none or default", func(r *users.Rates) **int64 { return &r.RateDown }},
 		{"ceiling-up", "what the user may send at most: a `rate`, none or default", func(r *users.Rates) **int64 { return &r.CeilingUp }},
 		{"ceiling-down", "what the user may receive at most: a `rate`, none or default", func(r *users.Rates) **int64 { return &r.CeilingDown }},
+		{weightFlag, "what part the user has of what nobody has for sure, beside others' 1: a `number`, or default", func(r *users.Rates) **int64 { return &r.Weight }},
 	}
 }
 
@@ -51,9 +56,15 @@ func parseRates(flags *pflag.FlagSet, texts [rateFlags]string) (all []rateSettin
 			continue
 		}
 		set := rateSetting{flag: i}
-		switch text := texts[i]; text {
-		case defaultGrace:
-		case noRate:
+		switch text := texts[i]; {
+		case text == defaultGrace:
+		case f.name == weightFlag:
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 1 || n > users.MaxWeight {
+				return nil, hint(usageError{fmt.Errorf("--weight: %q is no number from 1 to %d", text, users.MaxWeight)}, "--weight 3, or --weight default")
+			}
+			set.bits = &n
+		case text == noRate:
 			set.bits = new(int64)
 		default:
 			r, err := shape.ParseRate(text)
@@ -81,7 +92,10 @@ func ratesText(r users.Rates) string {
 	for _, f := range allRateFlags() {
 		if bits := *f.of(&r); bits != nil {
 			text := noRate
-			if *bits > 0 {
+			switch {
+			case f.name == weightFlag:
+				text = strconv.FormatInt(*bits, 10)
+			case *bits > 0:
 				text = shape.Rate(*bits).String()
 			}
 			all = append(all, f.name+" "+text)

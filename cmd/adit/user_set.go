@@ -23,7 +23,8 @@ be repeated.
 
 --rate-up and --rate-down say what bandwidth the user has for sure, --ceiling-up and
 --ceiling-down what at most: "8 Mbit/s", none, or default, which is what [bandwidth] in
-server.toml says. Up is from apps to targets.`
+server.toml says. Up is from apps to targets. --weight says what part the user has of
+what nobody has for sure: with 3 it is three times that of each other user who wants some.`
 
 func newUserSet() *cobra.Command {
 	var (

@@ -14,10 +14,10 @@ func TestRatesAreASingleUsersAndKept(t *testing.T) {
 	must(t, s.SetUserDisabled(ctx, "bert", true))
 	must(t, s.ChangeRates(ctx, "anna", func(r *Rates) { r.RateUp, r.CeilingDown = new(int64(1000)), new(int64(0)) }))
 	must(t, s.ChangeRates(ctx, "anna", func(r *Rates) { r.RateDown = new(int64(MaxRate)) }))
-	must(t, s.ChangeRates(ctx, "bert", func(r *Rates) { r.CeilingUp = new(int64(5)) }))
+	must(t, s.ChangeRates(ctx, "bert", func(r *Rates) { r.CeilingUp, r.Weight = new(int64(5)), new(int64(MaxWeight)) }))
 	want := map[string]Rates{
 		"anna": {RateUp: new(int64(1000)), RateDown: new(int64(MaxRate)), CeilingDown: new(int64(0))},
-		"bert": {CeilingUp: new(int64(5))},
+		"bert": {CeilingUp: new(int64(5)), Weight: new(int64(MaxWeight))},
 	}
 	if got, err := reopen(t, s).Rates(ctx); err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%+v, %v", got, err)
@@ -36,6 +36,11 @@ func TestRatesThatCannotBeChangeNothing(t *testing.T) {
 	for _, n := range []int64{-1, MaxRate + 1} {
 		if err := s.ChangeRates(ctx, "anna", func(r *Rates) { r.RateUp = &n }); err == nil {
 			t.Errorf("%d bit/s are taken", n)
+		}
+	}
+	for _, n := range []int64{-1, 0, MaxWeight + 1} {
+		if err := s.ChangeRates(ctx, "anna", func(r *Rates) { r.Weight = &n }); err == nil {
+			t.Errorf("a weight of %d is taken", n)
 		}
 	}
 	if err := s.ChangeRates(ctx, "carl", func(*Rates) {}); !errors.Is(err, ErrUserUnknown) {
