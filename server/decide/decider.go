@@ -276,7 +276,7 @@ func (d *Decider) start(k key, q Question) *Asking {
 		if d.users[q.Who.User]--; d.users[q.Who.User] == 0 {
 			delete(d.users, q.Who.User)
 		}
-		if line == d.line {
+		if line == d.line && !errors.Is(err, errBusy) { // then nobody has been asked
 			d.heard(err)
 		}
 		if err != nil {

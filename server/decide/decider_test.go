@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
@@ -552,4 +553,70 @@ func refuse(dials *atomic.Int64) func(context.Context, string, string) (net.Conn
 		dials.Add(1)
 		return nil, errors.New("connection refused")
 	}
+}
+
+// Who hangs in the handshake holds none of the connections that there may be for good.
+func TestHandshakeThatDoesNotEndIsGivenUp(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	d := New(slog.New(slog.DiscardHandler))
+	defer d.Close()
+	d.Set(Config{Name: "mute", URL: "https://" + ln.Addr().String() + "/", Timeout: 50 * time.Millisecond})
+	if a := d.Decide(question()); a.Outcome != policy.Deny || a.Err == nil {
+		t.Errorf("got %s", a)
+	}
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if err := c.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, c); errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Error("the connection stays")
+	}
+}
+
+// Questions that had no turn do not make a dead decider look alive.
+func TestQuestionWithoutATurnIsNoSignOfLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(slog.New(slog.DiscardHandler))
+		defer d.Close()
+		d.Set(Config{Name: "dead", URL: "http://dead/"})
+		var dials atomic.Int64
+		d.line.http.DialContext = refuse(&dials)
+		q := question()
+		for q.Request.Port = range uint16(deadAfter) {
+			d.Decide(q)
+		}
+		for range inFlight {
+			d.turns <- struct{}{}
+		}
+		time.Sleep(minPause)
+		q.Request.Port++
+		if a := d.Decide(q); !errors.Is(a.Err, errBusy) {
+			t.Error(a)
+		}
+		if d.Failing() == nil {
+			t.Error("nobody has answered, yet it is taken for alive")
+		}
+	})
+}
+
+func TestErrorsAreFitToPrint(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(slog.New(slog.DiscardHandler))
+		defer d.Close()
+		d.Set(Config{Name: "odd", URL: "http://odd/"})
+		refusal := errors.New("not valid for \x1b[2J" + strings.Repeat("x", 1000))
+		d.line.http.DialContext = func(context.Context, string, string) (net.Conn, error) { return nil, refusal }
+		a := d.Decide(question())
+		if text := a.String(); !errors.Is(a.Err, refusal) || strings.Contains(text, "\x1b") || len(text) > 2*maxReason {
+			t.Errorf("%q", text)
+		}
+	})
 }

@@ -42,7 +42,7 @@ const (
 
 // Config says whom to ask, and how.
 type Config struct {
-	Name string // in records and logs; "" means the URL's host
+	Name string // in records and logs
 
 	URL    string // of what answers, with its path; "": there is nobody to ask
 	Kind   Kind   // "" means AuthZEN
@@ -72,8 +72,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// absence is an error for which nobody may be there to answer.
+// absence is an error for which nobody may be there to answer. Its text may have come from
+// anybody, as that of a wrong certificate does.
 type absence struct{ error }
+
+func (a absence) Error() string { return plain(a.error.Error()) }
 
 func (a absence) Unwrap() error { return a.error }
 
@@ -92,6 +95,7 @@ func newLine(cfg Config) *line {
 		MaxConnsPerHost:        inFlight,
 		MaxIdleConnsPerHost:    inFlight,
 		IdleConnTimeout:        time.Minute,
+		TLSHandshakeTimeout:    cfg.Timeout, // it goes on when its question has been given up
 		MaxResponseHeaderBytes: 16 << 10,
 	}
 	if cfg.Socket != "" {
