@@ -18,7 +18,7 @@ func (p *serverProcess) serveMetrics(ctx context.Context, ln net.Listener) error
 }
 
 func (p *serverProcess) metrics(page *metrics.Page) {
-	page.Gauge("adit_build_info", "What is running: 1.", metrics.Sample{Labels: metrics.Labels{{"version", version()}, {"go", runtime.Version()}}, Value: 1})
+	page.Gauge("adit_build_info", "What is running: 1.", metrics.Sample{Labels: metrics.Labels{{"version", version()}, {"goversion", runtime.Version()}}, Value: 1})
 	p.server.Metrics(page)
 	p.exit.Load().Metrics(page)
 	page.Process(p.since)

@@ -157,7 +157,7 @@ func TestMetricsHaveFewLabelsWithFewValues(t *testing.T) {
 		}
 		values[m[1]][m[2]] = true
 	}
-	known := []string{"carrier", "command", "decision", "direction", "go", "le", "method", "protocol", "reason", "result", "state", "version"}
+	known := []string{"carrier", "command", "decision", "direction", "goversion", "le", "method", "protocol", "reason", "result", "state", "version"}
 	if labels := slices.Sorted(maps.Keys(values)); !slices.Equal(labels, known) {
 		t.Errorf("there are the labels %q", labels)
 	}

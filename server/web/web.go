@@ -102,7 +102,9 @@ func handler(cfg Config) http.Handler {
 		answer(w, http.StatusOK, plain, []byte("ok\n"))
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		obstacles := cfg.Ready(r.Context())
+		ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
+		defer cancel()
+		obstacles := cfg.Ready(ctx)
 		if len(obstacles) == 0 {
 			answer(w, http.StatusOK, plain, []byte("ok\n"))
 			return
