@@ -1,9 +1,16 @@
 package server
 
 import (
+	"os"
 	"testing"
 
 	"go.uber.org/goleak"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(echoesHere) != "" {
+		serveEchoes()
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
