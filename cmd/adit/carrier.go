@@ -43,6 +43,7 @@ func dialServer(cfg remoteConfig, below *ipsec.Detector) (client.Dialer, error) 
 		Fingerprint: cfg.Fingerprint,
 		Multipath:   cfg.MPTCP,
 	}
+	d.Control = below.Fit
 	if cfg.RequireIPsec {
 		d.Control = below.Control
 	}

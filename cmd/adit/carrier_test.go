@@ -6,6 +6,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/adit-net/adit/crypto/ipsec"
 )
 
 // multipathHere tells whether this system has Multipath TCP switched on.
@@ -46,7 +48,7 @@ func TestClientAsksForMultipathTCPIfItsConfigSaysSo(t *testing.T) {
 	for _, want := range []bool{true, false} {
 		cfg := defaultClientConfig().Server
 		cfg.Address, cfg.CA, cfg.MPTCP = ln[0].Addr().String(), true, want
-		dial, err := dialServer(cfg, nil)
+		dial, err := dialServer(cfg, &ipsec.Detector{})
 		if err != nil {
 			t.Fatal(err)
 		}

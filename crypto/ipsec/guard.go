@@ -12,22 +12,51 @@ import (
 // ErrUnprotected is in the errors of what demands protection and has none.
 var ErrUnprotected = errors.New("IPsec does not protect the path")
 
-// Control is for [net.Dialer].ControlContext, and has a socket connect by a protected path
+// Control is for [net.Dialer].ControlContext, for TCP, and has a socket connect by a protected path
 // only: it is tied to what protects it, before it sends anything. From then on the
 // kernel lets nothing out and nothing in by any other way, also when the association is
 // gone: what is written waits for its return. Where protection is only stated, there
 // is nothing to tie to.
-func (d *Detector) Control(ctx context.Context, network, address string, c syscall.RawConn) error {
+func (d *Detector) Control(ctx context.Context, _, address string, c syscall.RawConn) error {
 	remote, err := netip.ParseAddrPort(address)
 	if err != nil {
 		return fmt.Errorf("see what protects the path: %w", err)
 	}
-	udp := len(network) >= 3 && network[:3] == "udp"
-	p, err := d.Look(ctx, Path{Remote: remote, UDP: udp})
+	p, err := d.Look(ctx, Path{Remote: remote})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnprotected, err)
 	}
-	return p.tie(c)
+	if err := p.tie(c); err != nil {
+		return err
+	}
+	p.fit(c, remote.Addr())
+	return nil
+}
+
+// Fit is for [net.Dialer].ControlContext, too. It demands nothing, and has a connection's segments
+// fit into what protects the path, if anything does.
+func (d *Detector) Fit(ctx context.Context, _, address string, c syscall.RawConn) error {
+	remote, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return nil // it is for whoever connects to complain
+	}
+	if p, err := d.Look(ctx, Path{Remote: remote}); err == nil {
+		p.fit(c, remote.Addr())
+	}
+	return nil
+}
+
+// fit has both ends of a TCP connection that is about to begin send no larger packets than
+// fit. What is larger would be cut in pieces, or vanish.
+func (p Protection) fit(c syscall.RawConn, remote netip.Addr) {
+	headers := 20 + 20 // of IPv4 and TCP
+	if remote.Unmap().Is6() {
+		headers += 20
+	}
+	if p.MTU > headers {
+		// Without it TCP finds out by itself, if the path lets it.
+		_ = c.Control(func(fd uintptr) { _ = setSegment(fd, p.MTU-headers) })
+	}
 }
 
 // tie ties a socket to what protects its path.

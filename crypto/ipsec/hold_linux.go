@@ -77,6 +77,11 @@ func (h hold) tieSocket(fd int) error {
 	return nil
 }
 
+// setSegment says how large the segments of a TCP connection may be, either way.
+func setSegment(fd uintptr, size int) error {
+	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, size)
+}
+
 // mapped tells whether a socket of IPv6 talks to IPv4, or may come to.
 func mapped(fd int) bool {
 	if peer, err := unix.Getpeername(fd); err == nil {

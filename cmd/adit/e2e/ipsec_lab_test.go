@@ -30,8 +30,9 @@ const (
 
 // ipsecLab is both, with what runs there for one test.
 type ipsecLab struct {
-	t   *testing.T
-	dir string // with a short name, for Unix sockets
+	t        *testing.T
+	dir      string     // with a short name, for Unix sockets
+	programs []*program // of adit, in the order in which they were started
 }
 
 // layIPsec makes the two places, with a charon in each, and no association.
@@ -41,7 +42,7 @@ func layIPsec(t *testing.T) *ipsecLab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &ipsecLab{t, dir}
+	l := &ipsecLab{t: t, dir: dir}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	err = ip(
 		"netns add office", "netns add hub",
@@ -192,6 +193,7 @@ func (l *ipsecLab) run(ns namespace, args ...string) *program {
 	if err := p.waitReady(); err != nil {
 		l.t.Fatal(err)
 	}
+	l.programs = append(l.programs, p)
 	return p
 }
 

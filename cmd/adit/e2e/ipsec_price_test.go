@@ -1,0 +1,146 @@
+//go:build linux
+
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestCarriersFitIntoIPsecAndRestOnIt loads through the same ESP with nothing of adit's, with TLS
+// and with a carrier that rests on ESP, over links of several sizes. No packet may be cut in
+// pieces. How fast they are, and what adit takes for it, is printed, and is proved where
+// nothing else runs.
+func TestCarriersFitIntoIPsecAndRestOnIt(t *testing.T) {
+	sizes, amount := []int{1500, 1280}, int64(16<<20)
+	if *full {
+		sizes, amount = []int{1500, 1400, 1280}, 512<<20
+	}
+	for _, mtu := range sizes {
+		t.Run(strconv.Itoa(mtu), func(t *testing.T) {
+			l := layIPsec(t)
+			if err := ip(fmt.Sprintf("-n office link set o0 mtu %d", mtu), fmt.Sprintf("-n hub link set h0 mtu %d", mtu)); err != nil {
+				t.Fatal(err)
+			}
+			page := l.serveAtHub()
+			l.up()
+			const at = hubInner + ":8444"
+			dir := l.startHub(hubInner, "", fmt.Sprintf("[ipsec]\nlisten = %q", at))
+			server := l.programs[len(l.programs)-1]
+			client := l.join(dir, fmt.Sprintf("ipsec_address = %q\ncarriers = [\"tls\"]", at))
+			before := l.fragments()
+			bare := l.load(t, amount, "http://"+page+"/endless")
+			if pieces := l.fragments() - before; (pieces > 0) != (mtu < 1460) { // ESP's interface takes 1400 bytes
+				t.Errorf("without adit %d packets were cut in pieces", pieces)
+			}
+			price, speed := map[string]time.Duration{}, map[string]float64{}
+			for _, over := range []string{byTLS, "ipsec"} {
+				l.edit(client+"/client.toml", `carriers = ["tls"]`, fmt.Sprintf("carriers = [%q]", over))
+				c := l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
+				before = l.fragments()
+				took := c.processorTime(t) + server.processorTime(t)
+				speed[over] = l.load(t, amount, "-x", "socks5h://127.0.0.1:1080", "http://"+page+"/endless")
+				price[over] = c.processorTime(t) + server.processorTime(t) - took
+				if cut := l.fragments() - before; cut > 0 {
+					t.Errorf("over %s, %d packets were cut in pieces", over, cut)
+				}
+				t.Logf("over %s: %.0f of %.0f Mbit/s, %v of processor time per GiB", over, speed[over], bare, price[over]*time.Duration((1<<30)/amount))
+				c.stop()
+			}
+			if *full && price["ipsec"] >= price[byTLS] {
+				t.Errorf("to rest on IPsec takes %v, to encrypt again %v", price["ipsec"], price[byTLS])
+			}
+			for over, s := range speed {
+				if *full && s < 0.9*bare {
+					t.Errorf("over %s there are %.0f of %.0f Mbit/s", over, s, bare)
+				}
+			}
+		})
+	}
+}
+
+// load has curl load so much at the office, and gives how fast that was, in Mbit/s.
+func (l *ipsecLab) load(t *testing.T, amount int64, args ...string) float64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	defer cancel()
+	cmd := command(ctx, t.TempDir(), "curl", append([]string{"-sS", "--noproxy", ""}, args...)...)
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = officeNS.do(cmd.Start)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Now()
+	n, err := io.CopyN(io.Discard, out, amount)
+	took := time.Since(begun)
+	cancel()
+	_ = cmd.Wait() // it was cut off
+	if err != nil {
+		t.Fatalf("after %d bytes: %v", n, err)
+	}
+	return float64(8*n) / took.Seconds() / 1e6
+}
+
+// fragments is how many packets the kernel has made pieces of, at both places.
+func (l *ipsecLab) fragments() (n int) {
+	l.t.Helper()
+	for _, ns := range []namespace{officeNS, hubNS} {
+		text, err := ns.output(command(l.t.Context(), l.dir, "cat", "/proc/net/snmp"))
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		var names []string
+		for line := range strings.Lines(text) {
+			fields := strings.Fields(line)
+			if fields[0] != "Ip:" {
+				continue
+			}
+			if names == nil {
+				names = fields
+				continue
+			}
+			for i, name := range names {
+				if name == "FragCreates" {
+					created, _ := strconv.Atoi(fields[i])
+					n += created
+				}
+			}
+		}
+	}
+	return n
+}
+
+// edit replaces something in a file.
+func (l *ipsecLab) edit(file, old, new string) {
+	l.t.Helper()
+	text, err := os.ReadFile(file)
+	if err == nil {
+		err = os.WriteFile(file, []byte(strings.Replace(string(text), old, new, 1)), 0o600)
+	}
+	if err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// processorTime is what the program has taken so far.
+func (p *program) processorTime(t *testing.T) time.Duration {
+	t.Helper()
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// See proc_pid_stat(5); the name, in parentheses, may hold anything.
+	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	const tick = time.Second / 100
+	user, _ := strconv.Atoi(fields[11])
+	system, _ := strconv.Atoi(fields[12])
+	return time.Duration(user+system) * tick
+}
