@@ -141,6 +141,24 @@ func TestRecentForgetsWhatWasUsedLongestAgo(t *testing.T) {
 	}
 }
 
+func TestDatagramsOfIPsecAreNotCarried(t *testing.T) {
+	a := &association{
+		exit:     &Exit{Allow: toLoopback},
+		permit:   func(string, netip.AddrPort) error { return nil },
+		verdicts: recent[destination, verdict]{limit: maxVerdicts},
+	}
+	for port, want := range map[uint16]bool{500: false, 4500: false, 501: true, 53: true} {
+		at := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port)
+		if got := a.allows(destination{at: at}, time.Now()); got != want {
+			t.Errorf("to port %d: %v", port, got)
+		}
+		named := destination{name: "gateway.example.org", at: netip.AddrPortFrom(netip.Addr{}, port)}
+		if got := a.allows(named, time.Now()); got != want {
+			t.Errorf("to a name and port %d: %v", port, got)
+		}
+	}
+}
+
 func TestVerdictsAreForgottenWithinSeconds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		e := &Exit{Allow: toLoopback}

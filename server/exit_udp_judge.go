@@ -32,6 +32,10 @@ func (a *association) verdictOf(d destination, now time.Time) verdict {
 		return v
 	}
 	v = verdict{at: now, takes: a.filtering(d)}
+	if KeepsIPsecApart(d.at.Port()) {
+		a.verdicts.put(d, v)
+		return v
+	}
 	if known := d.at.Addr().IsValid(); !known || a.exit.judgeBy(d.at, a.exit.recentHostAddrs) == nil {
 		err := a.permit(d.name, d.at)
 		if waits, ok := errors.AsType[*undecided](err); ok {

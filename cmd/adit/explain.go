@@ -238,6 +238,10 @@ func (x *explained) say(ctx context.Context, out io.Writer, o opinions) (allowed
 
 // sayOf prints the decision about one address.
 func (x *explained) sayOf(out io.Writer, o opinions, a netip.Addr) (allowed bool) {
+	if x.request.Command == "associate" && server.KeepsIPsecApart(x.request.Port) {
+		fmt.Fprintf(out, "deny: %s: datagrams of IPsec are not carried\n", a)
+		return false
+	}
 	if o.exit != nil {
 		if err := o.exit.Judge(netip.AddrPortFrom(a, x.request.Port)); err != nil {
 			fmt.Fprintf(out, "deny: %s: %v\n", a, err)

@@ -55,8 +55,15 @@ func layIPsec(t *testing.T) *ipsecLab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	l.charon(hubNS, hubOuter, officeOuter, hubInner, officeInner)
-	l.charon(officeNS, officeOuter, hubOuter, officeInner, hubInner)
+	config := adit(t, hubNS, "server", "print-strongswan", "--user-space", "--hub", hubOuter, "--partner", officeOuter,
+		"--hub-net", hubInner+"/32", "--partner-net", officeInner+"/32", "--hub-id", "hub.test", "--partner-id", "office.test")
+	config = strings.ReplaceAll(config, "start_action = start", "start_action = none") // up does that
+	atHub, atOffice, both := strings.Cut(config, "# For the partner")
+	if !both {
+		t.Fatalf("there are not both ends in\n%s", config)
+	}
+	l.charon(hubNS, atHub)
+	l.charon(officeNS, "#"+atOffice)
 	return l
 }
 
@@ -64,10 +71,10 @@ func (l *ipsecLab) path(name string) string { return filepath.Join(l.dir, name) 
 
 func (l *ipsecLab) vici(ns namespace) string { return l.path(string(ns) + ".vici") }
 
-// charon starts the charon of a place, and tells it what to protect.
-func (l *ipsecLab) charon(ns namespace, local, remote, inner, innerThere string) {
+// charon starts the charon of a place, and gives it a config.
+func (l *ipsecLab) charon(ns namespace, config string) {
 	l.t.Helper()
-	for name, text := range map[string]string{".conf": fmt.Sprintf(`charon {
+	for name, text := range map[string]string{".swanctl": config, ".conf": fmt.Sprintf(`charon {
  load = random nonce aes aesni sha1 sha2 hmac kdf gcm openssl socket-default kernel-libipsec kernel-netlink vici
  filelog {
   stderr {
@@ -81,35 +88,7 @@ func (l *ipsecLab) charon(ns namespace, local, remote, inner, innerThere string)
   }
  }
 }
-`, l.vici(ns)), ".swanctl": fmt.Sprintf(`connections {
- t {
-  version = 2
-  local_addrs = %s
-  remote_addrs = %s
-  proposals = aes128gcm16-prfsha256-x25519
-  encap = yes
-  local {
-   auth = psk
-   id = %s.test
-  }
-  remote {
-   auth = psk
-  }
-  children {
-   c {
-    local_ts = %s/32
-    remote_ts = %s/32
-    esp_proposals = aes128gcm16-x25519
-   }
-  }
- }
-}
-secrets {
- ike-1 {
-  secret = "not a secret"
- }
-}
-`, local, remote, ns, inner, innerThere)} {
+`, l.vici(ns))} {
 		if err := os.WriteFile(l.path(string(ns)+name), []byte(text), 0o600); err != nil {
 			l.t.Fatal(err)
 		}
@@ -145,8 +124,8 @@ func (l *ipsecLab) swanctl(ns namespace, args ...string) {
 }
 
 // up makes the association, and down ends it.
-func (l *ipsecLab) up()   { l.t.Helper(); l.swanctl(officeNS, "--initiate", "--child", "c") }
-func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--ike", "t") }
+func (l *ipsecLab) up()   { l.t.Helper(); l.swanctl(officeNS, "--initiate", "--child", "adit") }
+func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--ike", "adit") }
 
 // startHub starts a server at an address of the hub with the user acme, and gives its
 // directory. Its config is what init writes between top and end, and then where charon is.

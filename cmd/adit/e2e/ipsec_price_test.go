@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -90,32 +91,34 @@ func (l *ipsecLab) load(t *testing.T, amount int64, args ...string) float64 {
 }
 
 // fragments is how many packets the kernel has made pieces of, at both places.
-func (l *ipsecLab) fragments() (n int) {
+func (l *ipsecLab) fragments() int {
+	return l.counted(officeNS, "Ip:", "FragCreates") + l.counted(hubNS, "Ip:", "FragCreates")
+}
+
+// counted is what the kernel has counted at a place.
+func (l *ipsecLab) counted(ns namespace, table, name string) int {
 	l.t.Helper()
-	for _, ns := range []namespace{officeNS, hubNS} {
-		text, err := ns.output(command(l.t.Context(), l.dir, "cat", "/proc/net/snmp"))
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		var names []string
-		for line := range strings.Lines(text) {
-			fields := strings.Fields(line)
-			if fields[0] != "Ip:" {
-				continue
+	text, err := ns.output(command(l.t.Context(), l.dir, "cat", "/proc/net/snmp"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	at := -1
+	for line := range strings.Lines(text) {
+		fields := strings.Fields(line)
+		switch {
+		case fields[0] != table:
+		case at < 0:
+			at = slices.Index(fields, name)
+		default:
+			n, err := strconv.Atoi(fields[at])
+			if err != nil {
+				l.t.Fatal(err)
 			}
-			if names == nil {
-				names = fields
-				continue
-			}
-			for i, name := range names {
-				if name == "FragCreates" {
-					created, _ := strconv.Atoi(fields[i])
-					n += created
-				}
-			}
+			return n
 		}
 	}
-	return n
+	l.t.Fatalf("the kernel does not count %s", name)
+	return 0
 }
 
 // edit replaces something in a file.
