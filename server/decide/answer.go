@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -56,14 +55,36 @@ var errNoDecision = errors.New("the answer says neither yes nor no")
 // into a struct takes others for them.
 type object map[string]json.RawMessage
 
+// UnmarshalJSON takes no key twice: who decides and who reads it could mean different ones.
+func (o *object) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if first, err := d.Token(); err != nil || first != json.Delim('{') {
+		return errors.New("it is no object")
+	}
+	all := make(object)
+	for d.More() {
+		key, err := d.Token()
+		if err != nil {
+			return err
+		}
+		name := key.(string) // of a valid object
+		if _, twice := all[name]; twice {
+			return fmt.Errorf("%q is there twice", name)
+		}
+		var value json.RawMessage
+		if err := d.Decode(&value); err != nil {
+			return err
+		}
+		all[name] = value
+	}
+	*o = all
+	return nil
+}
+
 // readObject reads an object that nothing follows.
 func readObject(b []byte) (o object, err error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(&o); err != nil {
+	if err := json.Unmarshal(b, &o); err != nil {
 		return nil, fmt.Errorf("read answer: %w", err)
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("read answer: something follows it")
 	}
 	return o, nil
 }
