@@ -30,9 +30,8 @@ const (
 )
 
 var (
-	errBusy     = errors.New("too many questions are open")
-	errClosed   = errors.New("the server is going down")
-	errProtocol = errors.New("it wants to know more than there is to know")
+	errBusy   = errors.New("too many questions are open")
+	errClosed = errors.New("the server is going down")
 )
 
 // Decider asks an external decision point. A question is asked once at a time, and its
@@ -173,7 +172,7 @@ func (d *Decider) Ask(q Question) (Answer, *Asking) {
 	if asking != nil {
 		return Answer{}, asking
 	}
-	return d.sound(q, a), nil
+	return q.final(a), nil
 }
 
 // Decide is Ask, and waits for the answer.
@@ -182,7 +181,7 @@ func (d *Decider) Decide(q Question) Answer {
 	if a.Outcome == policy.NeedsProtocol && q.Request.Protocol != "" {
 		a = d.await(q)
 	}
-	return d.sound(q, a)
+	return q.final(a)
 }
 
 func (d *Decider) await(q Question) Answer {
@@ -193,10 +192,11 @@ func (d *Decider) await(q Question) Answer {
 	return a
 }
 
-// sound takes no answer for one that asks for what it has been told.
-func (d *Decider) sound(q Question, a Answer) Answer {
+// final takes an answer that asks for what it has been told for a no: that is what it was
+// beside.
+func (q Question) final(a Answer) Answer {
 	if a.Outcome == policy.NeedsAddress && q.Request.Addr.IsValid() || a.Outcome == policy.NeedsProtocol && q.Request.Protocol != "" {
-		return d.failed(errProtocol)
+		return Answer{Outcome: policy.Deny, Reason: "it wants to know more than there is to know", At: a.At}
 	}
 	return a
 }

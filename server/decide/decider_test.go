@@ -372,9 +372,14 @@ func TestDeciderIsAskedWhatIsSpokenOnlyIfItWantsToKnow(t *testing.T) {
 		t.Errorf("http: %s", a)
 	}
 	o.says(`{"decision": false, "context": {"needs": "protocol"}}`)
-	d.Forget()
-	if a := d.Decide(q); a.Outcome != policy.Deny || a.Err == nil {
+	d = decider(t, o, func(c *Config) { c.OnFailure = Allow })
+	if a := d.Decide(q); a.Outcome != policy.Deny || a.Err != nil {
 		t.Errorf("one that is never content: %s", a)
+	}
+	o.says(`{"decision": false, "context": {"needs": "address"}}`)
+	d.Forget()
+	if a := d.Decide(q); a.Outcome != policy.Deny || a.Err != nil {
+		t.Errorf("one that wants the address it has: %s", a)
 	}
 }
 
