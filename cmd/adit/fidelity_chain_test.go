@@ -6,7 +6,9 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -22,6 +24,7 @@ const fidelityLimit = 20 * time.Second
 // chain is a server and a client in this process: door, client, TLS, server
 // and exit, with real sockets between all that have some.
 type chain struct {
+	server string // its directory
 	client *clientProcess
 	line   *line // between client and server
 	door   doorway
@@ -34,7 +37,8 @@ func startChain(t testing.TB) *chain {
 	return startChainWith(t, defaultServerConfig())
 }
 
-func startChainWith(t testing.TB, cfg serverConfig) *chain {
+// startChainWith is startChain with a few settings of cfg, and more lines for server.toml.
+func startChainWith(t testing.TB, cfg serverConfig, lines ...string) *chain {
 	t.Helper()
 	var (
 		dir       = t.TempDir()
@@ -43,10 +47,10 @@ func startChainWith(t testing.TB, cfg serverConfig) *chain {
 		quiet     = logFlags{Level: "error"}
 		server    = listenLoopback(t)
 		door      = listenLoopback(t)
-		c         = &chain{line: startLine(t, server.Addr().String())}
+		c         = &chain{server: serverDir, line: startLine(t, server.Addr().String())}
 	)
 	cfg.Listen, cfg.Name = []string{server.Addr().String()}, c.line.listener.Addr().String()
-	invite := makeFidelityServer(t, serverDir, cfg)
+	invite := makeFidelityServer(t, serverDir, cfg, lines)
 	ready := make(chan *clientProcess, 1)
 	runPart(t, "server", func(ctx context.Context, log io.Writer) error {
 		return runServer(ctx, serverOptions{
@@ -72,14 +76,23 @@ func startChainWith(t testing.TB, cfg serverConfig) *chain {
 	return c
 }
 
-func makeFidelityServer(t testing.TB, dir string, cfg serverConfig) keys.Invite {
+func makeFidelityServer(t testing.TB, dir string, cfg serverConfig, lines []string) keys.Invite {
 	t.Helper()
 	cfg.Allow = []string{"loopback"}
 	if _, err := initServer(t.Context(), dir, cfg); err != nil {
 		t.Fatal(err)
 	}
+	path := filepath.Join(dir, serverFile)
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	text = append(text, "\n"+strings.Join(lines, "\n")+"\n"...)
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	const user = "alice"
-	err := withStore(t.Context(), &dirFlag{kind: serverKind, path: dir}, func(ctx context.Context, s *users.Store) error {
+	err = withStore(t.Context(), &dirFlag{kind: serverKind, path: dir}, func(ctx context.Context, s *users.Store) error {
 		return s.AddUser(ctx, user)
 	})
 	if err != nil {

@@ -5,7 +5,9 @@ package main
 import (
 	"context"
 	"io"
+	"net"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -20,12 +22,10 @@ func BenchmarkPriceOfRecording(b *testing.B) {
 	if testing.Short() {
 		flows, rounds = 4_000, 5
 	}
-	target := startTargets(b)
+	target := startTargets(b, "127.0.0.1:0")
 	var chains [2]*chain
 	for i, mode := range []string{auditOff, auditLenient} {
-		cfg := defaultServerConfig()
-		cfg.Audit.Mode = mode
-		chains[i] = startChainWith(b, cfg)
+		chains[i] = startChainWith(b, defaultServerConfig(), "[audit]", "mode = "+strconv.Quote(mode))
 	}
 	for range b.N {
 		var speed, cpu, each []float64
@@ -55,8 +55,11 @@ func BenchmarkPriceOfRecording(b *testing.B) {
 }
 
 // startTargets answers one byte to each connection, and gives its address.
-func startTargets(t testing.TB) string {
-	ln := listenLoopback(t)
+func startTargets(t testing.TB, address string) string {
+	ln, err := net.Listen("tcp4", address)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var running sync.WaitGroup
 	running.Go(func() {
 		for {

@@ -6,6 +6,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/netip"
 	"os"
 	"slices"
@@ -245,6 +246,7 @@ func TestHostileTextsStayInTheirPlace(t *testing.T) {
 	reader := NewReader(w.cfg.Dir)
 	for name, printer := range map[string]func(*bytes.Buffer) Printer{
 		"table": func(b *bytes.Buffer) Printer { return NewTable(b) }, "csv": func(b *bytes.Buffer) Printer { return NewCSV(b) }, "json": func(b *bytes.Buffer) Printer { return NewJSON(b) },
+		"parquet": func(b *bytes.Buffer) Printer { return NewParquet(b, nil, nil) },
 	} {
 		var b bytes.Buffer
 		p := printer(&b)
@@ -300,6 +302,13 @@ func TestTextInATableIsNoOtherColumn(t *testing.T) {
 // printed looks at the output of n rows with a head.
 func printed(t *testing.T, format, out string, n int) {
 	t.Helper()
+	if format == "parquet" {
+		rows, _ := readParquet(t, []byte(out))
+		if len(rows) != n {
+			t.Errorf("the file has %d rows", len(rows))
+		}
+		out = fmt.Sprint(rows)
+	}
 	if strings.ContainsFunc(out, func(r rune) bool { return r != '\n' && !visible(r) }) {
 		t.Errorf("%s does more than show", format)
 	}

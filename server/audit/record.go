@@ -2,6 +2,16 @@
 // for each day in a directory of its own, to which a [Writer] only ever adds, and which
 // a [Reader] asks questions. Every batch of records is sealed with a hash over itself and
 // the seal before it, so that [Verify] finds what was changed, taken out or swapped later on.
+//
+// # Other stores
+//
+// Whatever makes records knows a Writer and nothing of files. A store that several exits
+// share, such as PostgreSQL or ClickHouse, is filled from this one, which is its outbox:
+// [Reader.Follow], in any process that may read the directory, gives the records of all kinds that have ended
+// from the one on whose Seq the other store has last. So no flow waits for a store that is
+// far away or down, a record that was committed here gets there however often either side
+// crashes, and one that comes twice is known by its Exit and ID. A gap in Seq tells that files went
+// before they had been read: Config.Keep must be longer than the other store is away.
 package audit
 
 import (
