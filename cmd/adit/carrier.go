@@ -43,9 +43,9 @@ func dialServer(cfg remoteConfig, below *ipsec.Detector) (client.Dialer, error) 
 		Fingerprint: cfg.Fingerprint,
 		Multipath:   cfg.MPTCP,
 	}
-	d.Control = below.Fit
+	d.Control = cfg.steer(below.Fit)
 	if cfg.RequireIPsec {
-		d.Control = below.Control
+		d.Control = cfg.steer(below.Control)
 	}
 	if !cfg.CA {
 		pin, err := keys.ParsePin(cfg.Pin)

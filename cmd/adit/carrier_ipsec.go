@@ -37,9 +37,9 @@ func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
 	d := &ipseclink.Dialer{
 		Address: cfg.IPsecAddress,
 		Pin:     pin,
-		Control: paths.Detector.Control,
+		Control: cfg.steer(paths.Detector.Control),
 		Watch: func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func()) {
-			return watchPath(ctx, paths, ipsec.Path{Local: local, Remote: remote}, lost)
+			return watchPath(ctx, paths, ipsec.Path{Local: local, Remote: remote, Mark: cfg.Mark}, lost)
 		},
 		Tune: tlslink.Tune,
 	}

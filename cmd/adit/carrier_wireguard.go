@@ -59,6 +59,7 @@ func dialWireGuard(cfg remoteConfig, device *keys.Device, dir string) (client.Di
 	d := &wglink.Dialer{
 		Endpoint:  cfg.WireGuardAddress,
 		ServerKey: key,
+		Control:   cfg.steer(nil),
 		Key:       device.WireGuard(),
 		Answered:  answered.read(),
 		Note:      answered.write,

@@ -35,6 +35,9 @@ type remoteConfig struct {
 
 	RequireIPsec bool `toml:"require_ipsec"`
 
+	Mark      uint32 `toml:"mark"`      // of packets to the server; 0: none
+	Interface string `toml:"interface"` // by which they go; empty: as routes say
+
 	Carriers         []string `toml:"carriers"`
 	WireGuardKey     string   `toml:"wireguard_key"`
 	WireGuardAddress string   `toml:"wireguard_address"`
@@ -104,6 +107,12 @@ func (c remoteConfig) validate(report func(key, what, todo string)) {
 	}
 	if !slices.Contains(fingerprints(), c.Fingerprint) {
 		report("server.fingerprint", "unknown fingerprint "+strconv.Quote(c.Fingerprint), oneOf(fingerprints()))
+	}
+	if (c.Mark != 0 || c.Interface != "") && !canSteer {
+		report("server.mark", "this system knows neither marks nor interfaces of sockets", "remove mark and interface")
+	}
+	if len(c.Interface) > 15 || strings.ContainsAny(c.Interface, "/ ") {
+		report("server.interface", strconv.Quote(c.Interface)+" is no name of an interface", `write interface = "eth0"`)
 	}
 	c.validateCarriers(report)
 }

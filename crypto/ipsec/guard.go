@@ -22,7 +22,7 @@ func (d *Detector) Control(ctx context.Context, _, address string, c syscall.Raw
 	if err != nil {
 		return fmt.Errorf("see what protects the path: %w", err)
 	}
-	p, err := d.Look(ctx, Path{Remote: remote})
+	p, err := d.Look(ctx, Path{Remote: remote, Mark: markOf(c)})
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrUnprotected, err)
 	}
@@ -40,7 +40,7 @@ func (d *Detector) Fit(ctx context.Context, _, address string, c syscall.RawConn
 	if err != nil {
 		return nil // it is for whoever connects to complain
 	}
-	if p, err := d.Look(ctx, Path{Remote: remote}); err == nil {
+	if p, err := d.Look(ctx, Path{Remote: remote, Mark: markOf(c)}); err == nil {
 		p.fit(c, remote.Addr())
 	}
 	return nil

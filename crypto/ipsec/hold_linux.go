@@ -77,6 +77,16 @@ func (h hold) tieSocket(fd int) error {
 	return nil
 }
 
+// markOf is a socket's mark.
+func markOf(c syscall.RawConn) (mark uint32) {
+	_ = c.Control(func(fd uintptr) {
+		if n, err := unix.GetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_MARK); err == nil {
+			mark = uint32(n)
+		}
+	})
+	return mark
+}
+
 // setSegment says how large the segments of a TCP connection may be, either way.
 func setSegment(fd uintptr, size int) error {
 	return unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, size)

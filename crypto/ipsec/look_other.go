@@ -14,6 +14,9 @@ type hold struct{}
 
 func (hold) tie(syscall.RawConn) error { return errors.ErrUnsupported }
 
+// markOf: there are no marks.
+func markOf(syscall.RawConn) uint32 { return 0 }
+
 // setSegment is not needed, as nothing is known of what fits.
 func setSegment(uintptr, int) error { return errors.ErrUnsupported }
 

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.zx2c4.com/wireguard/tai64n"
@@ -61,6 +62,10 @@ type Dialer struct {
 	// MTU is the largest IP packet inside WireGuard, in bytes: that of the path
 	// less 80. Zero: 1420. At least 1280.
 	MTU int
+
+	// Control, if it is set, is called before a UDP socket is bound, as
+	// [net.Dialer].ControlContext. Its error keeps it from being used.
+	Control func(ctx context.Context, network, address string, c syscall.RawConn) error
 
 	// Resolver finds the addresses of Endpoint's host; nil: [net.DefaultResolver].
 	Resolver Resolver
@@ -188,6 +193,9 @@ func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) 
 
 func (d *Dialer) newLink(ctx context.Context, mtu int) (*link, error) {
 	var config net.ListenConfig
+	if d.Control != nil {
+		config.Control = func(network, address string, c syscall.RawConn) error { return d.Control(ctx, network, address, c) }
+	}
 	pc, err := config.ListenPacket(ctx, "udp", ":0")
 	if err != nil {
 		return nil, err
