@@ -27,7 +27,8 @@ type Answer struct {
 	// what [Config] says.
 	Err error
 
-	At time.Time // when it was given
+	At   time.Time // when it was given
+	vain time.Time // when it was asked for anew and there was none
 }
 
 // String says it in one line.

@@ -201,14 +201,7 @@ func (q Question) final(a Answer) Answer {
 	return a
 }
 
-// failed is the answer where there is none.
-func (d *Decider) failed(err error) Answer {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.failure(err)
-}
-
-// failure is failed where mu is held.
+// failure is the answer where there is none. mu is held.
 func (d *Decider) failure(err error) Answer {
 	a := Answer{Err: err, At: time.Now()}
 	if d.cfg.OnFailure == Allow {
@@ -220,17 +213,17 @@ func (d *Decider) failure(err error) Answer {
 // ask looks for the answer to a question just as it is, and asks for it.
 func (d *Decider) ask(q Question) (Answer, *Asking) {
 	k, err := q.key()
-	if err != nil {
-		return d.failed(err), nil
-	}
 	now := time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if err != nil {
+		return d.failure(err), nil
+	}
 	a, known := d.answers.get(k, d.cfg.Cache, now)
 	flight := d.flights[k]
 	if known {
 		// What is asked for all the time does not wait for its answer each time.
-		if flight == nil && a.Err == nil && now.Sub(a.At) > d.cfg.Cache/2 && d.mayAsk(q, now) == nil {
+		if flight == nil && a.Err == nil && now.Sub(a.At) > d.cfg.Cache/2 && now.Sub(a.vain) > failureLife && d.mayAsk(q, now) == nil {
 			d.start(k, q)
 		}
 		return a, nil
@@ -298,8 +291,9 @@ func (d *Decider) start(k key, q Question) *Asking {
 // note keeps an answer. Where there is none, one that still counts stays. mu is held.
 func (d *Decider) note(k key, a Answer) {
 	if a.Err != nil {
-		if _, counts := d.answers.get(k, d.cfg.Cache, a.At); counts {
-			return
+		if old, counts := d.answers.get(k, d.cfg.Cache, a.At); counts {
+			old.vain = a.At
+			a = old
 		}
 	}
 	d.answers.put(k, a)

@@ -337,6 +337,7 @@ func TestAnswerThatWasForgottenDoesNotCount(t *testing.T) {
 		t.Fatal("not asked anew")
 	}
 	close(let)
+	<-before.Done()
 	<-after.Done()
 	if n := o.asked.Load(); n != 2 {
 		t.Errorf("asked %d times", n)
@@ -540,6 +541,27 @@ func TestOldAnswerStaysWhileThereIsNoOther(t *testing.T) {
 			t.Errorf("an answer that is too old counts: %s", a)
 		}
 	})
+}
+
+func TestOldAnswerIsNotAskedForAllTheTime(t *testing.T) {
+	o := newOracle(t, `{"decision": true}`)
+	d := decider(t, o, func(c *Config) { c.Cache = 4 * patience })
+	k, err := question().before().key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.answers.put(k, Answer{Outcome: policy.Allow, At: time.Now().Add(-3 * patience)})
+	o.says("what?")
+	began := time.Now()
+	for range 20 {
+		if a, _ := d.Ask(question()); a.Outcome != policy.Allow || a.Err != nil {
+			t.Error(a)
+		}
+		d.running.Wait()
+	}
+	if n, most := o.asked.Load(), 1+int64(time.Since(began)/failureLife); n < 1 || n > most {
+		t.Errorf("asked %d times", n)
+	}
 }
 
 func TestNoMoreAnswersAreKeptThanThereMayBe(t *testing.T) {
