@@ -75,7 +75,7 @@ func (a *association) sentTo(d destination, v verdict, now time.Time) {
 // was not sent to, where that counts. a.mu is held.
 func (a *association) expects(peer netip.AddrPort, now time.Time) bool {
 	d := a.from(peer)
-	takes := EndpointIndependent
+	var takes Filtering
 	if v, ok := a.verdicts.get(d); ok && now.Sub(v.at) <= verdictLife {
 		takes = v.takes
 	} else {
