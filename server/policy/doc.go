@@ -117,7 +117,8 @@ with nothing special between them; numbers are whole; lists stand in brackets.
 	+ - *                                  of two numbers
 	len(…) lower(…)                        how long a text or a list is; a text in lower case
 
-An expression ends soon, and cannot fail.
+An expression ends soon, and cannot fail. A text that method, protection, dialect, command, name or
+weekday can never equal is refused: a name is in lower case and ASCII.
 
 # Stages
 

@@ -16,6 +16,12 @@ var whenWords = map[string]kind{
 	"weekday": textKind, "hour": numberKind, "minute": numberKind,
 }
 
+// whenTexts spell the texts that some of the words may be, beside none.
+var whenTexts = map[string]func(string) (string, error){
+	"method": valueParsers[methods], "protection": valueParsers[protections], "dialect": valueParsers[dialects],
+	"command": valueParsers[commands], "name": CanonicalName, "weekday": oneOf(dayNames[:]...),
+}
+
 // readWhen reads an expression.
 func readWhen(text string) (*expression, error) {
 	all, err := tokens(text)
@@ -183,6 +189,31 @@ func (n *node) pair() error {
 	if k := n.left.kind; k != n.right.kind || k == listKind || k == truthKind {
 		return fmt.Errorf("%s is never %s", n.left.kind, n.right.kind)
 	}
+	return n.spelled()
+}
+
+// spelled sees to it that a word can be the texts that it is compared with.
+func (n *node) spelled() error {
+	word, texts := n.left, n.right
+	if word.op == opConstant {
+		word, texts = texts, word
+	}
+	if word.op != opWord || texts.op != opConstant {
+		return nil
+	}
+	parse, limited := whenTexts[word.words[0]]
+	for _, text := range texts.words {
+		if !limited || text == "" {
+			continue
+		}
+		as, err := parse(text)
+		if err != nil {
+			return err
+		}
+		if as != text {
+			return fmt.Errorf("%s is never %q; write %q", word.words[0], text, as)
+		}
+	}
 	return nil
 }
 
@@ -202,7 +233,7 @@ func (n *node) member() error {
 			return nil
 		}
 	case n.left.kind == textKind && list.kind == listKind && len(list.integers) == 0:
-		return nil
+		return n.spelled()
 	case n.left.kind == numberKind && list.kind == listKind && list.op == opConstant && len(list.words) == 0:
 		return nil
 	}
@@ -318,8 +349,11 @@ func (r *whenReader) list() (*node, error) {
 			return n, nil
 		}
 		t, _ := r.take()
+		_, word := whenWords[t.text]
 		one, err := literal(t)
 		switch {
+		case word:
+			return nil, fmt.Errorf("at %d: a list has texts or numbers, not %s", t.at, t)
 		case err != nil:
 			return nil, err
 		case one.kind == numberKind:
