@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"math/rand/v2"
 	"net/netip"
 	"os"
@@ -96,6 +95,6 @@ func (c *chain) askAudit(b *testing.B, flows int) {
 		if err := root.ExecuteContext(context.Background()); err != nil {
 			b.Fatalf("%s: %v %s", line, err, &complaint)
 		}
-		b.Log(fmt.Sprintf("%7.3f s  adit audit %s  (%d bytes, %d lines)", time.Since(asked).Seconds(), line, out.Len(), strings.Count(out.String(), "\n")))
+		b.Logf("%7.3f s  adit audit %s  (%d bytes, %d lines)", time.Since(asked).Seconds(), line, out.Len(), strings.Count(out.String(), "\n"))
 	}
 }
