@@ -7,6 +7,7 @@ import (
 
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/crypto/ipsec"
+	"github.com/adit-net/adit/crypto/ipseclink"
 	"github.com/adit-net/adit/crypto/keys"
 	"github.com/adit-net/adit/crypto/tlslink"
 	"github.com/adit-net/adit/tunnel"
@@ -88,7 +89,7 @@ func dialHint(err error) error {
 	}
 	_, unreachable := errors.AsType[*net.OpError](err)
 	switch {
-	case errors.Is(err, tlslink.ErrWrongPin):
+	case errors.Is(err, tlslink.ErrWrongPin), errors.Is(err, ipseclink.ErrWrongPin):
 		return hint(err, "somebody may be in between; if the server really has a new key, ask for a new invite")
 	case errors.Is(err, tlslink.ErrWebsite):
 		return hint(err, "check the address, or ask whoever runs the server for a new invite")

@@ -81,6 +81,9 @@ func (c serverDoorConfig) validate(report func(key, what, todo string)) {
 			report(".from", what, `write networks as "10.8.0.0/16"`)
 		}
 	}
+	if c.RequireIPsec && c.UDP {
+		report(".udp", "datagrams cannot be held to IPsec", "write udp = false, or leave out require_ipsec")
+	}
 	c.validateTLS(report)
 	c.validateCertificates(report)
 	c.validateKerberos(report)

@@ -211,6 +211,9 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 			"c:1:3: door[1].keytab: the method gssapi and a keytab go together | name the file with the keys of rcmd/HOST and socks/HOST",
 			`c:1:3: door[1].networks: the method network and networks go together | write networks = { "10.8.0.0/16" = "partner" }`,
 		}},
+		{"door with datagrams past IPsec", "[[door]]\nlisten = \":1080\"\nmethods = [\"password\"]\nudp = true\nrequire_ipsec = true", []string{
+			`c:4:1: door[1].udp: datagrams cannot be held to IPsec | write udp = false, or leave out require_ipsec`,
+		}},
 		{"door by IKE in clear", "[[door]]\nlisten = \"127.0.0.1:1080\"\ntls = false\nmethods = [\"ike\"]\nidentities = { \"a.example\" = \"\" }", []string{
 			`c:4:1: door[1].methods: who has come in by IKE could go on in the clear | write require_ipsec = true, or another method`,
 			`c:5:1: door[1].identities: "" cannot be the name of a user | write { "gateway.example.org" = "partner" }`,

@@ -115,7 +115,7 @@ type View struct {
 	sources
 }
 
-// View gives an empty one. See [Detector.Watch] for when to take another.
+// View gives an empty one.
 func (d *Detector) View() *View { return &View{detector: d} }
 
 // Look says what protects the path now. With an error there is no protection.

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Paths knows what protects many paths, for the price of one [Detector.Watch]. Its
-// fields may not change once it is used. Safe for concurrent use.
+// Paths knows what protects many paths, for the price of one. Its fields may not change
+// once it is used. Safe for concurrent use.
 type Paths struct {
 	Detector *Detector
 
@@ -24,7 +24,9 @@ type Paths struct {
 	followed map[*Followed]struct{}
 }
 
-// Serve keeps what is followed up to date, within a second, until ctx ends.
+// Serve keeps what is followed up to date, within a second, until ctx ends. It hears of
+// changes from the kernel, which takes CAP_NET_ADMIN on Linux, and from charon. Who may not
+// hear looks every 500 ms. A charon that hangs protects nothing, after two seconds.
 func (s *Paths) Serve(ctx context.Context) { s.serve(ctx, pollEvery) }
 
 func (s *Paths) serve(ctx context.Context, every time.Duration) {

@@ -26,17 +26,13 @@ const (
 	pollDeaf  = 500 * time.Millisecond
 )
 
-// Watch calls changed at first, and whenever the protection of any path may have
+// watch calls changed at first, and whenever the protection of any path may have
 // become another, until ctx ends, with a new view. It calls within half a second,
-// one call at a time, from the goroutine that called Watch. Everything that it
+// one call at a time, from the goroutine that called it. Everything that it
 // started has ended when it returns.
 //
 // It hears of changes from the kernel, which takes CAP_NET_ADMIN on Linux, and
 // from charon. Who may not hear looks every 500 ms.
-func (d *Detector) Watch(ctx context.Context, changed func(*View)) {
-	d.watch(ctx, pollEvery, changed)
-}
-
 func (d *Detector) watch(ctx context.Context, every time.Duration, changed func(*View)) {
 	ctx, stop := context.WithCancel(ctx)
 	var listeners sync.WaitGroup
