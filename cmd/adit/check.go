@@ -135,6 +135,9 @@ func (k *checker) server(ctx context.Context, dir string) {
 	for _, address := range cfg.Metrics.addresses() {
 		k.port(ctx, address, running)
 	}
+	for _, address := range cfg.IPsec.addresses() {
+		k.port(ctx, address, running)
+	}
 	k.doors(ctx, dir, cfg, running)
 	k.dns(ctx, cfg.DNS)
 }

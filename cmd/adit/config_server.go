@@ -73,6 +73,9 @@ func (c wireGuardConfig) validate(report func(key, what, todo string)) {
 	if what := badListen(c.Listen); c.Listen != "" && what != "" {
 		report("wireguard.listen", what, `an address is ":51820" or "192.0.2.1:51820"`)
 	}
+	if _, port, err := net.SplitHostPort(c.Listen); err == nil && (port == "500" || port == "4500") {
+		report("wireguard.listen", "UDP port "+port+" is IPsec's", `write listen = ":51820"`)
+	}
 	if c.MTU < 1280 || c.MTU > 9000 {
 		report("wireguard.mtu", strconv.Itoa(c.MTU)+" is out of range", "write a number from 1280 to 9000")
 	}
