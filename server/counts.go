@@ -142,7 +142,7 @@ func (f *flow) came(n int64) int64 {
 // count counts the flow, which has ended.
 func (f *flow) count(err error, code socks.Code) {
 	f.mu.Lock()
-	spoken := f.speech.protocol
+	spoken, _ := f.spoke()
 	f.mu.Unlock()
 	if f.wish.command == "resolve" {
 		spoken = string(sniff.DNS)

@@ -162,6 +162,15 @@ func (f *flow) known() (destination, spoken) {
 	return f.to, f.speech
 }
 
+// spoke is what is known to be spoken: of what an association says, what is on record. f.mu
+// is held.
+func (f *flow) spoke() (protocol, host string) {
+	if f.talks != nil {
+		return f.line.Protocol, f.line.Host
+	}
+	return f.speech.protocol, f.speech.host
+}
+
 // speaks says what is spoken.
 func (f *flow) speaks(s spoken) {
 	f.mu.Lock()

@@ -88,6 +88,7 @@ func (s *Server) Flows(most int) (flows []FlowStatus, all int) {
 func (f *flow) status(device string) FlowStatus {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	protocol, host := f.spoke()
 	st := FlowStatus{
 		ID:       f.id,
 		User:     f.caller.user,
@@ -96,8 +97,8 @@ func (f *flow) status(device string) FlowStatus {
 		Dialect:  f.wish.dialect,
 		Command:  f.wish.command,
 		Address:  f.to.at,
-		Protocol: f.speech.protocol,
-		Host:     f.speech.host,
+		Protocol: protocol,
+		Host:     host,
 		Since:    f.began,
 		Up:       f.up.Load(),
 		Down:     f.down.Load(),

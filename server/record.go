@@ -101,8 +101,8 @@ func (f *flow) Progress(r *audit.Record) {
 func (f *flow) progress(r *audit.Record) {
 	f.mu.Lock()
 	*r = f.line
-	if f.heard && f.talks == nil {
-		r.Protocol, r.Host = f.speech.protocol, f.speech.host
+	if f.heard {
+		r.Protocol, r.Host = f.spoke()
 	}
 	f.mu.Unlock()
 	r.Duration = time.Since(f.began)

@@ -227,9 +227,14 @@ func TestWhatIsSpokenIsOnRecordWithoutRules(t *testing.T) {
 			a.Send(to(udp, said))
 			in.next(t)
 		}
+		if open, _ := h.Flows(1); open[0].Protocol == "" {
+			t.Errorf("%+v is open", open[0])
+		}
 		a.Close()
 	}
 	v.Close()
+	h.wants(`adit_flows_total{decision="allowed",protocol="network"} 1`, `adit_flows_total{decision="allowed",protocol="web"} 3`,
+		`adit_flows_total{decision="allowed",protocol="unknown"} 4`)
 	got := make(map[string]int)
 	for _, r := range end(audit.Flow) {
 		got[r.Command+" "+r.Protocol+" "+r.Host]++
