@@ -351,13 +351,12 @@ func TestDeciderIsAskedAboutNamesAndPings(t *testing.T) {
 	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
 	h.must(err)
 	defer v.Close()
-	asks, pings := v.MayResolve(socks.Request{}), v.MayPing(socks.Request{})
-	here := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), 0)
+	asks := v.MayResolve(socks.Request{})
 	h.must(asks.Permits("good.example", netip.AddrPortFrom(netip.Addr{}, 53)))
-	h.must(pings.Permits("", here))
+	h.must(ping(v, socks.Request{}, "127.0.0.1"))
 	o.always(no)
 	h.SetPolicy(nil)
-	if asks.Permits("good.example", netip.AddrPortFrom(netip.Addr{}, 53)) == nil || pings.Permits("", here) == nil {
+	if asks.Permits("good.example", netip.AddrPortFrom(netip.Addr{}, 53)) == nil || ping(v, socks.Request{}, "127.0.0.1") == nil {
 		t.Error("what the decider denies is allowed")
 	}
 }

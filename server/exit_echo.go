@@ -2,7 +2,6 @@ package server
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -32,7 +31,10 @@ var errEchoes = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("too ma
 func (e *Exit) Echo(ctx context.Context, r socks.Request, target netip.Addr, payload []byte) error {
 	target = target.Unmap()
 	at := netip.AddrPortFrom(target, 0)
-	if err := cmp.Or(e.judge(at), r.Permits("", at)); err != nil {
+	if err := e.judge(at); err != nil {
+		return err
+	}
+	if err := r.Permits("", at); err != nil {
 		return err
 	}
 	if !e.echoes.take(r.User, maxEchoes) {

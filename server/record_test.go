@@ -114,9 +114,8 @@ func TestPortsAndLookUpsAreOnRecord(t *testing.T) {
 	association.Close()
 	asks := v.MayResolve(socks.Request{Dialect: socks.WireGuard, Source: source})
 	h.must(asks.Permits("name.example.org", netip.AddrPortFrom(netip.Addr{}, 53)))
-	pings := v.MayPing(socks.Request{Dialect: socks.WireGuard, Source: source})
 	for _, target := range []string{"192.0.2.1", "192.0.2.1", "192.0.2.2"} {
-		h.must(pings.Permits("", netip.AddrPortFrom(netip.MustParseAddr(target), 0)))
+		h.must(ping(v, socks.Request{Dialect: socks.WireGuard, Source: source}, target))
 	}
 	v.Close()
 	all := end()
@@ -199,6 +198,45 @@ func TestWhatCannotBeRecordedStrictlyEndsAndIsRefused(t *testing.T) {
 	defer v.Close()
 	if _, reply, err := v.Connect(t.Context(), socks.Request{Command: socks.Connect, Dst: onLoopback(echoTarget(t))}); !errors.Is(err, audit.ErrNotRecorded) || reply.Code != socks.GeneralFailure {
 		t.Errorf("a flow that cannot be recorded: %v, %v", reply.Code, err)
+	}
+}
+
+// ping asks whether somebody may ping a target that the exit would.
+func ping(v *Visit, r socks.Request, target string) error {
+	to := netip.MustParseAddr(target)
+	return v.Ping(r, to, func(r socks.Request) error { return r.Permits("", netip.AddrPortFrom(to, 0)) })
+}
+
+func TestPingsThatTheExitDeniesAreOnRecordAsThat(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	h.SetPolicy(rules(t, leveled("", "none")))
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	target := netip.MustParseAddr("169.254.169.254")
+	for range 2 {
+		if v.Ping(socks.Request{}, target, func(r socks.Request) error { return new(Exit).Echo(t.Context(), r, target, nil) }) == nil {
+			t.Error("a ping is answered")
+		}
+	}
+	v.Close()
+	if all := end(audit.Flow); len(all) != 1 || all[0].Decision != audit.Refused || all[0].Address != target {
+		t.Errorf("on record is %+v", all)
+	}
+	if all := h.Refusals(); len(all) != 1 || all[0].Command != "ping" {
+		t.Errorf("refused are %+v", all)
+	}
+}
+
+func TestRefusedPingsAreThereToLookAtWithoutRecords(t *testing.T) {
+	h := newHouse(t, func(c *Config) { c.Policy = rules(t, "") })
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	if ping(v, socks.Request{}, "192.0.2.1") == nil {
+		t.Error("a ping that no rule allows")
+	}
+	if all := h.Refusals(); len(all) != 1 || all[0].Target != "192.0.2.1" {
+		t.Errorf("refused are %+v", all)
 	}
 }
 

@@ -207,9 +207,7 @@ func TestRulesJudgeNamesThatAreResolved(t *testing.T) {
 	if r.Permits("www.good.example.", netip.AddrPort{}) != nil || r.Permits("bad.example.", netip.AddrPort{}) == nil {
 		t.Error("names are not judged")
 	}
-	r = v.MayPing(socks.Request{})
-	at := func(a string) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr(a), 0) }
-	if r.Permits("", at("127.0.0.1")) != nil || r.Permits("", at("192.0.2.1")) == nil {
+	if ping(v, socks.Request{}, "127.0.0.1") != nil || ping(v, socks.Request{}, "192.0.2.1") == nil {
 		t.Error("pings are not judged")
 	}
 	// The exit's own name service is reached by somebody who may resolve something.

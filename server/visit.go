@@ -81,8 +81,8 @@ func (v *Visit) who() policy.Who {
 	return w
 }
 
-// MayResolve gives a request by which the visitor resolves names, and MayPing one by
-// which he pings. Both ask rules as those for connections do.
+// MayResolve gives a request by which the visitor resolves names. It asks rules as those
+// for connections do.
 func (v *Visit) MayResolve(r socks.Request) socks.Request {
 	wish := v.petition(r)
 	wish.command = "resolve"
@@ -93,15 +93,22 @@ func (v *Visit) MayResolve(r socks.Request) socks.Request {
 	return r
 }
 
-// MayPing: see [Visit.MayResolve].
-func (v *Visit) MayPing(r socks.Request) socks.Request {
+// Ping has echo ping a target for the visitor, by a request that asks rules as those for
+// connections do. What echo itself does not allow is on record like what they deny.
+func (v *Visit) Ping(r socks.Request, target netip.Addr, echo func(socks.Request) error) error {
 	wish := v.petition(r)
 	wish.command = "ping"
+	judged := false
 	r.User, r.Permit = v.user, func(name string, at netip.AddrPort) error {
+		judged = true
 		err := wish.permit(name, at)
-		return cmp.Or(err, wish.notePing(at.Addr(), err, &v.pings))
+		return cmp.Or(err, wish.notePing(target, err, &v.pings))
 	}
-	return r
+	err := echo(r)
+	if !judged && socks.CodeOf(err) == socks.NotAllowed {
+		_ = wish.notePing(target, err, &v.pings) // it was not done
+	}
+	return err
 }
 
 // Done is closed when the visit is over.

@@ -78,7 +78,9 @@ func (h *guestHost) Echo(ctx context.Context, f wglink.Flow, payload []byte) err
 	if err != nil {
 		return err
 	}
-	if err := h.exit.Load().Echo(ctx, v.MayPing(requestOf(socks.Noop, f)), f.Target.Addr(), payload); err != nil {
+	target := f.Target.Addr()
+	err = v.Ping(requestOf(socks.Noop, f), target, func(r socks.Request) error { return h.exit.Load().Echo(ctx, r, target, payload) })
+	if err != nil {
 		return reasonOf(socks.CodeOf(err), 0)
 	}
 	return nil
