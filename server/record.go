@@ -244,7 +244,9 @@ func (p petition) note(to destination, r audit.Record, denied error) error {
 	}
 	level := recordFull
 	if ruling, err := p.judge(to, spoken{}); err == nil && denied == nil {
-		level = levelOf(ruling.rule)
+		if level = levelOf(ruling.rule); !ruling.settled {
+			level = undecidedLevel(ruling.rule)
+		}
 	}
 	if level == recordNone {
 		return nil

@@ -52,13 +52,16 @@ func (f *flow) recordBy(r *policy.Rule) {
 	}
 }
 
-// recordLevel is how much of the flow goes on record. As long as no rule has decided, it is
-// the first one's that may.
+// undecidedLevel is how much goes on record of what a rule may decide, but has not: something,
+// though not where it goes if the rule wants that to be a secret.
+func undecidedLevel(r *policy.Rule) recordLevel { return max(levelOf(r), recordSummary) }
+
+// recordLevel is how much of the flow goes on record.
 func (f *flow) recordLevel() recordLevel {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.level != recordOpen {
 		return f.level
 	}
-	return levelOf(f.rule)
+	return undecidedLevel(f.rule)
 }

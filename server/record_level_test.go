@@ -75,7 +75,7 @@ func TestTheRuleThatWantsMostOfAnAssociationCounts(t *testing.T) {
 	for _, c := range []struct {
 		to   []string
 		want int
-	}{{nil, 0}, {[]string{"127.0.0.1"}, 0}, {[]string{"127.0.0.1", "127.0.0.2"}, 1}, {[]string{"127.0.0.2", "127.0.0.1"}, 1}} {
+	}{{nil, 1}, {[]string{"127.0.0.1"}, 0}, {[]string{"127.0.0.1", "127.0.0.2"}, 1}, {[]string{"127.0.0.2", "127.0.0.1"}, 1}} {
 		h, _, end := recordedHouse(t, false)
 		h.SetPolicy(rules(t, none+some))
 		v, err := h.Visit(t.Context(), Visitor{User: "bob"})
@@ -97,11 +97,12 @@ func TestTheRuleThatWantsMostOfAnAssociationCounts(t *testing.T) {
 
 func TestLookUpsAreOnRecordAsRulesSay(t *testing.T) {
 	h, _, end := recordedHouse(t, false)
-	h.SetPolicy(rules(t, leveled(`names = ["none.example"]`, "none")+leveled(`names = ["summary.example"]`, "summary")+leveled(`names = ["full.example"]`, "full")))
+	h.SetPolicy(rules(t, leveled(`names = ["none.example"]`, "none")+leveled(`names = ["summary.example"]`, "summary")+leveled(`names = ["full.example"]`, "full")+
+		leveled("names = [\"perhaps.example\"]\nnetworks = [\"192.0.2.0/24\"]", "none")))
 	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
 	h.must(err)
 	asks := v.MayResolve(socks.Request{Dialect: socks.WireGuard})
-	for _, name := range []string{"none", "summary", "full"} {
+	for _, name := range []string{"none", "summary", "full", "perhaps"} {
 		h.must(asks.Permits(name+".example", netip.AddrPortFrom(netip.Addr{}, 53)))
 	}
 	if asks.Permits("other.example", netip.AddrPortFrom(netip.Addr{}, 53)) == nil {
@@ -112,7 +113,7 @@ func TestLookUpsAreOnRecordAsRulesSay(t *testing.T) {
 	for _, r := range end(audit.Flow) {
 		names = append(names, r.Name)
 	}
-	if got := strings.Join(names, " "); got != " full.example other.example" {
+	if got := strings.Join(names, ","); got != ",full.example,,other.example" {
 		t.Errorf("on record is %q", got)
 	}
 }

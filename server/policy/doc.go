@@ -93,7 +93,8 @@ names matches it.
 	max_flows                    of each user at once: 20
 	idle, total                  time-outs: "5m", "8h"
 	record                       full; summary: all but where a flow goes; none: what is
-	                             allowed is on no record
+	                             allowed is on no record; a look-up, of which a rule may
+	                             yet decide, has a summary then
 	udp_filtering                of datagrams from what the rule allows: endpoint-independent,
 	                             address-dependent or address-and-port-dependent (RFC 4787)
 
