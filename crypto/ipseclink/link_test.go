@@ -159,6 +159,47 @@ func TestWhoSpeaksSomethingElseIsTurnedAway(t *testing.T) {
 	}
 }
 
+// scarce is a listener on a machine that has no file descriptors left for a while.
+type scarce struct {
+	net.Listener
+	fails atomic.Int32 // that are left
+}
+
+func (l *scarce) Accept() (net.Conn, error) {
+	if l.fails.Add(-1) >= 0 {
+		return nil, &net.OpError{Op: "accept", Net: "tcp", Err: os.NewSyscallError("accept", syscall.EMFILE)}
+	}
+	return l.Listener.Accept()
+}
+
+func TestServerOutlivesAShortageOfFiles(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := &scarce{Listener: ln}
+	short.fails.Store(3)
+	key, err := keys.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var serving sync.WaitGroup
+	serving.Go(func() {
+		if err := (&Server{Key: key}).Serve(ctx, short, nil); err != nil {
+			t.Error(err)
+		}
+	})
+	defer serving.Wait()
+	defer cancel()
+	d, _ := (&house{address: ln.Addr().String()}).dialer(key.Pin())
+	c, err := d.Dial(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+}
+
 // What a server shows for one client's nonce is worth nothing for another's.
 func TestShowIsForOneConnection(t *testing.T) {
 	key, err := keys.NewServer()

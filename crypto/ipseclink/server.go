@@ -61,20 +61,36 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error 
 	defer x.conns.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // whoever accepts sees the error
 	defer stop()
-	for {
+	const shortest, longest = 5 * time.Millisecond, time.Second
+	for delay := shortest; ; {
 		conn, err := ln.Accept()
+		short, _ := errors.AsType[temporary](err)
 		switch {
 		case err == nil:
+			delay = shortest
 			x.enter(ctx, conn)
 		case ctx.Err() != nil:
 			return nil
 		case errors.Is(err, net.ErrClosed):
 			<-ctx.Done()
 			return nil
+		case short != nil && short.Temporary():
+			log.Warn("cannot accept carriers over IPsec for now", "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(delay):
+			}
+			delay = min(2*delay, longest)
 		default:
 			return fmt.Errorf("accept carriers over IPsec: %w", err)
 		}
 	}
+}
+
+// temporary is an error that waiting may help against: the machine is short of something.
+type temporary interface {
+	error
+	Temporary() bool
 }
 
 // exchange is one run of [Server.Serve].
@@ -132,10 +148,10 @@ func (x *exchange) attend(ctx context.Context, conn net.Conn) error {
 
 // open shows who the server is, and has the other end's opening judged.
 func (x *exchange) open(ctx context.Context, conn net.Conn) (answer []byte, serve func(context.Context, net.Conn), err error) {
-	defer context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })()
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return nil, nil, err
 	}
+	defer interrupt(ctx, conn)()
 	if x.server.Tune != nil {
 		x.server.Tune(conn)
 	}
