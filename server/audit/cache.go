@@ -3,25 +3,26 @@ package audit
 // cacheSize bounds one generation of a cache.
 const cacheSize = 1 << 15
 
-// cache remembers the ids of what is in a file already. It forgets what has not been asked
-// for longest; then the same text gets another id, which does no harm.
-type cache[K comparable] struct{ young, old map[K]int64 }
+// cache remembers what is in a file already, or what has been read of it. It forgets what has
+// not been asked for longest; then the same text gets another id, which does no harm, or is
+// read again.
+type cache[K comparable, V any] struct{ young, old map[K]V }
 
-func (c *cache[K]) get(key K) (id int64, ok bool) {
-	if id, ok = c.young[key]; ok {
-		return id, true
+func (c *cache[K, V]) get(key K) (value V, ok bool) {
+	if value, ok = c.young[key]; ok {
+		return value, true
 	}
-	if id, ok = c.old[key]; ok {
-		c.put(key, id)
+	if value, ok = c.old[key]; ok {
+		c.put(key, value)
 	}
-	return id, ok
+	return value, ok
 }
 
-func (c *cache[K]) put(key K, id int64) {
+func (c *cache[K, V]) put(key K, value V) {
 	if c.young == nil || len(c.young) >= cacheSize {
-		c.young, c.old = make(map[K]int64), c.young
+		c.young, c.old = make(map[K]V), c.young
 	}
-	c.young[key] = id
+	c.young[key] = value
 }
 
-func (c *cache[K]) clear() { c.young, c.old = nil, nil }
+func (c *cache[K, V]) clear() { c.young, c.old = nil, nil }

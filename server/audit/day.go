@@ -33,9 +33,9 @@ type day struct {
 	last seal    // that this process has seen
 	lost outcome // of the batch before, if it is not known whether it was committed
 
-	words     cache[string]
-	addresses cache[netip.Addr]
-	origins   cache[originKey]
+	words     cache[string, int64]
+	addresses cache[netip.Addr, int64]
+	origins   cache[originKey, int64]
 
 	filling filling // as far as no other process writes in between
 

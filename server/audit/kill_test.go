@@ -131,14 +131,11 @@ func checkVictim(t *testing.T, dir string, before int64, said int) (last int64) 
 	t.Helper()
 	db := theFile(t, dir)
 	defer db.Close()
-	rows, err := db.QueryContext(t.Context(), "SELECT "+recordFields+" FROM records"+recordJoins+" WHERE r.seq > ? AND r.kind = 1", before)
-	must(t, err)
-	defer rows.Close()
+	var flows where
+	flows.add("r.seq > ? AND r.kind = 1", before)
 	seen := make(map[int]bool)
 	most := 0
-	for rows.Next() {
-		r, err := scanRecord(rows)
-		must(t, err)
+	_, err := records(t.Context(), db, "records", flows, "ASC", func(r Record) bool {
 		n, err := strconv.Atoi(r.Name)
 		must(t, err)
 		if seen[n] {
@@ -152,8 +149,9 @@ func checkVictim(t *testing.T, dir string, before int64, said int) (last int64) 
 		if n%100 == 0 && r.End != endLost {
 			t.Errorf("flow %d ended by %q", n, r.End)
 		}
-	}
-	must(t, rows.Err())
+		return true
+	})
+	must(t, err)
 	for n := 1; n <= max(said, most); n++ {
 		if !seen[n] {
 			t.Errorf("flow %d is missing; the victim had got to %d", n, said)

@@ -130,24 +130,12 @@ func (f file) last(ctx context.Context, q Query, newest bool, yield func(Record)
 
 // records calls yield for records in an order until it says false.
 func records(ctx context.Context, db *sql.DB, from string, w where, order string, yield func(Record) bool) (more bool, err error) {
-	rows, err := db.QueryContext(ctx, "SELECT "+recordFields+" FROM "+from+recordJoins+w.String()+" ORDER BY r.seq "+order, w.args...)
-	if err != nil {
-		return false, err
-	}
-	defer rows.Close() // Err has the error
-	for rows.Next() {
-		e, err := scanRecord(rows)
-		if err != nil {
-			return false, err
-		}
+	return entries(ctx, db, from, w, order, func(e *entry) bool {
 		if e.Open = from == live; e.Open {
 			e.Seq = 0
 		}
-		if !yield(e.Record) {
-			return false, nil
-		}
-	}
-	return true, rows.Err()
+		return yield(e.Record)
+	})
 }
 
 // search calls do for each part of a file in which there may be records that fit, and, if it is

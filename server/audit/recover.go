@@ -128,19 +128,14 @@ func (w *Writer) leftIn(ctx context.Context, f file) (left []entry, err error) {
 		return nil, err
 	}
 	for _, run := range gone {
-		rows, err := db.QueryContext(ctx, "SELECT "+recordFields+" FROM "+live+recordJoins+" WHERE o.run = ?", run)
-		if err != nil {
-			return nil, err
-		}
-		for rows.Next() {
-			e, err := scanRecord(rows)
-			if err != nil {
-				return nil, errors.Join(err, rows.Close())
-			}
+		var its where
+		its.add("r.origin IN (SELECT id FROM origins WHERE run = ?)", run)
+		_, err := entries(ctx, db, live, its, "ASC", func(e *entry) bool {
 			e.opening = e.Seq
-			left = append(left, e)
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			left = append(left, *e)
+			return true
+		})
+		if err != nil {
 			return nil, err
 		}
 	}

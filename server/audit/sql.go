@@ -80,7 +80,7 @@ func (r *Reader) sql(ctx context.Context, query string, since, until time.Time, 
 	return rows.Err()
 }
 
-// viewColumns are what the views show of a record.
+// viewColumns are what the views show of a record, and viewJoins where it is.
 const viewColumns = `r.seq, CASE r.kind WHEN 1 THEN 'flow' WHEN 2 THEN 'session' WHEN 3 THEN 'login' WHEN 4 THEN 'failure' WHEN 5 THEN 'policy' ELSE 'act' END AS kind,
 	o.run || '-' || r.id AS id, r.begin, strftime('%Y-%m-%dT%H:%M:%fZ', r.begin / 1000.0, 'unixepoch') AS time, r.duration,
 	o.exit, o.session, o.user, o.device, o.groups, o.source, r.source_port, o.door, o.dialect, o.method,
@@ -88,6 +88,11 @@ const viewColumns = `r.seq, CASE r.kind WHEN 1 THEN 'flow' WHEN 2 THEN 'session'
 	wc.text AS command, wn.text AS name, wa.text AS address, r.port, wp.text AS protocol, wh.text AS host,
 	CASE r.decision WHEN 1 THEN 'allowed' WHEN 2 THEN 'refused' ELSE '' END AS decision, wr.text AS rule,
 	r.up, r.down, r.sent, r.received, r.connect, r.first_byte, r.resumes, we.text AS ended, ww.text AS what`
+
+const viewJoins = ` r JOIN origins o ON o.id = r.origin
+	JOIN words wc ON wc.id = r.command JOIN words wn ON wn.id = r.name JOIN words wa ON wa.id = r.address
+	JOIN words wp ON wp.id = r.protocol JOIN words wh ON wh.id = r.host JOIN words wr ON wr.id = r.rule
+	JOIN words we ON we.id = r.ended JOIN words ww ON ww.id = r.what`
 
 // views are what SQL can ask, by the kind of record; 0: all.
 func views() map[string]Kind {
@@ -108,7 +113,7 @@ func attach(ctx context.Context, conn *sql.Conn, all []file) error {
 		if _, err := conn.ExecContext(ctx, "ATTACH ? AS "+name, dsn(f.path, "mode=ro")); err != nil {
 			return err
 		}
-		in := strings.NewReplacer("JOIN ", "JOIN "+name+".").Replace(recordJoins)
+		in := strings.NewReplacer("JOIN ", "JOIN "+name+".").Replace(viewJoins)
 		parts = append(parts, "SELECT "+viewColumns+" FROM "+name+".records"+in)
 	}
 	for view, kind := range views() {

@@ -22,14 +22,8 @@ func recorded(t testing.TB, dir string) (all []Record) {
 	for _, f := range list {
 		db, err := f.readable()
 		must(t, err)
-		rows, err := db.QueryContext(t.Context(), "SELECT "+recordFields+" FROM records"+recordJoins+" ORDER BY r.seq")
-		must(t, err)
-		for rows.Next() {
-			e, err := scanRecord(rows)
-			must(t, err)
-			all = append(all, e.Record)
-		}
-		must(t, errors.Join(rows.Err(), rows.Close(), db.Close()))
+		_, err = records(t.Context(), db, "records", where{}, "ASC", func(r Record) bool { all = append(all, r); return true })
+		must(t, errors.Join(err, db.Close()))
 	}
 	return all
 }
