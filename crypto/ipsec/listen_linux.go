@@ -23,8 +23,8 @@ const (
 // charonEvents are those after which a path may be protected by something else.
 var charonEvents = [...]string{"child-updown", "child-rekey", "ike-updown"}
 
-// charonEvery is how often charon is looked for where it is not.
-const charonEvery = time.Second
+// listenAgain is how long to wait before listening again to what has fallen silent.
+const listenAgain = time.Second
 
 // listen calls hint after everything that may have changed a path's protection,
 // until ctx ends, from goroutines of its own. It tells whether it may hear all of it.
@@ -32,7 +32,8 @@ func (d *Detector) listen(ctx context.Context, listeners *sync.WaitGroup, hint f
 	listeners.Go(func() { d.hearCharon(ctx, hint) })
 	hears := true
 	for protocol, groups := range map[int]uint32{unix.NETLINK_XFRM: policyGroups, unix.NETLINK_ROUTE: routeGroups} {
-		notices, err := subscribe(protocol, groups)
+		open := func() (*os.File, error) { return subscribe(protocol, groups) }
+		notices, err := open()
 		if errors.Is(err, unix.EPROTONOSUPPORT) {
 			continue // a kernel without IPsec
 		}
@@ -40,11 +41,7 @@ func (d *Detector) listen(ctx context.Context, listeners *sync.WaitGroup, hint f
 			hears = false
 			continue
 		}
-		listeners.Go(func() {
-			defer notices.Close()
-			defer context.AfterFunc(ctx, func() { notices.Close() })()
-			hearKernel(notices, hint)
-		})
+		listeners.Go(func() { keepHearing(ctx, notices, open, hint) })
 	}
 	return hears
 }
@@ -61,21 +58,33 @@ func subscribe(protocol int, groups uint32) (*os.File, error) {
 	return os.NewFile(uintptr(fd), "netlink"), nil
 }
 
-// hearKernel passes on that there are notices until they are closed. All but a
-// notice's first byte is dropped: keys may be in it. One that the kernel had no
-// room for is a notice too.
-func hearKernel(notices *os.File, hint func()) {
+// keepHearing hears the kernel until ctx ends, and opens the notices again if they fail.
+func keepHearing(ctx context.Context, notices *os.File, open func() (*os.File, error), hint func()) {
+	hearKernel(ctx, notices, hint)
+	for sleep(ctx, listenAgain) {
+		if notices, err := open(); err == nil {
+			hearKernel(ctx, notices, hint)
+		}
+	}
+}
+
+// hearKernel passes on that there are notices, and that there may have been some before,
+// until they fail or ctx ends. Then it closes them. All but a notice's first byte is
+// dropped: keys may be in it. One that the kernel had no room for is a notice too.
+func hearKernel(ctx context.Context, notices *os.File, hint func()) {
+	defer notices.Close()
+	defer context.AfterFunc(ctx, func() { notices.Close() })()
 	for b := make([]byte, 1); ; {
+		hint()
 		if _, err := notices.Read(b); err != nil && !errors.Is(err, unix.ENOBUFS) {
 			return
 		}
-		hint()
 	}
 }
 
 // hearCharon passes on what charon tells of, and that it has come or gone.
 func (d *Detector) hearCharon(ctx context.Context, hint func()) {
-	for again := true; again; again = sleep(ctx, charonEvery) {
+	for again := true; again; again = sleep(ctx, listenAgain) {
 		v, err := d.dialCharon(ctx)
 		if err != nil {
 			continue // it does not run, or we may not

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"net/netip"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -81,11 +82,13 @@ func TestAssociationsAreHeardOf(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithCancel(t.Context())
 	heard := make(chan struct{}, 100)
 	var listener sync.WaitGroup
-	listener.Go(func() { hearKernel(notices, func() { heard <- struct{}{} }) })
+	listener.Go(func() { hearKernel(ctx, notices, func() { heard <- struct{}{} }) })
 	defer listener.Wait()
-	defer notices.Close()
+	defer cancel()
+	<-heard // that it begins
 	if err := ip("xfrm state flush"); err != nil {
 		t.Fatal(err)
 	}
@@ -93,6 +96,37 @@ func TestAssociationsAreHeardOf(t *testing.T) {
 	case <-heard:
 	case <-time.After(30 * time.Second):
 		t.Error("nothing was heard")
+	}
+}
+
+func TestKernelIsHeardAgainAfterNoticesHaveFailed(t *testing.T) {
+	failed, end, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	end.Close()
+	notices, kernel, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer kernel.Close()
+	ctx, cancel := context.WithCancel(t.Context())
+	heard := make(chan struct{}, 100)
+	var listener sync.WaitGroup
+	listener.Go(func() {
+		keepHearing(ctx, failed, func() (*os.File, error) { return notices, nil }, func() { heard <- struct{}{} })
+	})
+	defer listener.Wait()
+	defer cancel()
+	if _, err := kernel.Write([]byte{1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, what := range []string{"that it begins", "that it begins again", "a notice"} {
+		select {
+		case <-heard:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("%s was not heard", what)
+		}
 	}
 }
 
