@@ -78,7 +78,7 @@ func (k *checker) say(what, good string, err error) {
 	}
 	k.lines++
 	k.wrong++
-	fmt.Fprintf(k.out, "WRONG %-11s %v\n", what, err)
+	fmt.Fprintf(k.out, "WRONG %-11s %s\n", what, shown(err))
 	if h, ok := errors.AsType[hinted](err); ok {
 		fmt.Fprintf(k.out, "      %-11s hint: %s\n", "", h.hint)
 	}

@@ -33,7 +33,7 @@ func withOwnClient(ctx context.Context, e env, dir string, do func(doorway) erro
 		}
 		stop()
 		if failure := <-failed; failure != nil {
-			fmt.Fprintf(e.stderr, "adit: %v\n", failure)
+			fmt.Fprintf(e.stderr, "adit: %s\n", shown(failure))
 		}
 		return err
 	}

@@ -274,7 +274,7 @@ func (x *explained) sayDecider(out io.Writer, d *decide.Decider, q policy.Reques
 	text, about := "", ""
 	switch {
 	case a.Err != nil:
-		text = fmt.Sprintf(": no answer: %v", a.Err)
+		text = ": no answer: " + shown(a.Err)
 	case a.Reason != "":
 		text = ": " + a.Reason
 	}

@@ -4,6 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
+
+	"github.com/adit-net/adit/server/audit"
 )
 
 // Exit codes. Scripts go by them.
@@ -66,8 +69,18 @@ func explain(w io.Writer, err error) {
 		}
 		return
 	}
-	fmt.Fprintf(w, "adit: %v\n", err)
+	fmt.Fprintf(w, "adit: %s\n", shown(err))
 	if h, ok := errors.AsType[hinted](err); ok {
 		fmt.Fprintf(w, "hint: %s\n", h.hint)
 	}
+}
+
+// shown gives an error's text as a terminal may get it. Peers have a say in some: a TLS error has
+// the names that a certificate is for, whoever has signed it.
+func shown(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	for i, line := range lines {
+		lines[i] = audit.Show(line)
+	}
+	return strings.Join(lines, "\n")
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/adit-net/adit/server/audit"
 )
 
 const statusHelp = `Say what the server or client that runs in a directory is doing. Without --dir
@@ -137,10 +139,10 @@ func printServer(w io.Writer, s *serverReport) {
 		fmt.Fprintf(w, "metrics\thttp://%s/metrics\n", s.Metrics)
 	}
 	if s.Audit != "" {
-		fmt.Fprintf(w, "audit\tNOT RECORDING: %s\n", s.Audit)
+		fmt.Fprintf(w, "audit\tNOT RECORDING: %s\n", audit.Show(s.Audit))
 	}
 	if s.Decider != "" {
-		fmt.Fprintf(w, "decider\tDOES NOT ANSWER: %s\n", s.Decider)
+		fmt.Fprintf(w, "decider\tDOES NOT ANSWER: %s\n", audit.Show(s.Decider))
 	}
 	fmt.Fprintf(w, "sessions\t%d\n", len(s.Sessions))
 	if len(s.Guests) > 0 {
@@ -185,7 +187,7 @@ func (x sessionReport) state() string {
 	if x.Detached.IsZero() {
 		return x.Protection.String()
 	}
-	return fmt.Sprintf("detached for %s: %s", since(x.Detached), x.Lost)
+	return fmt.Sprintf("detached for %s: %s", since(x.Detached), audit.Show(x.Lost))
 }
 
 func printClient(w io.Writer, c *clientReport) {
@@ -194,14 +196,14 @@ func printClient(w io.Writer, c *clientReport) {
 	case c.Connected:
 		fmt.Fprintf(w, "session\tfor %s, %s\n", since(c.Changed), c.Protection)
 		if c.Passed != "" {
-			fmt.Fprintf(w, "carrier\t%s, as nothing better works: %s\n", c.Protection.Carrier, c.Passed)
+			fmt.Fprintf(w, "carrier\t%s, as nothing better works: %s\n", c.Protection.Carrier, audit.Show(c.Passed))
 		}
 		fmt.Fprintf(w, "round trip\t%s\n", roundTrip(c.RoundTripMs))
 	case c.Detached:
-		fmt.Fprintf(w, "session\tdetached for %s: %s\n", since(c.Changed), orDash(c.Error))
+		fmt.Fprintf(w, "session\tdetached for %s: %s\n", since(c.Changed), orDash(audit.Show(c.Error)))
 		fmt.Fprintf(w, "next attempt\t%s\n", in(c.Retry))
 	default:
-		fmt.Fprintf(w, "session\tnone for %s: %s\n", since(c.Changed), orDash(c.Error))
+		fmt.Fprintf(w, "session\tnone for %s: %s\n", since(c.Changed), orDash(audit.Show(c.Error)))
 	}
 	if c.Lanes > 1 {
 		fmt.Fprintf(w, "lanes\t%s\n", c.lanes())
