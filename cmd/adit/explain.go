@@ -176,7 +176,7 @@ func plainExit(cfg serverConfig) (*server.Exit, error) {
 	if e.Upstream, err = cfg.DNS.upstream(); err != nil {
 		return nil, err
 	}
-	listen := slices.Concat(cfg.Listen, doorAddresses(cfg.Doors))
+	listen := slices.Concat(cfg.Listen, doorAddresses(cfg.Doors), cfg.Metrics.addresses(), cfg.IPsec.addresses())
 	if cfg.WireGuard.Listen != "" {
 		listen = append(listen, cfg.WireGuard.Listen)
 	}
