@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 
 	"github.com/spf13/cobra"
@@ -60,12 +61,12 @@ func newStrongSwan(e env) *cobra.Command {
 
 func (x ends) check() error {
 	for _, host := range []struct{ flag, text string }{{"hub", x.hub}, {"partner", x.partner}} {
-		if badName(host.text) {
+		if badEnd(host.text) {
 			return hint(usageError{fmt.Errorf("--%s: %q is no host name and no IP address", host.flag, host.text)}, "write it as 192.0.2.1")
 		}
 	}
 	for _, id := range []struct{ flag, text string }{{"hub-id", x.hubID}, {"partner-id", x.partnerID}} {
-		if badName(id.text) {
+		if badEnd(id.text) {
 			return hint(usageError{fmt.Errorf("--%s: %q is no name", id.flag, id.text)}, "write it as gateway.example.org")
 		}
 	}
@@ -84,6 +85,12 @@ func (x ends) check() error {
 		return hint(usageError{errors.New("both ends have one name")}, "choose another with --partner-id")
 	}
 	return nil
+}
+
+// badEnd is badName where a port is none of it.
+func badEnd(name string) bool {
+	_, _, err := net.SplitHostPort(name)
+	return err == nil || badName(name)
 }
 
 func (x ends) print(out io.Writer) error {

@@ -37,7 +37,8 @@ func TestStrongSwanIsConfiguredForBothEnds(t *testing.T) {
 func TestStrongSwanIsNotConfiguredForWhatCannotBe(t *testing.T) {
 	good := ends{hub: "192.0.2.1", partner: "192.0.2.2", hubNet: "10.8.0.1/32", partnerNet: "10.9.0.0/24", hubID: "hub", partnerID: "partner"}
 	for what, spoil := range map[string]func(*ends){
-		"--hub:":               func(x *ends) { x.hub = "" },
+		`--hub: ""`:            func(x *ends) { x.hub = "" },
+		"--hub: \"192.0.2.1:":  func(x *ends) { x.hub = "192.0.2.1:500" },
 		"--partner:":           func(x *ends) { x.partner = "a b" },
 		"--hub-net:":           func(x *ends) { x.hubNet = "10.8.0.1/16" },
 		"--partner-net:":       func(x *ends) { x.partnerNet = "everywhere" },
