@@ -3,7 +3,7 @@ package main
 import "net/http/pprof"
 
 // profiles let whoever may ask at the admin socket look into the process, as
-// go tool pprof wants it: curl --unix-socket DIR/adit.sock http://adit/debug/pprof/heap.
+// go tool pprof wants it: curl --unix-socket DIR/admin.sock http://adit/debug/pprof/heap.
 // There is no other way to them.
 func profiles() []route {
 	return []route{
