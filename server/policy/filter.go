@@ -78,9 +78,6 @@ func (p *Policy) Filters(senders []Who) (all []Filter) {
 		})
 		f.Unseen = r.unseen()
 		f.Effect = r.effect(len(f.Unseen) > 0)
-		if f.Effect == Accept {
-			f.Unseen = nil
-		}
 		all = append(all, f)
 	}
 	return all
