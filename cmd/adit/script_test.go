@@ -74,6 +74,7 @@ func setupScript(e *testscript.Env) error {
 	e.Defer(target.CloseClientConnections)
 	e.Setenv("TARGET", target.Listener.Addr().String())
 	e.Setenv("XDG_CONFIG_HOME", e.WorkDir+"/config")
+	e.Setenv("GORACE", "atexit_sleep_ms=0") // or each command takes a second more
 	programs := make(map[string]*background)
 	e.Values[programsKey{}] = programs
 	e.Defer(func() {

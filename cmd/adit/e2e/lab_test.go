@@ -184,10 +184,11 @@ func (ns namespace) listen(address string) (l net.Listener, err error) {
 }
 
 // command is exec.CommandContext with a home directory and an environment of
-// its own. When ctx ends, the program ends with all that it started.
+// its own. When ctx ends, the program ends with all that it started. With the race detector an
+// adit would sleep for a second before it ends.
 func command(ctx context.Context, home, name string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "TMPDIR=" + home}
+	cmd.Env = []string{"HOME=" + home, "PATH=" + os.Getenv("PATH"), "LANG=C.UTF-8", "TMPDIR=" + home, "GORACE=atexit_sleep_ms=0"}
 	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
 	cmd.Cancel = func() error { return unix.Kill(-cmd.Process.Pid, unix.SIGKILL) }
 	cmd.WaitDelay = 5 * time.Second

@@ -111,14 +111,11 @@ func (h *house) printed() string {
 	return string(text)
 }
 
-// ask runs an adit command about the server. With the race detector a process
-// sleeps for a second before it ends, unless it is told not to.
+// ask runs an adit command about the server.
 func (h *house) ask(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	cmd := command(ctx, shared.dir, shared.binary, append(args, "--dir", h.serverDir)...)
-	cmd.Env = append(cmd.Env, "GORACE=atexit_sleep_ms=0")
-	return serverNS.output(cmd)
+	return serverNS.output(command(ctx, shared.dir, shared.binary, append(args, "--dir", h.serverDir)...))
 }
 
 // upgrade lets another process take over, and gives its id. While there are as
