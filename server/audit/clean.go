@@ -38,7 +38,7 @@ func Clean(text string) string {
 // Show gives a text as it may be written to a terminal. It leaves what [Clean] has made as it
 // is, and trusts nothing else: somebody may have written to the file.
 func Show(text string) string {
-	if !strings.ContainsFunc(text, func(r rune) bool { return !visible(r) }) {
+	if isASCII(text) || !strings.ContainsFunc(text, func(r rune) bool { return !visible(r) }) {
 		return text
 	}
 	var b strings.Builder
@@ -48,6 +48,16 @@ func Show(text string) string {
 		text = text[size:]
 	}
 	return b.String()
+}
+
+// isASCII tells whether a text has only what ASCII has to be seen, as most have.
+func isASCII(text string) bool {
+	for i := range len(text) {
+		if text[i] < ' ' || text[i] > '~' {
+			return false
+		}
+	}
+	return true
 }
 
 // visible tells whether a screen shows r and does nothing else. The replacement

@@ -1,7 +1,7 @@
 package audit
 
 import (
-	"bytes"
+	"bufio"
 	"cmp"
 	"encoding/csv"
 	"encoding/json"
@@ -82,6 +82,7 @@ func NewCSV(w io.Writer) Printer { return &csvPrinter{w: csv.NewWriter(w)} }
 type csvPrinter struct {
 	w       *csv.Writer
 	started bool
+	cells   []string
 }
 
 func (p *csvPrinter) Print(columns []string, row []any) error {
@@ -98,14 +99,15 @@ func (p *csvPrinter) Print(columns []string, row []any) error {
 	if row == nil {
 		return nil
 	}
-	cells := make([]string, len(row))
-	for i, v := range row {
-		cells[i] = Show(text(v))
+	p.cells = p.cells[:0]
+	for _, v := range row {
+		cell := Show(text(v))
 		if _, ok := v.(string); ok {
-			cells[i] = harmless(cells[i])
+			cell = harmless(cell)
 		}
+		p.cells = append(p.cells, cell)
 	}
-	return p.w.Write(cells)
+	return p.w.Write(p.cells)
 }
 
 // harmless keeps a spreadsheet from computing a text.
@@ -122,39 +124,60 @@ func (p *csvPrinter) Flush() error {
 }
 
 // NewJSON gives a Printer for programs: one object a line.
-func NewJSON(w io.Writer) Printer { return jsonPrinter{w} }
+func NewJSON(w io.Writer) Printer { return &jsonPrinter{w: bufio.NewWriter(w)} }
 
-type jsonPrinter struct{ w io.Writer }
+type jsonPrinter struct {
+	w    *bufio.Writer
+	line []byte
+}
 
-func (p jsonPrinter) Print(columns []string, row []any) error {
+func (p *jsonPrinter) Print(columns []string, row []any) (err error) {
 	if row == nil {
 		return nil
 	}
-	var b bytes.Buffer
+	p.line = p.line[:0]
 	for i, v := range row {
-		b.WriteByte("{,"[min(i, 1)])
-		switch v.(type) {
-		case nil, int64, float64, bool:
-		default:
-			v = Show(text(v))
+		p.line = append(p.line, "{,"[min(i, 1)])
+		if p.line, err = appendJSON(p.line, columns[i]); err == nil {
+			p.line, err = appendJSON(append(p.line, ':'), v)
 		}
-		for j, part := range []any{Show(columns[i]), v} {
-			one, err := json.Marshal(part)
-			if err != nil {
-				return fmt.Errorf("spell %s: %w", columns[i], err)
-			}
-			b.Write(one)
-			if j == 0 {
-				b.WriteByte(':')
-			}
+		if err != nil {
+			return fmt.Errorf("spell %s: %w", columns[i], err)
 		}
 	}
-	b.WriteString("}\n")
-	_, err := p.w.Write(b.Bytes())
+	_, err = p.w.Write(append(p.line, "}\n"...))
 	return err
 }
 
-func (p jsonPrinter) Flush() error { return nil }
+func (p *jsonPrinter) Flush() error { return p.w.Flush() }
+
+// appendJSON spells a value. Most are numbers, or texts that are in JSON what they are.
+func appendJSON(b []byte, v any) ([]byte, error) {
+	switch v := v.(type) {
+	case int64:
+		return strconv.AppendInt(b, v, 10), nil
+	case bool:
+		return strconv.AppendBool(b, v), nil
+	case nil, float64:
+		one, err := json.Marshal(v)
+		return append(b, one...), err
+	}
+	s := text(v)
+	if isPlainJSON(s) {
+		return append(append(append(b, '"'), s...), '"'), nil
+	}
+	one, err := json.Marshal(Show(s))
+	return append(b, one...), err
+}
+
+func isPlainJSON(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c > '~' || c == '"' || c == '\\' || c == '<' || c == '>' || c == '&' {
+			return false
+		}
+	}
+	return true
+}
 
 // text spells a value.
 func text(v any) string {
@@ -167,6 +190,8 @@ func text(v any) string {
 		return fmt.Sprintf("%x", v)
 	case time.Time:
 		return v.Format("2006-01-02T15:04:05.000Z07:00")
+	case int64:
+		return strconv.FormatInt(v, 10)
 	case float64:
 		return strconv.FormatFloat(v, 'g', -1, 64)
 	}

@@ -40,14 +40,25 @@ type parquetPrinter struct {
 	written int64
 	columns []parquetColumn
 	learned bool
-	rows    [][]any // of the group under way
+	first   [][]any // rows that wait until it is known what the columns hold
+	rows    int     // of the group under way
 	texts   int     // bytes in it
 	groups  []parquetGroup
+	zip     *gzip.Writer
+	packed  bytes.Buffer
+	err     error // the first one; then there is no file
 }
 
 type parquetColumn struct {
 	name string
 	kind parquetKind
+
+	// Of the group under way: which rows have a value, as runs, and the values.
+	levels []byte
+	run    uint64 // rows in the last one, which is not in levels yet
+	filled bool   // they have
+	values []byte
+	bits   int // how many, of a column of truths
 }
 
 type parquetGroup struct {
@@ -72,7 +83,7 @@ const (
 
 func (p *parquetPrinter) name(columns []string) {
 	for _, name := range columns {
-		p.columns = append(p.columns, parquetColumn{Show(name), parquetAny})
+		p.columns = append(p.columns, parquetColumn{name: Show(name), kind: parquetAny})
 	}
 }
 
@@ -123,19 +134,34 @@ func (p *parquetPrinter) Print(columns []string, row []any) error {
 	if p.columns == nil {
 		p.name(columns)
 	}
-	if row == nil {
-		return nil
+	if row == nil || p.err != nil {
+		return p.err
 	}
-	p.rows = append(p.rows, slices.Clone(row))
 	for _, v := range row {
 		if s, ok := v.(string); ok {
 			p.texts += len(s)
 		}
 	}
-	if len(p.rows) < parquetRows && p.texts < parquetBytes {
-		return nil
+	if p.learned {
+		p.add(row)
+	} else {
+		p.first = append(p.first, slices.Clone(row))
 	}
-	return p.group()
+	if p.rows+len(p.first) >= parquetRows || p.texts >= parquetBytes {
+		p.group()
+	}
+	return p.err
+}
+
+// add puts a row into the group.
+func (p *parquetPrinter) add(row []any) {
+	for i := range p.columns {
+		c := &p.columns[i]
+		if err := c.add(row[i]); err != nil && p.err == nil {
+			p.err = fmt.Errorf("spell %s: %w", c.name, err)
+		}
+	}
+	p.rows++
 }
 
 // Flush writes what is left, and the end of the file.
@@ -143,77 +169,83 @@ func (p *parquetPrinter) Flush() error {
 	if len(p.columns) == 0 {
 		return errParquetHead
 	}
-	if len(p.rows) > 0 || p.written == 0 {
-		if err := p.group(); err != nil {
-			return err
-		}
+	if p.rows+len(p.first) > 0 || p.written == 0 {
+		p.group()
+	}
+	if p.err != nil {
+		return p.err
 	}
 	foot := p.footer()
 	foot = binary.LittleEndian.AppendUint32(foot, uint32(len(foot)))
-	return p.write(append(foot, parquetMagic...))
+	p.write(append(foot, parquetMagic...))
+	return p.err
 }
 
 const parquetMagic = "PAR1"
 
-func (p *parquetPrinter) write(b []byte) error {
-	n, err := p.w.Write(b)
-	p.written += int64(n)
-	return err
+func (p *parquetPrinter) write(b []byte) {
+	if p.err == nil {
+		var n int
+		n, p.err = p.w.Write(b)
+		p.written += int64(n)
+	}
 }
 
 // group writes the rows that wait.
-func (p *parquetPrinter) group() error {
+func (p *parquetPrinter) group() {
 	if p.written == 0 {
-		if err := p.write([]byte(parquetMagic)); err != nil {
-			return err
-		}
+		p.write([]byte(parquetMagic))
 	}
 	if !p.learned {
-		p.learn(p.rows)
+		p.learn(p.first)
 	}
-	if len(p.rows) == 0 {
-		return nil
+	for _, row := range p.first {
+		p.add(row)
 	}
-	g := parquetGroup{rows: len(p.rows)}
-	for i, c := range p.columns {
-		chunk, err := p.chunk(i, c.kind)
-		if err != nil {
-			return fmt.Errorf("spell %s: %w", c.name, err)
-		}
-		g.chunks = append(g.chunks, chunk)
+	p.first = nil
+	if p.rows == 0 || p.err != nil {
+		return
+	}
+	g := parquetGroup{rows: p.rows}
+	for i := range p.columns {
+		g.chunks = append(g.chunks, p.chunk(&p.columns[i]))
 	}
 	p.groups = append(p.groups, g)
-	p.rows, p.texts = p.rows[:0], 0
-	return nil
+	p.rows, p.texts = 0, 0
 }
 
-// chunk writes a column of the rows that wait, as one page.
-func (p *parquetPrinter) chunk(column int, kind parquetKind) (parquetChunk, error) {
-	page, err := appendParquetPage(nil, p.rows, column, kind)
-	if err != nil {
-		return parquetChunk{}, err
+// chunk writes what a column has of the group, as one page.
+func (p *parquetPrinter) chunk(c *parquetColumn) parquetChunk {
+	c.endRun()
+	p.packed.Reset()
+	if p.zip == nil {
+		p.zip, _ = gzip.NewWriterLevel(&p.packed, gzip.BestSpeed) // a level that there is
+	} else {
+		p.zip.Reset(&p.packed)
 	}
-	var packed bytes.Buffer
-	zip, _ := gzip.NewWriterLevel(&packed, gzip.BestSpeed) // a level that there is
-	_, err = zip.Write(page)
-	if err := errors.Join(err, zip.Close()); err != nil {
-		return parquetChunk{}, err
-	}
+	_, _ = p.zip.Write(binary.LittleEndian.AppendUint32(nil, uint32(len(c.levels)))) // a buffer takes all
+	_, _ = p.zip.Write(c.levels)
+	_, _ = p.zip.Write(c.values)
+	_ = p.zip.Close()
+	size := 4 + len(c.levels) + len(c.values)
 	var head thrift
 	head.integer(1, 0) // a data page
-	head.integer(2, int64(len(page)))
-	head.integer(3, int64(packed.Len()))
+	head.integer(2, int64(size))
+	head.integer(3, int64(p.packed.Len()))
 	head.begin(5)
-	head.integer(1, int64(len(p.rows)))
+	head.integer(1, int64(p.rows))
 	head.integer(2, parquetPlain)
 	head.integer(3, parquetRLE) // levels
 	head.integer(4, parquetRLE)
 	head.end()
 	head.end()
-	c := parquetChunk{
-		offset: p.written, plain: int64(len(head.b) + len(page)), size: int64(len(head.b) + packed.Len()),
+	chunk := parquetChunk{
+		offset: p.written, plain: int64(len(head.b) + size), size: int64(len(head.b) + p.packed.Len()),
 	}
-	return c, errors.Join(p.write(head.b), p.write(packed.Bytes()))
+	p.write(head.b)
+	p.write(p.packed.Bytes())
+	c.levels, c.values, c.bits = c.levels[:0], c.values[:0], 0
+	return chunk
 }
 
 // The encodings and the codec in use.
@@ -223,50 +255,52 @@ const (
 	parquetGzip  = 2
 )
 
-// appendParquetPage spells a column: which rows have a value, and then the values.
-func appendParquetPage(b []byte, rows [][]any, column int, kind parquetKind) ([]byte, error) {
-	b = append(b, 0, 0, 0, 0) // how long the levels are
-	for from := 0; from < len(rows); {
-		to, level := from, byte(1)
-		if rows[from][column] == nil {
-			level = 0
-		}
-		for to < len(rows) && (rows[to][column] == nil) == (level == 0) {
-			to++
-		}
-		b = append(binary.AppendUvarint(b, uint64(to-from)<<1), level)
-		from = to
+// add spells a value.
+func (c *parquetColumn) add(v any) error {
+	if filled := v != nil; filled != c.filled {
+		c.endRun()
+		c.filled = filled
 	}
-	binary.LittleEndian.PutUint32(b, uint32(len(b)-4))
-	bit := 8
-	for _, row := range rows {
-		v := row[column]
-		switch known := parquetKindOf(v); {
-		case v == nil:
-		case kind == parquetText:
-			s := Show(text(v))
-			b = append(binary.LittleEndian.AppendUint32(b, uint32(len(s))), s...)
-		case wider(kind, known) != kind:
-			return nil, errParquetFit
-		case kind == parquetBool:
-			if bit == 8 {
-				b, bit = append(b, 0), 0
-			}
-			if v.(bool) {
-				b[len(b)-1] |= 1 << bit
-			}
-			bit++
-		case known == parquetDouble:
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v.(float64)))
-		case kind == parquetDouble:
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(float64(v.(int64))))
-		case kind == parquetTime:
-			b = binary.LittleEndian.AppendUint64(b, uint64(v.(time.Time).UnixMilli()))
-		default:
-			b = binary.LittleEndian.AppendUint64(b, uint64(v.(int64)))
+	c.run++
+	known := parquetKindOf(v)
+	switch {
+	case v == nil:
+	case c.kind == parquetText:
+		s := Show(text(v))
+		c.values = append(binary.LittleEndian.AppendUint32(c.values, uint32(len(s))), s...)
+	case wider(c.kind, known) != c.kind:
+		return errParquetFit
+	case c.kind == parquetBool:
+		if c.bits%8 == 0 {
+			c.values = append(c.values, 0)
 		}
+		if v.(bool) {
+			c.values[len(c.values)-1] |= 1 << (c.bits % 8)
+		}
+		c.bits++
+	case known == parquetDouble:
+		c.values = binary.LittleEndian.AppendUint64(c.values, math.Float64bits(v.(float64)))
+	case c.kind == parquetDouble:
+		c.values = binary.LittleEndian.AppendUint64(c.values, math.Float64bits(float64(v.(int64))))
+	case c.kind == parquetTime:
+		c.values = binary.LittleEndian.AppendUint64(c.values, uint64(v.(time.Time).UnixMilli()))
+	default:
+		c.values = binary.LittleEndian.AppendUint64(c.values, uint64(v.(int64)))
 	}
-	return b, nil
+	return nil
+}
+
+// endRun ends a run of rows that have a value, or have none.
+func (c *parquetColumn) endRun() {
+	if c.run == 0 {
+		return
+	}
+	level := byte(0)
+	if c.filled {
+		level = 1
+	}
+	c.levels = append(binary.AppendUvarint(c.levels, c.run<<1), level)
+	c.run = 0
 }
 
 // footer says what is where (FileMetaData).
