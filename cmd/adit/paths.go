@@ -82,26 +82,50 @@ func (p *serverProcess) belowDoor(ctx context.Context, local, remote netip.AddrP
 	return func() []string { return ipsecWords(f.Protection()) }, f.Stop
 }
 
-// belowGuardedDoor is belowDoor where an app is lost whose path is not protected any more, and
-// stays so.
-func (p *serverProcess) belowGuardedDoor(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
-	path, patience := ipsec.Path{Local: local, Remote: remote}, p.cfg.IPsec.Patience.Duration
-	waiting := time.AfterFunc(patience, func() {
-		if !p.paths.Look(context.WithoutCancel(ctx), path).Protected() {
+// belowGuardedDoor gives what is belowDoor where an app is lost whose path is not protected any
+// more, and stays so for as long as patience says, or ends at somebody else.
+func (p *serverProcess) belowGuardedDoor(patience time.Duration) func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
+	return func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
+		path := ipsec.Path{Local: local, Remote: remote}
+		g := guardedPath{peer: p.peerOf(ctx, local, remote), patience: patience, lost: lost}
+		g.waiting = time.AfterFunc(patience, func() {
+			if !p.paths.Look(context.WithoutCancel(ctx), path).Protected() {
+				lost()
+			}
+		})
+		f := p.paths.Follow(ctx, path, g.see)
+		if g.takenOver(f.Protection()) {
 			lost()
 		}
-	})
-	f := p.paths.Follow(ctx, path, func(now ipsec.Protection) {
-		if now.Protected() {
-			waiting.Stop()
-		} else {
-			waiting.Reset(patience)
+		return func() []string { return ipsecWords(f.Protection()) }, func() {
+			f.Stop()
+			g.waiting.Stop()
 		}
-	})
-	return func() []string { return ipsecWords(f.Protection()) }, func() {
-		f.Stop()
-		waiting.Stop()
 	}
+}
+
+// guardedPath is the path of an app at a door that requires IPsec.
+type guardedPath struct {
+	peer     string // whom it has ended at from the start; empty if that is not known
+	patience time.Duration
+	waiting  *time.Timer // for protection
+	lost     func()
+}
+
+func (g *guardedPath) see(now ipsec.Protection) {
+	switch {
+	case !now.Protected():
+		g.waiting.Reset(g.patience)
+	case g.takenOver(now):
+		g.lost()
+	default:
+		g.waiting.Stop()
+	}
+}
+
+// takenOver tells whether the path ends at somebody else now, who may have the same address.
+func (g *guardedPath) takenOver(now ipsec.Protection) bool {
+	return g.peer != "" && now.Peer != "" && now.Peer != g.peer
 }
 
 // peerOf says who the other end of a path has proved to be by IKE; empty if that is not known.

@@ -49,7 +49,7 @@ func (p *serverProcess) openDoors() error {
 		cfg.Name, cfg.Server, cfg.Users, cfg.Log = c.Listen, p.server, p.store, p.log.Logger
 		cfg.Below, cfg.Peer = p.belowDoor, p.peerOf
 		if c.RequireIPsec {
-			cfg.Below, ln = p.belowGuardedDoor, p.guard(ln)
+			cfg.Below, ln = p.belowGuardedDoor(p.cfg.IPsec.Patience.Duration), p.guard(ln)
 		}
 		p.doors = append(p.doors, &serverDoor{door.New(cfg), c, ln, make(chan struct{})})
 	}

@@ -81,8 +81,8 @@ type Config struct {
 	Names Names
 
 	// Below tells what protects the path between two ends below the door: words gives it at
-	// each moment, in the words of rules, until stop is called. It may call lost, which ends
-	// the app's stay. nil: nothing is known to.
+	// each moment, in the words of rules, until stop is called. It may call lost at any time,
+	// which ends the app's stay. nil: nothing is known to.
 	Below func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func())
 
 	// Peer tells who the other end of a path has proved to be to what protects it, and
@@ -176,13 +176,9 @@ func (v visit) Close() {
 
 func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
 	below, stop := func() []string { return nil }, func() {}
-	var here atomic.Pointer[server.Visit]
+	here, lost := context.WithCancel(context.WithoutCancel(ctx))
 	if d.cfg.Below != nil {
-		below, stop = d.cfg.Below(ctx, e.Local, e.Source, func() {
-			if v := here.Load(); v != nil {
-				v.Close()
-			}
-		})
+		below, stop = d.cfg.Below(ctx, e.Local, e.Source, lost)
 	}
 	came := d.came(ctx, e)
 	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who {
@@ -192,11 +188,12 @@ func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
 	}})
 	if err != nil {
 		stop()
+		lost()
 		return nil, err
 	}
-	here.Store(v)
+	context.AfterFunc(here, v.Close) // at once, if it has been lost meanwhile
 	d.apps.Add(1)
-	return visit{v, d, stop}, nil
+	return visit{v, d, func() { stop(); lost() }}, nil
 }
 
 // gssWords are what rules call a level of protection.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -209,6 +210,34 @@ func TestConnectionsEndWithTheirUser(t *testing.T) {
 		t.Errorf("it took %v", d)
 	}
 	g.talk(g.dial(), "\x05\x01\x02"+login, "\x05\x02\x01\x01")
+}
+
+// The path may be lost while the app enters, or later.
+func TestStayEndsWithItsPath(t *testing.T) {
+	for name, early := range map[string]bool{"while it enters": true, "later": false} {
+		paths := make(chan func(), 1)
+		stopped := make(chan struct{})
+		g := open(t, Config{Methods: []Method{Password}, Below: func(_ context.Context, _, _ netip.AddrPort, lost func()) (func() []string, func()) {
+			if early {
+				lost()
+			}
+			paths <- lost
+			return func() []string { return nil }, func() { close(stopped) }
+		}})
+		c := g.dial()
+		_, err := io.WriteString(c, "\x05\x01\x02"+login)
+		g.must(err)
+		lose := <-paths
+		if !early {
+			g.talk(c, "", "\x05\x02\x01\x00")
+			g.through(c)
+			lose()
+		}
+		if _, err := io.Copy(io.Discard, c); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("%s, it ends with %v", name, err)
+		}
+		<-stopped
+	}
 }
 
 func TestDoorThatClosesLetsThoseInsideGoOn(t *testing.T) {
