@@ -94,7 +94,7 @@ func dialHint(err error) error {
 	case errors.Is(err, tlslink.ErrWebsite):
 		return hint(err, "check the address, or ask whoever runs the server for a new invite")
 	case errors.Is(err, ipsec.ErrUnprotected):
-		return hint(err, "bring up the IPsec connection; or do without: require_ipsec = false in client.toml")
+		return hint(err, "bring up the IPsec connection; or do without: see require_ipsec and carriers in client.toml")
 	case unreachable:
 		return hint(err, "check that the server runs, and that no firewall is in between")
 	}

@@ -39,7 +39,7 @@ func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
 		Pin:     pin,
 		Control: cfg.steer(paths.Detector.Control),
 		Watch: func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func()) {
-			return watchPath(ctx, paths, ipsec.Path{Local: local, Remote: remote, Mark: cfg.Mark}, lost)
+			return watchPath(ctx, paths, cfg.path(local, remote), lost)
 		},
 		Tune: tlslink.Tune,
 	}
@@ -50,6 +50,11 @@ func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
 		}
 		return ipsecCarrier{c}, nil
 	}, nil
+}
+
+// path is that of a carrier's packets.
+func (c remoteConfig) path(local, remote netip.AddrPort) ipsec.Path {
+	return ipsec.Path{Local: local, Remote: remote, Mark: c.Mark}
 }
 
 // watchPath calls lost when a path is not protected any more.

@@ -211,7 +211,7 @@ func (p *clientProcess) below(st client.Status) []string {
 	if !st.Remote.IsValid() {
 		return nil
 	}
-	protection, err := p.cfg.IPsec.detector().Look(context.Background(), ipsec.Path{Local: st.Local, Remote: st.Remote})
+	protection, err := p.cfg.IPsec.detector().Look(context.Background(), p.cfg.Server.path(st.Local, st.Remote))
 	if err != nil {
 		p.log.Debug("look at the path to the server", "error", err)
 	}
