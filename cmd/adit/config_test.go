@@ -211,6 +211,9 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 			"c:1:3: door[1].keytab: the method gssapi and a keytab go together | name the file with the keys of rcmd/HOST and socks/HOST",
 			`c:1:3: door[1].networks: the method network and networks go together | write networks = { "10.8.0.0/16" = "partner" }`,
 		}},
+		{"WireGuard past IPsec", "require_ipsec = true\n[wireguard]\nlisten = \":51820\"", []string{
+			`c:3:1: wireguard.listen: WireGuard cannot be held to IPsec | leave it empty, or leave out require_ipsec`,
+		}},
 		{"door with datagrams past IPsec", "[[door]]\nlisten = \":1080\"\nmethods = [\"password\"]\nudp = true\nrequire_ipsec = true", []string{
 			`c:4:1: door[1].udp: datagrams cannot be held to IPsec | write udp = false, or leave out require_ipsec`,
 		}},
