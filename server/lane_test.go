@@ -52,10 +52,20 @@ func (x *extent) begin(number byte) *guest {
 	h.must(err)
 	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
 	h.running.Go(func() { _ = g.Serve(h.ctx) })
-	stream, err := g.Open(h.t.Context())
-	h.must(err)
-	h.must(stream.Reset()) // the server has heard of the lane
+	for deadline := time.Now().Add(patience); !x.has(number); time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			h.t.Fatalf("the server does not begin lane %d", number)
+		}
+	}
 	return g
+}
+
+// has tells whether the server has the lane of a number.
+func (x *extent) has(number byte) bool {
+	x.h.mu.Lock()
+	defer x.h.mu.Unlock()
+	s := x.h.sessions[x.id]
+	return s != nil && s.lanes[number] != nil
 }
 
 func (x *extent) hello(number byte, epoch uint64) []byte {
@@ -175,12 +185,15 @@ func TestSessionIsOverWithItsLastLane(t *testing.T) {
 		g.Close(0)
 		receive(t, g.served, "the end of a lane")
 	}
-	for len(h.log.find(t, "session ended")) == 0 { // it tells nobody else
+	ended := func() (sessions, lanes int) {
+		return len(h.log.find(t, "session ended")), len(h.log.find(t, "lane ended"))
+	}
+	for sessions, lanes := ended(); sessions+lanes < 3; sessions, lanes = ended() { // it tells nobody else
 		time.Sleep(time.Millisecond)
 	}
 	x.refused(0, 1, tunnel.RefusedSession)
 	x.refused(2, 2, tunnel.RefusedSession)
-	if sessions, lanes := len(h.log.find(t, "session ended")), len(h.log.find(t, "lane ended")); sessions != 1 || lanes != 2 {
+	if sessions, lanes := ended(); sessions != 1 || lanes != 2 {
 		t.Errorf("%d sessions and %d lanes ended", sessions, lanes)
 	}
 }
