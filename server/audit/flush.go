@@ -266,9 +266,7 @@ func (w *Writer) tellLost() {
 		return
 	}
 	w.cfg.Log.Warn("records were lost", "records", w.lost)
-	w.number++
-	w.end(&entry{Record: Record{Kind: Act, Begin: w.now(), What: fmt.Sprintf("%d records were lost", w.lost)}, run: w.run, number: w.number})
-	w.lost = 0
+	w.tell(fmt.Sprintf("%d records were lost", w.lost))
 }
 
 // update notes how far everything has come that has moved.

@@ -79,7 +79,7 @@ type Writer struct {
 	since  time.Time // when the batch under way began; zero: there is none
 	lost   int64     // records that were not even queued
 
-	written, told int64 // records in all, and those lost that works has told of
+	written, told int64 // records in all, and those lost that are on record as such
 
 	// Whoever writes: Serve, and after it Close.
 	writing   sync.Mutex
@@ -101,8 +101,8 @@ type Entry struct {
 	held    bool // not in the file, and perhaps never
 }
 
-// New gives a Writer that opens the warehouse once it has something to write, and tries
-// again every second while that fails. For a strict one that is too late: see [Open].
+// New gives a Writer that opens the warehouse once Serve runs, and tries again every second
+// while that fails. For a strict one that is too late: see [Open].
 func New(cfg Config) *Writer {
 	w := &Writer{
 		cfg:  cfg,
@@ -339,7 +339,7 @@ func (e *Entry) End(r Record) {
 // end queues a record. One that has begun may always end: a strict Writer lets no more
 // begin than it can take. The caller holds mu.
 func (w *Writer) end(r *entry) {
-	if !w.cfg.Strict && len(w.ended) >= w.most {
+	if w.crowded() {
 		w.lost++
 		return
 	}
@@ -347,6 +347,9 @@ func (w *Writer) end(r *entry) {
 	w.ended = append(w.ended, r)
 	w.hurry()
 }
+
+// crowded tells whether there is no room for what has ended. The caller holds mu.
+func (w *Writer) crowded() bool { return !w.cfg.Strict && len(w.ended) >= w.most }
 
 // hurry wakes Serve when a batch is full. The caller holds mu.
 func (w *Writer) hurry() {
@@ -417,8 +420,18 @@ func (w *Writer) works() {
 	}
 	w.cfg.Log.Warn("records are written again", "records", w.lost)
 	what := fmt.Sprintf("records could not be written, and %d were lost: %v", w.lost, w.failed)
+	w.failed = nil
+	w.tell(what)
+}
+
+// tell leaves a record of how many were lost. If there is no room for it, they are told of the
+// next time. The caller holds mu.
+func (w *Writer) tell(what string) {
+	if w.crowded() {
+		return
+	}
 	w.told += w.lost
-	w.failed, w.lost = nil, 0
+	w.lost = 0
 	w.number++
 	w.end(&entry{Record: Record{Kind: Act, Begin: w.now(), What: what}, run: w.run, number: w.number})
 }

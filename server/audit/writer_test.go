@@ -185,6 +185,30 @@ func TestCloseTellsWhatWasLost(t *testing.T) {
 	}
 }
 
+func TestWhatWasLostIsCountedForGoodAndToldOnceThereIsRoom(t *testing.T) {
+	w := newWriter(t, Config{})
+	w.most = 2
+	for n := range 5 {
+		must(t, w.Note(flowNumber(n)))
+	}
+	w.tellLost() // two still wait
+	if n := w.Stats().Lost; n != 3 {
+		t.Errorf("%d are lost", n)
+	}
+	w.failed = errGone
+	w.works()
+	flush(t, w)
+	w.tellLost()
+	flush(t, w)
+	if n := w.Stats().Lost; n != 3 {
+		t.Errorf("later %d are lost", n)
+	}
+	must(t, w.Close())
+	if got := recorded(t, w.cfg.Dir); len(got) != 3 || got[2].What != "3 records were lost" {
+		t.Errorf("there is %+v", got)
+	}
+}
+
 func TestDayEndsAndClockIsSetBack(t *testing.T) {
 	w := newWriter(t, Config{})
 	now := time.Date(2026, 3, 1, 23, 59, 59, 0, time.UTC)
