@@ -15,7 +15,7 @@ import (
 // What a row group of a Parquet file has at most: it is in memory until it is written.
 const (
 	parquetRows  = 1 << 15
-	parquetBytes = 8 << 20 // of texts
+	parquetBytes = 8 << 20 // of texts and blobs
 )
 
 var (
@@ -138,8 +138,11 @@ func (p *parquetPrinter) Print(columns []string, row []any) error {
 		return p.err
 	}
 	for _, v := range row {
-		if s, ok := v.(string); ok {
-			p.texts += len(s)
+		switch v := v.(type) {
+		case string:
+			p.texts += len(v)
+		case []byte:
+			p.texts += len(v)
 		}
 	}
 	if p.learned {

@@ -9,6 +9,7 @@ import (
 	"io"
 	"math"
 	"reflect"
+	"strings"
 	"testing"
 	"time"
 )
@@ -62,6 +63,20 @@ func TestParquetWithoutRowsHasTheColumnsOfOneWithSome(t *testing.T) {
 	}
 	if err := NewParquet(io.Discard, nil, nil).Flush(); !errors.Is(err, errParquetHead) {
 		t.Errorf("a file without columns: %v", err)
+	}
+}
+
+func TestParquetKeepsNoMoreThanAGroupInMemory(t *testing.T) {
+	big := 64 << 10
+	for kind, v := range map[string]any{"text": strings.Repeat("x", big), "blob": make([]byte, big)} {
+		p := &parquetPrinter{w: io.Discard}
+		for range parquetBytes/big + 1 {
+			must(t, p.Print([]string{"big"}, []any{v}))
+		}
+		if len(p.groups) != 1 || p.rows != 1 {
+			t.Errorf("%s: %d rows are kept after %d groups", kind, p.rows, len(p.groups))
+		}
+		must(t, p.Flush())
 	}
 }
 
