@@ -178,6 +178,9 @@ func (q *auditQuestion) ask(ctx context.Context, e env, r *audit.Reader) error {
 	default:
 		err = q.askRecords(ctx, r, p)
 	}
+	if err != nil && q.format == "parquet" {
+		return err // a file with an end says that it is whole
+	}
 	err = errors.Join(err, p.Flush())
 	if err == nil && p.lines == 0 && q.format == "table" {
 		fmt.Fprintln(e.stderr, "nothing on record fits")
