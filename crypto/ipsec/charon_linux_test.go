@@ -218,6 +218,26 @@ func TestCharonTellsWhoThePeerOfAnAssociationIs(t *testing.T) {
 	}
 }
 
+// Whoever asks for more than his own network may cover another's.
+func TestPeerIsUnknownWhereThereAreSeveral(t *testing.T) {
+	p := Path{Local: netip.MustParseAddrPort("10.1.0.1:1080"), Remote: netip.MustParseAddrPort("10.2.0.7:40000")}
+	all := trafficSelector{first: netip.MustParseAddr("10.0.0.0"), last: netip.MustParseAddr("10.255.255.255"), lastPort: 65535}
+	for want, peers := range map[string][]string{"a.test": {"a.test", "a.test"}, "": {"a.test", "b.test"}} {
+		v := new(Detector).View()
+		v.charon.done, v.charon.value.libipsec = true, true
+		for i, peer := range peers {
+			v.charon.value.children = append(v.charon.value.children, child{
+				local: []trafficSelector{all}, remote: []trafficSelector{all}, gateway: netip.MustParseAddr("10.1.0.2"),
+				peer: peer, since: time.Unix(int64(i), 0),
+			})
+		}
+		got, err := v.lookAtCharon(t.Context(), p, route{link: link{name: "ipsec0", kind: "tun"}, mtu: 1400})
+		if err != nil || !got.Protected() || got.Peer != want {
+			t.Errorf("of %q the peer is %q: %+v, %v", peers, got.Peer, got, err)
+		}
+	}
+}
+
 func TestCharonThatMakesNoSenseProtectsNothing(t *testing.T) {
 	stats, confirm := frame(viciResponse, message("plugins[kernel-libipsec]")), frame(viciConfirm, nil)
 	good := slices.Concat(event("list-sa", sa()), frame(viciResponse, nil))

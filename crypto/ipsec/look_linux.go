@@ -157,6 +157,9 @@ func (v *View) lookAtCharon(ctx context.Context, p Path, way route) (sight, erro
 		Mechanism: Userspace, Mode: c.mode, Out: c.transform.Suite, In: c.transform.Suite, NATT: c.natt, Since: c.since, MTU: way.mtu, Peer: c.peer,
 		hold: hold{device: way.link.index},
 	}}
+	if slices.ContainsFunc(covering, func(other *child) bool { return other.peer != c.peer }) {
+		s.Peer = "" // packets may come from any of them
+	}
 	// ESP goes by another way than what is in it. If charon's own packets are
 	// told apart by a mark, that way cannot be seen from here.
 	outer, err := findRoute(Path{Remote: netip.AddrPortFrom(c.gateway, 0)})
