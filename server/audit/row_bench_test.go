@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// What each row of a large answer costs, nearly nothing of which is to be found by an index.
+// What each row costs of answers for which all are read.
 func BenchmarkRow(b *testing.B) {
 	const n = 200_000
 	w := newWriter(b, Config{})
