@@ -37,28 +37,30 @@ func (l *limits) none() bool {
 // keepTo has the flow keep to the limits of a rule that allows it, in place of those of
 // another one; nil is a rule without any. The error says that it cannot. f.mu is held.
 func (f *flow) keepTo(r *policy.Rule) error {
-	if r == nil {
-		r = new(policy.Rule)
+	var rule string
+	var limit policy.Limit
+	if r != nil {
+		rule, limit = r.Name, r.Limit
 	}
 	l := &f.limits
-	if l.over || l.rule == r.Name && l.limit == r.Limit {
+	if l.over || l.rule == rule && l.limit == limit {
 		return nil
 	}
 	counted := l.limit.MaxFlows > 0
-	if n := r.Limit.MaxFlows; n > 0 && !(counted && l.rule == r.Name) {
-		if !f.caller.server.takeRule(ruleFlows{f.caller.user, r.Name}, n) {
+	if n := limit.MaxFlows; n > 0 && !(counted && l.rule == rule) {
+		if !f.caller.server.takeRule(ruleFlows{f.caller.user, rule}, n) {
 			return errRuleFlows
 		}
 	}
-	if counted && (l.rule != r.Name || r.Limit.MaxFlows == 0) {
+	if counted && (l.rule != rule || limit.MaxFlows == 0) {
 		f.caller.server.dropRule(ruleFlows{f.caller.user, l.rule})
 	}
 	l.stop()
-	l.rule, l.limit = r.Name, r.Limit
-	if d := r.Limit.Total; d > 0 {
+	l.rule, l.limit = rule, limit
+	if d := limit.Total; d > 0 {
 		l.total = time.AfterFunc(time.Until(f.began.Add(d)), func() { f.cut(errExpired) })
 	}
-	if d := r.Limit.Idle; d > 0 {
+	if d := limit.Idle; d > 0 {
 		f.watchIdle(d, f.traffic())
 	}
 	return nil
