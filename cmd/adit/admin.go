@@ -12,11 +12,12 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/socks"
+
+	"github.com/adit-net/adit/server/httpd"
 )
 
 // adminTimeout bounds one question to a running process and its answer.
@@ -86,48 +87,18 @@ func (a *admin) serve(ctx context.Context, status func() any, more ...route) err
 	for _, r := range append(more, route{"GET /status", func(w http.ResponseWriter, _ *http.Request) { reply(w, status()) }}) {
 		mux.HandleFunc(r.pattern, r.handle)
 	}
-	var conns, handlers sync.WaitGroup
 	s := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			handlers.Add(1) // its connection counts, so nobody waits yet
-			defer handlers.Done()
-			mux.ServeHTTP(w, r)
-		}),
+		Handler:           mux,
 		ReadHeaderTimeout: adminTimeout,
 		ReadTimeout:       adminTimeout,
 		WriteTimeout:      adminTimeout,
 		IdleTimeout:       adminTimeout,
 		MaxHeaderBytes:    4 << 10,
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			switch state {
-			case http.StateNew:
-				conns.Add(1)
-			case http.StateHijacked, http.StateClosed:
-				conns.Done()
-			}
-		},
 	}
-	closed := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() { defer close(closed); endAnswers(s) })
-	err := s.Serve(a.listener)
-	if !stop() {
-		<-closed
-	}
-	conns.Wait()
-	handlers.Wait()
-	if !errors.Is(err, http.ErrServerClosed) {
+	if err := httpd.Serve(ctx, s, a.listener, adminTimeout); err != nil {
 		return fmt.Errorf("serve admin socket: %w", err)
 	}
 	return nil
-}
-
-// endAnswers lets the answers that are under way get out.
-func endAnswers(s *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), adminTimeout)
-	defer cancel()
-	if s.Shutdown(ctx) != nil {
-		_ = s.Close() // that was all that could be done
-	}
 }
 
 // reply answers a question with JSON.

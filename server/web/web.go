@@ -12,11 +12,11 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"sync"
 	"time"
 
 	"golang.org/x/net/netutil"
 
+	"github.com/adit-net/adit/server/httpd"
 	"github.com/adit-net/adit/server/metrics"
 )
 
@@ -49,14 +49,8 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
-	var answers sync.WaitGroup
-	h := handler(cfg)
 	s := &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			answers.Add(1) // its connection counts, so nobody waits yet
-			defer answers.Done()
-			h.ServeHTTP(w, r)
-		}),
+		Handler:           handler(cfg),
 		ReadHeaderTimeout: askTimeout,
 		ReadTimeout:       askTimeout,
 		WriteTimeout:      answerTimeout,
@@ -64,31 +58,11 @@ func Serve(ctx context.Context, ln net.Listener, cfg Config) error {
 		MaxHeaderBytes:    8 << 10,
 		ErrorLog:          slog.NewLogLogger(cfg.Log.Handler(), slog.LevelDebug),
 	}
-	defer answers.Wait()
-	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(netutil.LimitListener(ln, maxConns)) }()
-	var err error
-	select {
-	case err = <-ended:
-		end(s)
-	case <-ctx.Done():
-		end(s)
-		err = <-ended
-	}
 	// Where another process has taken over, the listener is closed.
-	if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) {
-		return nil
+	if err := httpd.Serve(ctx, s, netutil.LimitListener(ln, maxConns), time.Second); err != nil && !errors.Is(err, net.ErrClosed) {
+		return fmt.Errorf("serve metrics: %w", err)
 	}
-	return fmt.Errorf("serve metrics: %w", err)
-}
-
-// end lets the answers that are under way get out.
-func end(s *http.Server) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
-	defer cancel()
-	if s.Shutdown(ctx) != nil {
-		_ = s.Close() // that was all that could be done
-	}
+	return nil
 }
 
 func handler(cfg Config) http.Handler {
