@@ -15,9 +15,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/adit-net/adit/tunnel/socks"
-
 	"github.com/adit-net/adit/server/httpd"
+	"github.com/adit-net/adit/tunnel/socks"
 )
 
 // adminTimeout bounds one question to a running process and its answer.
