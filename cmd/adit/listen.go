@@ -69,6 +69,9 @@ func listenMultipath(ctx context.Context, on []string, may bool) ([]net.Listener
 func listenAmong(ctx context.Context, on []string, multipath bool, have []net.Listener) (all, rest []net.Listener, err error) {
 	var config net.ListenConfig
 	config.SetMultipathTCP(multipath)
+	if !multipath {
+		inheritKeepAlive(&config)
+	}
 	var opened []net.Listener
 	rest = slices.Clone(have)
 	for _, address := range on {
