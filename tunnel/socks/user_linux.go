@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"runtime"
+	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -108,24 +110,59 @@ const (
 // finds nothing else by chance. An IPv4 socket is found whether its process
 // sees it as IPv4 or as IPv4 mapped to IPv6.
 func findSocket(protocol byte, local, remote netip.AddrPort) (diagSocket, error) {
+	d, ok := diags.Get().(*diag)
+	if !ok {
+		var err error
+		if d, err = openDiag(); err != nil {
+			return diagSocket{}, err
+		}
+	}
+	answer, err := d.ask(diagQuestion(protocol, local, remote))
+	if err != nil {
+		// Dropped instead of put back: the answer could still come, and be
+		// taken for that to another question.
+		return diagSocket{}, err
+	}
+	s, err := parseDiag(answer)
+	diags.Put(d)
+	return s, err
+}
+
+// diags are those that wait for the next question. The garbage collector closes
+// what has been idle for long.
+var diags sync.Pool
+
+// diag is a sock_diag socket, for one question at a time.
+type diag struct {
+	fd     int
+	answer [4096]byte
+}
+
+func openDiag() (*diag, error) {
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
 	if err != nil {
-		return diagSocket{}, os.NewSyscallError("socket", err)
+		return nil, os.NewSyscallError("socket", err)
 	}
-	defer unix.Close(fd)
-	if err := unix.Sendto(fd, diagQuestion(protocol, local, remote), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return diagSocket{}, os.NewSyscallError("sendto", err)
+	d := &diag{fd: fd}
+	runtime.AddCleanup(d, func(fd int) { _ = unix.Close(fd) }, fd)
+	return d, nil
+}
+
+// ask gives the kernel's answer, which is valid until the next question.
+func (d *diag) ask(question []byte) ([]byte, error) {
+	defer runtime.KeepAlive(d)
+	if err := unix.Sendto(d.fd, question, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, os.NewSyscallError("sendto", err)
 	}
 	// The kernel has answered before sendto returns, so nothing waits here.
-	b := make([]byte, 4096)
-	n, from, err := unix.Recvfrom(fd, b, unix.MSG_DONTWAIT)
+	n, from, err := unix.Recvfrom(d.fd, d.answer[:], unix.MSG_DONTWAIT)
 	if err != nil {
-		return diagSocket{}, os.NewSyscallError("recvfrom", err)
+		return nil, os.NewSyscallError("recvfrom", err)
 	}
 	if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
-		return diagSocket{}, errors.New("the answer is not the kernel's")
+		return nil, errors.New("the answer is not the kernel's")
 	}
-	return parseDiag(b[:n])
+	return d.answer[:n], nil
 }
 
 func diagQuestion(protocol byte, local, remote netip.AddrPort) []byte {
