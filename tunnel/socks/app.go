@@ -11,7 +11,6 @@ import (
 	"net/netip"
 	"os"
 	"slices"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +32,10 @@ const (
 	// is thrown away for a while: this long, and so many bytes.
 	dismissTimeout = 2 * time.Second
 	dismissBytes   = 64 << 10
+
+	// attendAfter is how long a request goes on before somebody looks whether the app
+	// is still there.
+	attendAfter = 50 * time.Millisecond
 
 	// aheadBytes is how much is read ahead of an app's handshake, and of an answer.
 	aheadBytes = 4096
@@ -324,32 +327,44 @@ func (a *app) connect(ctx context.Context, g *guest, r Request) (target relay.Co
 }
 
 // attend calls ask with a context that ends when the app goes, and fails with
-// errGone if it has. It reads ahead meanwhile, for there is no other way to notice.
-// An end that follows data is no farewell: the app has said all that it wants to say
-// and waits for a reply.
+// errGone if it has. It reads ahead meanwhile, for there is no other way to notice,
+// but not before ask has taken a while: most take no time.
 func (a *app) attend(ctx context.Context, ask func(context.Context)) error {
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
-	var watch sync.WaitGroup
-	watch.Go(func() {
-		for a.in.Buffered() < a.in.Size() {
-			_, err := a.in.Peek(a.in.Buffered() + 1)
-			switch {
-			case err == nil:
-				continue
-			case errors.Is(err, os.ErrDeadlineExceeded):
-			case !errors.Is(err, io.EOF) || a.in.Buffered() == 0:
-				giveUp(fmt.Errorf("%w: %w", errGone, err))
-			}
-			return
+	watched := make(chan struct{})
+	watch := time.AfterFunc(attendAfter, func() {
+		defer close(watched)
+		if err := a.farewell(); err != nil {
+			giveUp(fmt.Errorf("%w: %w", errGone, err))
 		}
 	})
 	ask(ctx)
+	if watch.Stop() {
+		return nil
+	}
 	a.conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
-	watch.Wait()
+	<-watched
 	a.conn.SetReadDeadline(time.Time{})
 	if gone := context.Cause(ctx); errors.Is(gone, errGone) {
 		return gone
+	}
+	return nil
+}
+
+// farewell reads ahead until the app goes, and tells how it did; nil if there is no room
+// left, or time. An end that follows data is no farewell: the app has said all that it
+// wants to say and waits for a reply.
+func (a *app) farewell() error {
+	for a.in.Buffered() < a.in.Size() {
+		_, err := a.in.Peek(a.in.Buffered() + 1)
+		switch {
+		case err == nil:
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF) && a.in.Buffered() > 0:
+			return nil
+		default:
+			return err
+		}
 	}
 	return nil
 }
