@@ -99,6 +99,8 @@ func (c *copying) direction(dst, src *end) (n int64) {
 		case src.wasReset():
 			c.fail(fmt.Errorf("read: %w", errReset))
 			return n
+		case dst.endsWithClose():
+			return n
 		default:
 			if err := dst.CloseWrite(); err != nil {
 				dst.refuses(c, fmt.Errorf("end: %w", err))
@@ -145,6 +147,13 @@ func (e *end) write(p []byte) error {
 // be had once: if the Write of the other direction has got the ECONNRESET, Read
 // reports a clean end.
 func (e *end) wasReset() bool {
+	if e.writing.TryLock() {
+		failed := e.writeErr != nil
+		e.writing.Unlock()
+		if !failed {
+			return false // and no Write is under way that might have got it
+		}
+	}
 	if !Gone(e.Conn) {
 		return false
 	}
@@ -186,6 +195,17 @@ func (e *end) drained(c *copying) {
 		e.limit.Stop()
 		c.fail(e.refused)
 	}
+}
+
+// endsWithClose tells whether the Close that comes next ends e as CloseWrite does. A
+// socket's does once nothing more can be read from it.
+func (e *end) endsWithClose() bool {
+	if _, ok := e.Conn.(tcpConn); !ok {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.empty
 }
 
 var errReset = errors.New("connection reset by peer")
