@@ -80,6 +80,17 @@ func (s *Paths) Look(ctx context.Context, p Path) Protection {
 	return f.Protection()
 }
 
+// Tie has a socket, of which nothing has been sent yet, use a path only as it is protected, as
+// [Detector.Control] does, and follows the path. An error means that nothing protects it.
+func (s *Paths) Tie(ctx context.Context, p Path, c syscall.RawConn) (*Followed, error) {
+	f := s.Follow(ctx, p, nil)
+	if err := f.Protection().tie(c); err != nil {
+		f.Stop()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Guard gives a listener that accepts from ln, which is for TCP, only what comes by a protected
 // path, and ties it to that as [Detector.Control] does. All else is reset, before
 // anything is read of it, and refused is told why.

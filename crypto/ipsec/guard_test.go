@@ -60,3 +60,28 @@ func TestDialerSendsNothingByAPathThatIsNotProtected(t *testing.T) {
 		t.Errorf("%v, %v", c, err)
 	}
 }
+
+func TestOnlyAProtectedPathTakesASocket(t *testing.T) {
+	paths := &Paths{Detector: &Detector{Networks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}}}
+	for remote, protected := range map[string]bool{"127.0.0.1:80": true, "[::1]:80": false} {
+		c, err := net.ListenUDP("udp", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, err := c.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		f, err := paths.Tie(t.Context(), Path{Remote: netip.MustParseAddrPort(remote), UDP: true}, raw)
+		if protected != (err == nil) || !protected && !errors.Is(err, ErrUnprotected) {
+			t.Errorf("%s: %v", remote, err)
+		}
+		if f != nil {
+			f.Stop()
+		}
+		if len(paths.followed) > 0 {
+			t.Errorf("%s is still followed", remote)
+		}
+		c.Close()
+	}
+}

@@ -2,7 +2,7 @@ package ipseclink
 
 import (
 	"context"
-	"crypto/rand"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"io"
@@ -15,7 +15,7 @@ import (
 )
 
 // Dialer opens carriers to one server. It is safe for concurrent use while its fields
-// stay as they are. All but Tune are needed.
+// stay as they are. All but Tune and Datagrams are needed.
 type Dialer struct {
 	Address string // host:port
 	Pin     keys.Pin
@@ -28,6 +28,10 @@ type Dialer struct {
 	// Watch begins to watch a path, and calls lost when it is protected no more, perhaps
 	// at once, until stop is called.
 	Watch func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func())
+
+	// Datagrams has datagrams go beside a carrier, by the same path. nil: they go among
+	// its bytes.
+	Datagrams Protect
 
 	Tune func(net.Conn) // sets up a TCP connection; nil: it stays as it is
 }
@@ -45,9 +49,9 @@ func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
 	if d.Tune != nil {
 		d.Tune(conn)
 	}
-	c := &Carrier{conn: conn, server: d.Pin}
+	c := &Carrier{conn: conn, server: d.Pin, datagrams: d.Datagrams}
 	release := interrupt(ctx, conn)
-	c.nonces, err = meet(conn, d.Pin)
+	c.nonces, c.private, err = meet(conn, d.Pin)
 	if release(); ctx.Err() != nil {
 		err = context.Cause(ctx)
 	}
@@ -60,19 +64,23 @@ func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
 	return c, nil
 }
 
-// meet has the server prove who it is.
-func meet(conn net.Conn, pin keys.Pin) (nonces, error) {
+// meet has the server prove who it is. The client's nonce is the public part of a key.
+func meet(conn net.Conn, pin keys.Pin) (n nonces, private *ecdh.PrivateKey, err error) {
 	call := make([]byte, callSize)
 	copy(call, magic)
-	rand.Read(call[len(magic):]) // never fails
+	if private, n.client, err = newNonce(); err != nil {
+		return n, nil, err
+	}
+	copy(call[len(magic):], n.client[:])
 	if _, err := conn.Write(call); err != nil {
-		return nonces{}, err
+		return n, nil, err
 	}
 	b := make([]byte, showSize)
 	if _, err := io.ReadFull(conn, b); err != nil {
-		return nonces{}, fmt.Errorf("read what the server shows: %w", err)
+		return n, nil, fmt.Errorf("read what the server shows: %w", err)
 	}
-	return check(b, [nonceSize]byte(call[len(magic):]), pin)
+	n, err = check(b, n.client, pin)
+	return n, private, err
 }
 
 // Carrier is a connection to a server that has proved who it is. It becomes a session's
@@ -82,6 +90,9 @@ type Carrier struct {
 	server keys.Pin
 	nonces nonces
 	stop   func() // watching the path
+
+	private   *ecdh.PrivateKey // of the client's nonce
+	datagrams Protect
 }
 
 // Server gives the hash of the server's key.
@@ -100,13 +111,35 @@ func (c *Carrier) Close() error {
 // [AnswerSize] bytes. It is called once. On an error the carrier is closed.
 //
 // Methods of conn are those of a [net.TCPConn], which is closed when the path is not
-// protected any more.
+// protected any more. It is a [DatagramConn] if datagrams may get through beside it.
 func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn net.Conn, answer []byte, err error) {
 	if answer, err = c.attach(ctx, opening); err != nil {
 		_ = c.Close() // the first error says more
 		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
-	return carried{c.conn, c.stop}, answer, nil
+	conn = carried{c.conn, c.stop}
+	if beside := c.accompany(ctx); beside != nil {
+		conn = accompanied{conn, beside}
+	}
+	return conn, answer, nil
+}
+
+// accompany gives what takes datagrams beside the connection; nil if there is nothing.
+func (c *Carrier) accompany(ctx context.Context) *companion {
+	if c.datagrams == nil {
+		return nil
+	}
+	a, err := agree(c.nonces, c.private, c.nonces.server)
+	if err != nil {
+		return nil
+	}
+	// Whoever watches the path does so for as long as the connection lasts.
+	beside, err := accompany(context.WithoutCancel(ctx), c.conn, c.datagrams, a.toServer, a.toClient)
+	if err != nil {
+		return nil // there are other ways for them
+	}
+	beside.heard.Store(true)
+	return beside
 }
 
 func (c *Carrier) attach(ctx context.Context, opening []byte) ([]byte, error) {

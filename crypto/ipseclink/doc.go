@@ -2,15 +2,19 @@
 // encrypts nothing: whoever uses it sees to it that connections are made and accepted on
 // such paths only, and that nothing leaves them, see package ipsec. What it adds is that
 // both ends prove who they are, the server by its pinned key and the device by its
-// opening, each over what both have drawn for this very connection.
+// opening, each over what both have drawn for this very connection. Datagrams go beside a
+// connection where they get through, signed with keys that both have agreed on.
 package ipseclink
 
 import (
+	"crypto/ecdh"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -52,6 +56,15 @@ var (
 
 // nonces are what both ends have drawn.
 type nonces struct{ client, server [nonceSize]byte }
+
+// newNonce draws one: a public key for X25519 (RFC 7748), with the private one.
+func newNonce() (*ecdh.PrivateKey, [nonceSize]byte, error) {
+	private, err := ecdh.X25519().GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, [nonceSize]byte{}, fmt.Errorf("draw a nonce: %w", err)
+	}
+	return private, [nonceSize]byte(private.PublicKey().Bytes()), nil
+}
 
 // message is what belongs to a label and this connection, and under is its hash.
 func (n nonces) message(label string) []byte {

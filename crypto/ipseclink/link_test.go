@@ -32,9 +32,19 @@ type house struct {
 	address  string
 	arrivals chan Arrival
 	answer   []byte
+	serve    func(context.Context, net.Conn)
 }
 
 func newHouse(t *testing.T, answer []byte) *house {
+	t.Helper()
+	return serveHouse(t, answer, nil, func(ctx context.Context, conn net.Conn) {
+		defer context.AfterFunc(ctx, func() { conn.Close() })()
+		_, _ = io.Copy(conn, conn)
+	})
+}
+
+// serveHouse makes one that does something else with connections, and has datagrams beside.
+func serveHouse(t *testing.T, answer []byte, datagrams Protect, serve func(context.Context, net.Conn)) *house {
 	t.Helper()
 	key, err := keys.NewServer()
 	if err != nil {
@@ -44,11 +54,11 @@ func newHouse(t *testing.T, answer []byte) *house {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &house{key: key, address: ln.Addr().String(), arrivals: make(chan Arrival, 10), answer: answer}
+	h := &house{key: key, address: ln.Addr().String(), arrivals: make(chan Arrival, 100), answer: answer, serve: serve}
 	ctx, cancel := context.WithCancel(context.Background())
 	var serving sync.WaitGroup
 	serving.Go(func() {
-		if err := (&Server{Key: key}).Serve(ctx, ln, h.admit); err != nil {
+		if err := (&Server{Key: key, Datagrams: datagrams}).Serve(ctx, ln, h.admit); err != nil {
 			t.Error(err)
 		}
 	})
@@ -58,10 +68,7 @@ func newHouse(t *testing.T, answer []byte) *house {
 
 func (h *house) admit(_ context.Context, a Arrival) ([]byte, func(context.Context, net.Conn)) {
 	h.arrivals <- a
-	return h.answer, func(ctx context.Context, conn net.Conn) {
-		defer context.AfterFunc(ctx, func() { conn.Close() })()
-		_, _ = io.Copy(conn, conn)
-	}
+	return h.answer, h.serve
 }
 
 // dialer gives one whose path is always protected, until lose is called.
@@ -231,7 +238,7 @@ func TestProtocolSaysTheSame(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, word := range []string{hex.EncodeToString([]byte(magic)), `"` + serverLabel + `"`, `"` + carrierLabel + `"`} {
+	for _, word := range []string{hex.EncodeToString([]byte(magic)), `"` + serverLabel + `"`, `"` + carrierLabel + `"`, `"` + datagramLabel + `"`} {
 		if !strings.Contains(string(text), word) {
 			t.Errorf("it does not say %s", word)
 		}

@@ -2,7 +2,7 @@ package ipseclink
 
 import (
 	"context"
-	"crypto/rand"
+	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"io"
@@ -16,8 +16,10 @@ import (
 )
 
 const (
-	// maxStrangers is how many connections there may be that have not been admitted.
-	maxStrangers = 256
+	// maxAccompanied is how many connections may have datagrams beside them: each has a
+	// socket for that, and the kernel may have to look for it among all. Those of the
+	// others go among their bytes.
+	maxAccompanied = 1024
 
 	// stopTimeout is how long those that have been may take to end by themselves when
 	// the server stops.
@@ -43,9 +45,10 @@ type Admit func(ctx context.Context, a Arrival) (answer []byte, serve func(ctx c
 
 // Server takes carriers. Key is needed.
 type Server struct {
-	Key  *keys.Server
-	Tune func(net.Conn) // sets up a TCP connection; nil: it stays as it is
-	Log  *slog.Logger   // nil: nothing is logged
+	Key       *keys.Server
+	Datagrams Protect        // has datagrams go beside carriers; nil: they go among their bytes
+	Tune      func(net.Conn) // sets up a TCP connection; nil: it stays as it is
+	Log       *slog.Logger   // nil: nothing is logged
 }
 
 // Serve takes carriers at a listener, which brings connections by protected paths only and
@@ -57,7 +60,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, admit Admit) error 
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	x := &exchange{server: s, admit: admit, log: log, strangers: make(chan struct{}, maxStrangers)}
+	x := &exchange{server: s, admit: admit, log: log, strangers: newLobby(), accompanied: make(chan struct{}, maxAccompanied)}
 	defer x.conns.Wait()
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // whoever accepts sees the error
 	defer stop()
@@ -95,42 +98,44 @@ type temporary interface {
 
 // exchange is one run of [Server.Serve].
 type exchange struct {
-	server    *Server
-	admit     Admit
-	log       *slog.Logger
-	strangers chan struct{} // holds an item for each that has not been admitted
-	conns     sync.WaitGroup
+	server      *Server
+	admit       Admit
+	log         *slog.Logger
+	strangers   *lobby
+	accompanied chan struct{} // holds an item for each connection with datagrams beside it
+	conns       sync.WaitGroup
 }
 
 func (x *exchange) enter(ctx context.Context, conn net.Conn) {
-	select {
-	case x.strangers <- struct{}{}:
-	default:
-		_ = conn.Close() // there are too many
-		return
-	}
+	leave := x.strangers.enter(conn)
 	x.conns.Go(func() {
 		defer conn.Close()
-		if err := x.attend(ctx, conn); err != nil {
+		if err := x.attend(ctx, conn, leave); err != nil {
 			x.log.Debug("carrier failed while it opened", "remote", conn.RemoteAddr(), "error", err)
 		}
 	})
 }
 
-// attend sees a connection from its first byte to its end.
-func (x *exchange) attend(ctx context.Context, conn net.Conn) error {
-	answer, serve, err := x.open(ctx, conn)
-	<-x.strangers
-	if err != nil || answer == nil {
+// attend sees a connection from its first byte to its end. It says when the other end is
+// no stranger any more.
+func (x *exchange) attend(ctx context.Context, conn net.Conn, known func()) error {
+	a, err := x.open(ctx, conn)
+	known()
+	if err != nil || a.answer == nil {
 		return err
 	}
-	if _, err := conn.Write(answer); err != nil {
+	if a.serve != nil {
+		var stop func()
+		conn, stop = x.accompany(ctx, conn, a)
+		defer stop()
+	}
+	if _, err := conn.Write(a.answer); err != nil {
 		return err
 	}
 	if err := conn.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	if serve == nil {
+	if a.serve == nil {
 		return nil
 	}
 	served := make(chan struct{})
@@ -142,14 +147,47 @@ func (x *exchange) attend(ctx context.Context, conn net.Conn) error {
 			_ = conn.Close()
 		}
 	})()
-	serve(ctx, conn)
+	a.serve(ctx, conn)
 	return nil
 }
 
+// accompany has datagrams go beside a connection, if they can. It does so before the other
+// end may send any.
+func (x *exchange) accompany(ctx context.Context, conn net.Conn, a arrived) (with net.Conn, stop func()) {
+	none := func() {}
+	if x.server.Datagrams == nil {
+		return conn, none
+	}
+	select {
+	case x.accompanied <- struct{}{}:
+	default:
+		return conn, none
+	}
+	keys, err := agree(a.nonces, a.private, a.nonces.client)
+	var beside *companion
+	if err == nil {
+		beside, err = accompany(ctx, conn, x.server.Datagrams, keys.toClient, keys.toServer)
+	}
+	if err != nil {
+		<-x.accompanied
+		x.log.Debug("datagrams go among the bytes of a carrier", "remote", conn.RemoteAddr(), "reason", err)
+		return conn, none
+	}
+	return accompanied{conn, beside}, func() { beside.close(); <-x.accompanied }
+}
+
+// arrived is a connection whose opening has been judged.
+type arrived struct {
+	nonces  nonces
+	private *ecdh.PrivateKey // of the server's
+	answer  []byte
+	serve   func(context.Context, net.Conn)
+}
+
 // open shows who the server is, and has the other end's opening judged.
-func (x *exchange) open(ctx context.Context, conn net.Conn) (answer []byte, serve func(context.Context, net.Conn), err error) {
+func (x *exchange) open(ctx context.Context, conn net.Conn) (a arrived, err error) {
 	if err := conn.SetDeadline(time.Now().Add(timeout)); err != nil {
-		return nil, nil, err
+		return a, err
 	}
 	defer interrupt(ctx, conn)()
 	if x.server.Tune != nil {
@@ -157,27 +195,30 @@ func (x *exchange) open(ctx context.Context, conn net.Conn) (answer []byte, serv
 	}
 	call := make([]byte, callSize)
 	if _, err := io.ReadFull(conn, call); err != nil {
-		return nil, nil, err
+		return a, err
 	}
 	if string(call[:len(magic)]) != magic {
-		return nil, nil, errForeign
+		return a, errForeign
 	}
-	n := nonces{client: [nonceSize]byte(call[len(magic):])}
-	rand.Read(n.server[:]) // never fails
-	b, err := show(n, x.server.Key)
+	n := &a.nonces
+	n.client = [nonceSize]byte(call[len(magic):])
+	if a.private, n.server, err = newNonce(); err != nil {
+		return a, err
+	}
+	b, err := show(*n, x.server.Key)
 	if err != nil {
-		return nil, nil, err
+		return a, err
 	}
 	if _, err := conn.Write(b); err != nil {
-		return nil, nil, err
+		return a, err
 	}
 	opening := make([]byte, OpeningSize)
 	if _, err := io.ReadFull(conn, opening); err != nil {
-		return nil, nil, err
+		return a, err
 	}
-	answer, serve = x.admit(ctx, Arrival{
+	a.answer, a.serve = x.admit(ctx, Arrival{
 		Opening: opening, Server: x.server.Key.Pin(), Channel: n.under(carrierLabel),
 		Local: addrPort(conn.LocalAddr()), Remote: addrPort(conn.RemoteAddr()),
 	})
-	return answer, serve, nil
+	return a, nil
 }

@@ -176,7 +176,7 @@ func (l *ipsecLab) run(ns namespace, args ...string) *program {
 	return p
 }
 
-// watchClear counts the packets of TCP that an interface sees outside of ESP, by their
+// watchClear counts the packets of TCP and UDP that an interface sees outside of ESP, by their
 // ports, until the test ends.
 func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64 {
 	t.Helper()
@@ -206,7 +206,10 @@ func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64
 			if err != nil {
 				return
 			}
-			if n < header+24 || binary.BigEndian.Uint16(b[12:]) != unix.ETH_P_IP || b[header+9] != unix.IPPROTO_TCP {
+			if n < header+24 || binary.BigEndian.Uint16(b[12:]) != unix.ETH_P_IP {
+				continue
+			}
+			if p := b[header+9]; p != unix.IPPROTO_TCP && p != unix.IPPROTO_UDP {
 				continue
 			}
 			ports := b[header+4*int(b[header]&0xf):]

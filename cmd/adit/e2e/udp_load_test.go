@@ -30,13 +30,20 @@ func (ns namespace) listenUDP(t *testing.T, address string) *net.UDPConn {
 // mirrorAtTarget answers every datagram with what is in it.
 func mirrorAtTarget(t *testing.T) netip.AddrPort {
 	t.Helper()
-	return answerAtTarget(t, func(data []byte, _ netip.AddrPort) []byte { return data })
+	return answerAtTarget(t, same)
 }
+
+func same(data []byte, _ netip.AddrPort) []byte { return data }
 
 // answerAtTarget answers every datagram.
 func answerAtTarget(t *testing.T, answer func(data []byte, from netip.AddrPort) []byte) netip.AddrPort {
 	t.Helper()
-	c := targetNS.listenUDP(t, target4+":0")
+	return targetNS.answer(t, target4+":0", answer)
+}
+
+func (ns namespace) answer(t *testing.T, at string, answer func(data []byte, from netip.AddrPort) []byte) netip.AddrPort {
+	t.Helper()
+	c := ns.listenUDP(t, at)
 	var running sync.WaitGroup
 	running.Go(func() {
 		for b := make([]byte, 1<<16); ; {
@@ -67,8 +74,13 @@ func (r *road) newPinger(t *testing.T, target netip.AddrPort) *pinger {
 // associate opens an association at a door of the roamer's.
 func associate(t *testing.T, door string, target netip.AddrPort) *pinger {
 	t.Helper()
+	return roamerNS.associate(t, door, target)
+}
+
+func (ns namespace) associate(t *testing.T, door string, target netip.AddrPort) *pinger {
+	t.Helper()
 	var c net.Conn
-	err := roamerNS.do(func() (err error) { c, err = net.Dial("tcp", door); return err })
+	err := ns.do(func() (err error) { c, err = net.Dial("tcp", door); return err })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +89,7 @@ func associate(t *testing.T, door string, target netip.AddrPort) *pinger {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &pinger{roamerNS.listenUDP(t, "127.0.0.1:0"), relay, socks5Header(target)}
+	return &pinger{ns.listenUDP(t, "127.0.0.1:0"), relay, socks5Header(target)}
 }
 
 // askForRelay asks a door by SOCKS 5 for where it takes datagrams.
