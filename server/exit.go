@@ -67,7 +67,7 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 	}
 	w := wishesOf(r, len(targets))
 	attempt := race
-	if !w.happyEyeballs() {
+	if len(targets) == 1 || !w.happyEyeballs() {
 		attempt = inTurn
 	}
 	conn, err := attempt(ctx, targets, func(ctx context.Context, target netip.AddrPort) (relay.Conn, error) {
@@ -89,18 +89,15 @@ func (e *Exit) timeout() time.Duration { return cmp.Or(e.Timeout, DefaultConnect
 // dial connects to one address that has been judged, and has the very address
 // judged again that the socket is about to connect to.
 func (e *Exit) dial(ctx context.Context, r socks.Request, target netip.AddrPort, w wishes) (relay.Conn, error) {
+	text := target.String()
 	d := net.Dialer{
 		KeepAliveConfig: keepAlive, // TCP_NODELAY is Go's default
 		Control: func(_, address string, raw syscall.RawConn) error {
-			dialled, err := netip.ParseAddrPort(address)
-			if err != nil {
-				return err
-			}
-			if dialled != target {
-				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", dialled, target)}
+			if address != text {
+				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", address, text)}
 			}
 			w.apply(raw, target.Addr().Is4())
-			return e.permits(r, dialled)
+			return e.permits(r, target)
 		},
 	}
 	d.SetMultipathTCP(w.multipath())
@@ -110,7 +107,7 @@ func (e *Exit) dial(ctx context.Context, r socks.Request, target netip.AddrPort,
 	}
 	// Not DialTCP: it binds the socket first, and then one port serves one
 	// connection in the whole world and not one for each target.
-	conn, err := d.DialContext(ctx, network, target.String())
+	conn, err := d.DialContext(ctx, network, text)
 	if err != nil {
 		return nil, err
 	}
