@@ -285,7 +285,7 @@ func (f *flow) within(ctx context.Context, do func() error) error {
 // refused ends the flow before it had anything.
 func (f *flow) refused(err error) { f.end(err, socks.CodeOf(err)) }
 
-// end writes the flow's line, once, and counts it out.
+// end closes the flow's record, once, and counts it out.
 func (f *flow) end(err error, code socks.Code) {
 	f.over.Do(func() {
 		f.mu.Lock()
@@ -306,7 +306,15 @@ func (f *flow) note(err error) {
 	f.write(err, socks.CodeOf(err))
 }
 
+// write writes the flow's line, unless its record says the same and nobody looks for faults.
 func (f *flow) write(err error, code socks.Code) {
+	level := slog.LevelInfo
+	if f.entry != nil {
+		level = slog.LevelDebug
+	}
+	if level == slog.LevelDebug && !f.debug {
+		return
+	}
 	attrs := []any{
 		slog.Any("remote", f.request.Source),
 		slog.Int("code", int(code)),
@@ -329,7 +337,7 @@ func (f *flow) write(err error, code socks.Code) {
 			attrs = append(attrs, slog.Any("error", err))
 		}
 	}
-	f.caller.log.Info("flow ended", attrs...)
+	f.caller.log.Log(context.Background(), level, "flow ended", attrs...)
 }
 
 // ruledBy names the rule that has decided, or "".

@@ -80,6 +80,9 @@ func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
 	if len(all) != 2 {
 		t.Fatalf("there are %+v", all)
 	}
+	if lines := h.log.find(t, "flow ended"); len(lines) > 0 {
+		t.Errorf("the log says it, too: %v", lines)
+	}
 	// They may have ended in any order.
 	if all[0].Decision == audit.Refused {
 		all[0], all[1] = all[1], all[0]

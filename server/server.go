@@ -83,8 +83,9 @@ type Config struct {
 	// Decider is asked about what Policy allows. nil: nobody is.
 	Decider *decide.Decider
 
-	// Log gets a line for every flow that ends, and what happens to sessions. Targets
-	// are named at debug level only. nil means slog.Default.
+	// Log gets what happens to sessions, and a line for every flow that ends: at debug level
+	// if it is on record in Audit. Targets are named at debug level only. nil means
+	// slog.Default.
 	Log *slog.Logger
 }
 
