@@ -52,9 +52,14 @@ func newRoamer(t *testing.T, cfg tunnel.Config) *roamer {
 // attach gives the session a new carrier, in place of the one before.
 func (r *roamer) attach() {
 	r.t.Helper()
+	r.attachOver(tunneltest.Path{Delay: time.Millisecond})
+}
+
+func (r *roamer) attachOver(path tunneltest.Path) {
+	r.t.Helper()
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	near, far := tunneltest.Link(tunneltest.Path{Delay: time.Millisecond})
+	near, far := tunneltest.Link(path)
 	r.epoch++
 	at := r.client.Received()
 	received, err := r.server.Judge(r.epoch, at)
@@ -315,6 +320,44 @@ func TestDatagramsNeitherWaitNorPileUp(t *testing.T) {
 				t.Errorf("%d datagrams had been kept", n)
 			}
 			return
+		}
+	}
+}
+
+// TestBulkLeavesThePathToChat fills a path that holds 200 KiB, and has queues of a second more.
+func TestBulkLeavesThePathToChat(t *testing.T) {
+	r := newRoamer(t, tunnel.Config{})
+	r.attachOver(tunneltest.Path{Delay: 25 * time.Millisecond, Rate: 4 << 20, Queue: 4 << 20})
+	for range 8 {
+		bulk, piece := r.open(), make([]byte, 64<<10)
+		r.running.Go(func() {
+			for {
+				if _, err := bulk.Write(piece); err != nil {
+					return
+				}
+			}
+		})
+		r.running.Go(func() { io.Copy(io.Discard, bulk) })
+	}
+	underWay := func() int {
+		state, _ := r.client.State()
+		return state.Held
+	}
+	for end := time.Now().Add(20 * time.Second); underWay() < 3<<19; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("bulk alone has no more than %d bytes under way", underWay())
+		}
+	}
+	chat, word := r.open(), make([]byte, 64)
+	for end := time.Now().Add(20 * time.Second); underWay() > 3<<18; {
+		if time.Now().After(end) {
+			t.Fatalf("beside chat there are still %d bytes under way", underWay())
+		}
+		if _, err := chat.Write(word); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(chat, word); err != nil {
+			t.Fatal(err)
 		}
 	}
 }

@@ -99,6 +99,8 @@ type Session struct {
 	lastOwn  uint32 // the highest stream id so far, by us
 	lastPeer uint32 // and by the peer
 
+	chatty atomic.Uint32 // the stream that has chatted last, or 0
+
 	sent, received atomic.Int64 // payload of streams, in bytes
 }
 

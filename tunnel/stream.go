@@ -46,6 +46,7 @@ type Stream struct {
 	send *sendCredit
 
 	writing     sync.Mutex // one Write at a time
+	bulkOut     bool       // the last Write was none of chat; under writing
 	readLimit   deadline
 	writeLimit  deadline
 	noMoreWrite chan struct{} // closed when Write must stop
@@ -55,6 +56,7 @@ type Stream struct {
 	moved     atomic.Int64 // when bytes moved last, or the stream began, in Unix nanoseconds
 
 	mu         sync.Mutex
+	bulkIn     bool  // the peer's last frame was none of chat
 	ended      bool  // our direction has its end, or is about to get it
 	endSent    bool  // the end is in the outbox
 	acked      bool  // the peer has accepted the stream
@@ -151,6 +153,7 @@ func (s *Stream) grant(n int) {
 func (s *Stream) Write(p []byte) (n int, err error) {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	s.session.listen(s.id, len(p), &s.bulkOut)
 	for len(p) > 0 {
 		k, err := s.writeSome(p)
 		n += k
@@ -352,6 +355,9 @@ func (s *Stream) receive(h header) (pass bool, err error) {
 		err = violation("more data than was granted")
 	case h.kind() == typeWindow && s.muxWindow.Add(int64(h.value())) > maxCredit:
 		err = violation("window overflow")
+	}
+	if h.kind() == typeData {
+		s.session.listen(s.id, int(h.value()), &s.bulkIn)
 	}
 	s.peerEnded = s.peerEnded || h.flags()&flagFIN != 0
 	unwanted := s.closed && h.kind() == typeData

@@ -266,7 +266,7 @@ func (p *Pipe) SendDatagrams(batch []Datagram) (err error) {
 		}
 	}
 	if p.carrier != nil && !p.outbound.empty() {
-		p.chat = time.Now()
+		p.Chat()
 		p.carrier.prompt()
 	}
 	return err
@@ -302,7 +302,7 @@ func (p *Pipe) arrive(c *Carrier, b []byte) {
 		return
 	}
 	c.hear(time.Now())
-	p.chat = c.heard
+	p.Chat()
 	p.enqueue(b)
 }
 

@@ -3,7 +3,6 @@ package resume
 import (
 	"net"
 	"sync"
-	"time"
 )
 
 // DatagramConn is a conn that takes datagrams beside its bytes, past whatever those wait
@@ -63,7 +62,7 @@ func (p *Pipe) sendNative(batch []Datagram) (rest []Datagram) {
 		p.mu.Unlock()
 		return batch
 	}
-	p.chat = time.Now()
+	p.Chat()
 	p.mu.Unlock()
 	size := min(c.native.DatagramSize(), maxNative)
 	k := packetPool.Get().(*packets)
@@ -92,7 +91,7 @@ func (c *Carrier) receiveNative() {
 		}
 		p.mu.Lock()
 		if p.carrier == c && n > 0 {
-			p.chat = time.Now()
+			p.Chat()
 			p.enqueue(b[:n])
 		}
 		p.mu.Unlock()

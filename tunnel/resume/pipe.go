@@ -22,6 +22,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -81,6 +82,8 @@ func (e Breach) Error() string { return "the peer broke the protocol: " + e.What
 // safe for concurrent use.
 type Pipe struct {
 	cfg     Config
+	born    time.Time
+	chat    atomic.Int64  // when somebody has chatted last, in nanoseconds since born; 0: never
 	over    chan struct{} // closed when err is set
 	arrived chan struct{} // there may be something in inbound
 
@@ -109,7 +112,6 @@ type Pipe struct {
 
 	outbound datagrams
 	inbound  datagrams
-	chat     time.Time // when one came or went last
 
 	trip     time.Duration // the last round trip measured; survives its carrier
 	silences int           // carriers in a row that were given up because of silence
@@ -123,14 +125,16 @@ func New(cfg Config) *Pipe {
 	if cfg.Idle == 0 {
 		cfg.Idle = 15 * time.Second
 	}
+	now := time.Now()
 	p := &Pipe{
 		cfg:     cfg,
+		born:    now,
 		over:    make(chan struct{}),
 		arrived: make(chan struct{}, 1),
 		changed: make(chan struct{}),
 		grace:   cfg.Grace,
 		limit:   minReplay,
-		since:   time.Now(),
+		since:   now,
 	}
 	p.moved.L = &p.mu
 	p.outbound.memory, p.inbound.memory = cfg.Memory, cfg.Memory

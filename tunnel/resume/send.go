@@ -52,6 +52,7 @@ func (p *Pipe) room(n int) error {
 		case c == nil || c.next < p.out.past():
 		case p.out.held+size > p.limit:
 			c.rate.starved = true
+		case p.yields(c, time.Now()):
 		case p.book(size):
 			return nil
 		case !tried:

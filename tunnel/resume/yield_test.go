@@ -99,6 +99,68 @@ func TestDataYieldsToDatagrams(t *testing.T) {
 	}
 }
 
+// TestDataYieldsToThoseWhoChat stamps what it writes. As long as both ends are told of chat, it must not be
+// under way for long.
+func TestDataYieldsToThoseWhoChat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPair(t, resume.Config{Grace: time.Minute})
+		path := tunneltest.Path{Rate: 12_500_000, Delay: 25 * time.Millisecond, Queue: 4 << 20}
+		p.attach(path)
+		p.ended.Go(func() { io.Copy(io.Discard, p.a) })
+		began := time.Now()
+		p.ended.Go(func() {
+			for b := make([]byte, 32<<10); ; {
+				binary.BigEndian.PutUint64(b, uint64(time.Since(began)))
+				if _, err := p.a.Write(b); err != nil {
+					return
+				}
+			}
+		})
+		trip := func(d time.Duration) (p99 time.Duration, share float64) {
+			var took []time.Duration
+			for from, b := time.Now(), make([]byte, 32<<10); time.Since(from) < d; {
+				if _, err := io.ReadFull(p.b, b); err != nil {
+					t.Fatal(err)
+				}
+				took = append(took, time.Since(began)-time.Duration(binary.BigEndian.Uint64(b)))
+			}
+			slices.Sort(took)
+			return took[len(took)*99/100], float64(len(took)<<15) / (d.Seconds() * float64(path.Rate))
+		}
+
+		trip(3 * time.Second)
+		if alone, _ := trip(time.Second); alone < 150*time.Millisecond {
+			t.Fatalf("the queue is not full: bytes take %v", alone)
+		}
+		chat := time.NewTicker(200 * time.Millisecond)
+		quiet := make(chan struct{})
+		p.ended.Go(func() {
+			for {
+				select {
+				case <-chat.C:
+					p.a.Chat()
+					p.b.Chat()
+				case <-quiet:
+					return
+				}
+			}
+		})
+		trip(time.Second)
+		p99, share := trip(5 * time.Second)
+		t.Logf("p99 %v, data gets %.0f %%", p99, 100*share)
+		if p99 > 60*time.Millisecond || share < 0.95 {
+			t.Errorf("beside chat bytes take %v, and get %.0f %%", p99, 100*share)
+		}
+		close(quiet)
+		p.a.Hush()
+		p.b.Hush()
+		trip(time.Second)
+		if alone, _ := trip(time.Second); alone < 150*time.Millisecond {
+			t.Errorf("after the chat bytes take %v still: the path's queue is not used", alone)
+		}
+	})
+}
+
 // TestDataYieldsToNobody wants all of the path once there are no datagrams any more.
 func TestDataYieldsToNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

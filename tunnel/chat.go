@@ -1,0 +1,20 @@
+package tunnel
+
+// listen tells the pipe who chats: bulk leaves the queues of the path to them. n bytes
+// go one way in a stream, or have come, and bulk is what is known of that way. A
+// piece of smallFrame at most is chat, unless it is the rest of a large one. A
+// stream that turns to bulk has chatted no longer.
+func (s *Session) listen(stream uint32, n int, bulk *bool) {
+	if s.resumes == nil || n == 0 {
+		return
+	}
+	before := *bulk
+	*bulk = n > smallFrame
+	switch {
+	case !*bulk && !before:
+		s.chatty.Store(stream)
+		s.resumes.Chat()
+	case *bulk && !before && s.chatty.CompareAndSwap(stream, 0):
+		s.resumes.Hush() // whoever else chats is heard again soon
+	}
+}
