@@ -136,9 +136,8 @@ func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
 		if errors.Is(err, unix.EIO) {
 			b.gso.Store(false) // the interface cannot make checksums
 		}
-		// Datagrams too long for the path are refused only if they are to be cut
-		// off: by itself each may be fragmented. What was sent is sent again,
-		// and WireGuard drops it there.
+		// Where one is too long for the path, all are refused. What was sent is sent
+		// again, and WireGuard drops it there.
 	}
 	return b.writeAll(packets, to, false)
 }
@@ -167,14 +166,19 @@ func (b *batchIO) writeAll(packets [][]byte, to netip.AddrPort, gso bool) error 
 			used[i].Buffers, used[i].Addr = nil, nil
 		}
 	}()
+	var tooLarge error // those that are lost, and others are not
 	for ready := used; len(ready) > 0; {
 		sent, err := b.pc.WriteBatch(ready, 0)
-		if err != nil {
+		switch {
+		case err == nil:
+			ready = ready[sent:]
+		case !gso && isTooLarge(err):
+			tooLarge, ready = err, ready[1:]
+		default:
 			return err
 		}
-		ready = ready[sent:]
 	}
-	return nil
+	return tooLarge
 }
 
 // alike tells how many packets can go as one: all of one size, but for the last,

@@ -31,10 +31,13 @@ func (b *batchIO) read(packets [][]byte, sizes []int, from []conn.Endpoint) (int
 }
 
 func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
+	var tooLarge error // those that are lost, and others are not
 	for _, p := range packets {
-		if _, err := b.udp.WriteToUDPAddrPort(p, to); err != nil {
+		if _, err := b.udp.WriteToUDPAddrPort(p, to); isTooLarge(err) {
+			tooLarge = err
+		} else if err != nil {
 			return err
 		}
 	}
-	return nil
+	return tooLarge
 }

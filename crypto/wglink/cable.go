@@ -36,7 +36,7 @@ const (
 // batches, and long TCP segments pass whole on the stack's side, so that what
 // the stack does per packet is done per segment.
 type cable struct {
-	mtu    int
+	sizes  *sizes
 	events chan tun.Event
 	out    passage  // of packets to WireGuard; Read's own
 	in     *counter // of packets that WireGuard has given; nil: nobody counts
@@ -44,6 +44,8 @@ type cable struct {
 	// inboxes are those of carriers, which is what the stack has. What it is given is
 	// IPv6 then. nil: it has other connections.
 	inboxes *inboxes
+
+	echoes echoes // by which it is found out what comes through
 
 	attached sync.RWMutex            // guards what follows
 	stack    stack.NetworkDispatcher // nil before and after
@@ -68,7 +70,7 @@ type cable struct {
 
 // newCable makes a cable to a device that counts what it sends.
 func newCable(mtu int, sent *counter) *cable {
-	c := &cable{mtu: mtu, out: passage{out: sent}, events: make(chan tun.Event)}
+	c := &cable{sizes: newSizes(mtu), out: passage{out: sent}, events: make(chan tun.Event)}
 	c.filled.L, c.room.L = &c.mu, &c.mu
 	return c
 }
@@ -82,7 +84,7 @@ func (c *cable) Read(bufs [][]byte, sizes []int, offset int) (n int, err error) 
 			if p == nil {
 				break
 			}
-			c.knife.lay(p)
+			c.knife.lay(p, c.sizes)
 		}
 		sizes[n] = c.knife.cut(bufs[n][offset:])
 		n++
@@ -176,6 +178,9 @@ func (c *cable) deliver(bufs [][]byte, offset int) int {
 		c.inboxes.deliver(first)
 		return 1
 	}
+	if c.echoes.answered(first) {
+		return 1
+	}
 	to := c.whose(first)
 	p, version, n := join(bufs, offset)
 	if p == nil {
@@ -254,7 +259,7 @@ func (c *cable) shut() {
 type deviceEnd struct{ *cable }
 
 func (e deviceEnd) Close() error             { e.shut(); return nil }
-func (e deviceEnd) MTU() (int, error)        { return e.mtu, nil }
+func (e deviceEnd) MTU() (int, error)        { return e.sizes.mtu, nil }
 func (e deviceEnd) Name() (string, error)    { return "adit", nil }
 func (e deviceEnd) Events() <-chan tun.Event { return e.events }
 func (e deviceEnd) File() *os.File           { return nil }
@@ -264,7 +269,7 @@ func (e deviceEnd) BatchSize() int           { return batch }
 type stackEnd struct{ *cable }
 
 func (e stackEnd) Close()      { e.shut() }
-func (e stackEnd) MTU() uint32 { return uint32(e.mtu) }
+func (e stackEnd) MTU() uint32 { return uint32(e.sizes.mtu) }
 
 func (e stackEnd) Attach(d stack.NetworkDispatcher) {
 	e.attached.Lock()

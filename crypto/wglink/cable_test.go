@@ -68,7 +68,7 @@ func outgoing(version int, payload []byte, mss int, flags header.TCPFlags) *stac
 // cutUp gives the packets that a knife makes of what the stack sends.
 func cutUp(p *stack.PacketBuffer) (packets [][]byte) {
 	var k knife
-	for k.lay(p); !k.idle(); {
+	for k.lay(p, newSizes(1<<16)); !k.idle(); {
 		b := make([]byte, 1<<16)
 		packets = append(packets, b[:k.cut(b)])
 	}

@@ -60,8 +60,12 @@ type Dialer struct {
 	Key       keys.WireGuardKey
 
 	// MTU is the largest IP packet inside WireGuard, in bytes: that of the path
-	// less 80. Zero: 1420. At least 1280.
+	// less 80. Zero: 1420. At least 1280. Where the path takes no such packets, smaller
+	// ones are sent.
 	MTU int
+
+	// PathMTU is as [ServerConfig].PathMTU.
+	PathMTU func(ctx context.Context, to netip.AddrPort) int
 
 	// Control, if it is set, is called before a UDP socket is bound, as
 	// [net.Dialer].ControlContext. Its error keeps it from being used.
@@ -209,11 +213,23 @@ func (d *Dialer) newLink(ctx context.Context, mtu int) (*link, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	local := deviceAddress(d.ServerKey, d.Key.Public())
-	e, err := newEngine(newSocket(udp), d.Key, local, toDevice, mtu, deviceLogger(log))
+	socket := newSocket(udp)
+	socket.path = knownPath(d.Control, d.PathMTU)
+	e, err := newEngine(socket, d.Key, local, toDevice, mtu, deviceLogger(log))
 	if err != nil {
 		return nil, err
 	}
-	return &link{engine: e, dialer: d, server: d.ServerKey, local: local}, nil
+	l := &link{engine: e, dialer: d, server: d.ServerKey, local: local}
+	l.gauge = e.cable.sizes.newGauge(local, serverAddress(d.ServerKey), l.place)
+	e.cable.sizes.add(l.gauge)
+	surveying, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var survey sync.WaitGroup
+	survey.Go(func() { e.survey.run(surveying) })
+	l.stop = func() {
+		cancel()
+		survey.Wait()
+	}
+	return l, nil
 }
 
 func (d *Dialer) release(l *link) {
@@ -225,6 +241,7 @@ func (d *Dialer) release(l *link) {
 // releaseLocked closes a link that nobody uses any more. The caller holds mu.
 func (d *Dialer) releaseLocked(l *link) {
 	if l.users--; l.users == 0 {
+		l.stop()
 		l.drain()
 		l.close()
 		d.link = nil

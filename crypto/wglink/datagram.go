@@ -26,7 +26,7 @@ type DatagramConn interface {
 	net.Conn
 
 	// DatagramSize is how many bytes a datagram may have, so that none is cut in
-	// pieces inside WireGuard.
+	// pieces on the way. It changes with the path.
 	DatagramSize() int
 
 	// WriteDatagrams sends datagrams and keeps nothing of batch. It never waits:
@@ -43,12 +43,13 @@ type DatagramConn interface {
 type datagramConn struct {
 	*tcpConn
 	cable *cable
+	gauge *gauge
 	tag   tag // set by enter
 	inbox inbox
 }
 
-func newDatagramConn(c *tcpConn, at *cable) *datagramConn {
-	return &datagramConn{tcpConn: c, cable: at, inbox: inbox{arrived: make(chan struct{}, 1)}}
+func newDatagramConn(c *tcpConn, at *cable, to *gauge) *datagramConn {
+	return &datagramConn{tcpConn: c, cable: at, gauge: to, inbox: inbox{arrived: make(chan struct{}, 1)}}
 }
 
 // enter lets datagrams of a tag come in, until leave. It fails if another connection
@@ -60,7 +61,7 @@ func (c *datagramConn) enter(t tag) bool {
 
 func (c *datagramConn) leave() { c.cable.inboxes.remove(c.tag) }
 
-func (c *datagramConn) DatagramSize() int { return c.cable.mtu - frameHead }
+func (c *datagramConn) DatagramSize() int { return int(c.gauge.limit.Load()) - frameHead }
 
 func (c *datagramConn) WriteDatagrams(all [][]byte) {
 	size := c.DatagramSize()
@@ -72,6 +73,7 @@ func (c *datagramConn) WriteDatagrams(all [][]byte) {
 		n := 0
 		for _, payload := range some {
 			if len(payload) <= size {
+				c.gauge.use(len(payload))
 				packets[n] = c.packet(payload)
 				n++
 			}

@@ -34,6 +34,7 @@ type engine struct {
 	cable  *cable
 	stack  *stack.Stack
 	device *device.Device
+	survey *survey // to be run as long as the engine is used
 }
 
 // newEngine makes an engine that is up and knows no peer. Frames of datagrams come to
@@ -46,7 +47,9 @@ func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, in directio
 		s.discard()
 		return nil, err
 	}
-	e := &engine{socket: s, cable: c, stack: ip, device: device.NewDevice(deviceEnd{c}, s, logger)}
+	e := &engine{socket: s, cable: c, stack: ip, survey: newSurvey(c, s.path)}
+	s.tooLarge = e.survey.alarm
+	e.device = device.NewDevice(deviceEnd{c}, s, logger)
 	private := key.Reveal()
 	if err := e.device.IpcSet("private_key=" + hex.EncodeToString(private[:])); err != nil {
 		e.close()

@@ -194,7 +194,7 @@ func (g *guestConn) grow() bool {
 		return false
 	}
 	o := g.endpoint.SocketOptions()
-	more := min(2*int64(info.SndCwnd)*int64(g.visitor.hall.cable.mtu), maxGuestBuffer) - o.GetSendBufferSize()
+	more := min(2*int64(info.SndCwnd)*int64(g.visitor.hall.cable.sizes.mtu), maxGuestBuffer) - o.GetSendBufferSize()
 	if more < guestBuffer || !g.take(more, guestRoom) {
 		return false
 	}

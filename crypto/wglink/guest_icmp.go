@@ -33,7 +33,11 @@ const (
 // transmit sends a message to a guest. It is lost where there is no room for it.
 func (h *hall) transmit(protocol tcpip.TransportProtocolNumber, source, target netip.Addr, message []byte) {
 	var packets []*stack.PacketBuffer
-	for _, b := range ipPackets(h.cable.mtu, protocol, source, target, h.ids.Add(1), message) {
+	size := h.cable.sizes.mtu
+	if g := h.cable.sizes.of(target); g != nil {
+		size = g.use(header.IPv6MinimumSize + len(message))
+	}
+	for _, b := range ipPackets(size, protocol, source, target, h.ids.Add(1), message) {
 		packets = append(packets, stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(b)}))
 	}
 	h.cable.offer(packets...)

@@ -34,8 +34,8 @@ type knife struct {
 
 func (k *knife) idle() bool { return k.packet == nil }
 
-// lay takes a packet to cut. It keeps the reference that the caller has.
-func (k *knife) lay(p *stack.PacketBuffer) {
+// lay takes a packet to cut, as fits whom it is for. It keeps the reference that the caller has.
+func (k *knife) lay(p *stack.PacketBuffer, by *sizes) {
 	ip, tcp := p.NetworkHeader().Slice(), p.TransportHeader().Slice()
 	k.packet = p
 	k.head = append(append(k.room[:0], ip...), tcp...)
@@ -45,8 +45,9 @@ func (k *knife) lay(p *stack.PacketBuffer) {
 	k.segment = k.left
 	gso := p.GSOOptions
 	k.finish = gso.Type != stack.GSONone && gso.NeedsCsum
+	limit := by.fit(k.head[:k.ip], k.head[k.ip:], p.Size())
 	if k.finish && gso.MSS > 0 {
-		k.segment = min(k.left, int(gso.MSS))
+		k.segment = min(k.left, int(gso.MSS), limit-len(k.head))
 	}
 	views, skip := p.AsViewList()
 	k.view, k.from = views.Front(), skip+len(k.head)

@@ -18,7 +18,9 @@ type link struct {
 	dialer *Dialer
 	server [32]byte
 	local  netip.Addr
-	users  int // guarded by dialer.mu
+	gauge  *gauge
+	users  int    // guarded by dialer.mu
+	stop   func() // ends the survey, and waits
 }
 
 // seek begins a handshake with the server at any of the places. It gives what
@@ -58,6 +60,21 @@ func (l *link) lastAnswer() string {
 	return when
 }
 
+// place is where WireGuard sends to now; invalid as long as nobody has answered.
+func (l *link) place() netip.AddrPort {
+	state, err := l.device.IpcGet()
+	if err != nil {
+		return netip.AddrPort{}
+	}
+	_, at, _ := strings.Cut(state, "\nendpoint=")
+	at, _, _ = strings.Cut(at, "\n")
+	place, err := netip.ParseAddrPort(at)
+	if err != nil {
+		return netip.AddrPort{} // it is one of many
+	}
+	return place
+}
+
 // insist begins handshakes until one is answered after before, or ctx ends.
 func (l *link) insist(ctx context.Context, before string) {
 	for {
@@ -93,6 +110,7 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 		return nil, err
 	}
 	l.dialer.heard()
+	l.survey.hint()
 	var nonce [nonceSize]byte
 	if err := within(ctx, c, func() error {
 		_, err := io.ReadFull(c, nonce[:])
@@ -101,7 +119,7 @@ func (l *link) dial(ctx context.Context, before string, alone bool) (*Carrier, e
 		c.abort()
 		return nil, fmt.Errorf("read the server's nonce: %w", err)
 	}
-	conn := newDatagramConn(c, l.cable)
+	conn := newDatagramConn(c, l.cable, l.gauge)
 	if !conn.enter(tagOf(nonce)) {
 		c.abort()
 		return nil, errors.New("the server's nonce is that of another carrier")

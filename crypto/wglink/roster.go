@@ -39,6 +39,7 @@ type peer struct {
 
 	from  atomic.Pointer[netip.AddrPort] // where its latest handshake came from; nil before that
 	flows atomic.Int64                   // what a guest has open
+	gauge *gauge                         // of an active one; set before it has anything open
 
 	// The roster's mu guards what follows.
 
@@ -193,10 +194,29 @@ func (r *roster) greet(key [32]byte, from netip.AddrPort, stamp func(shared *[32
 			return fmt.Errorf("add peer: %w", err)
 		}
 		p.active = true
+		r.measure(p)
 	}
 	p.last, p.heard = at, time.Now()
-	p.from.Store(&from)
+	if before := p.from.Swap(&from); before == nil || *before != from {
+		r.engine.survey.hint()
+	}
 	return nil
+}
+
+// measure has a gauge for a peer that WireGuard knows now. The caller holds mu.
+func (r *roster) measure(p *peer) {
+	s := r.engine.cable.sizes
+	own := serverAddress(r.server)
+	last := p.addresses[len(p.addresses)-1] // a guest's of IPv6 is there, if it has one
+	if p.guest && r.hall != nil {
+		own = r.hall.own(last)
+	}
+	if last.Is4() {
+		own, last = netip.Addr{}, netip.Addr{}
+	}
+	p.gauge = s.newGauge(own, last, p.place)
+	p.gauge.clamp = p.guest
+	s.add(p.gauge, p.addresses...)
 }
 
 // enter lets a connection in, if there is room for it. It must leave.
@@ -280,6 +300,7 @@ func (r *roster) sweep(now time.Time) {
 func (r *roster) rest(p *peer) {
 	if p.active && r.engine != nil {
 		r.engine.removePeer(p.key)
+		r.engine.cable.sizes.remove(p.gauge, p.addresses...)
 	}
 	p.active = false
 }

@@ -69,8 +69,13 @@ type Server struct {
 type ServerConfig struct {
 	Key keys.WireGuardKey
 
-	// MTU is the largest IP packet inside WireGuard, in bytes. Zero: 1420.
+	// MTU is the largest IP packet inside WireGuard, in bytes. Zero: 1420. Where the path to
+	// a peer takes no such packets, smaller ones are sent there.
 	MTU int
+
+	// PathMTU, if it is set, says how large IP packets may be on the path to a place,
+	// headers and all, for reasons that the system does not know. 0: there are none.
+	PathMTU func(ctx context.Context, to netip.AddrPort) int
 
 	// Host carries out what guests do. nil: there are no guests.
 	Host Host
@@ -126,6 +131,7 @@ func (s *Server) Serve(ctx context.Context, pc net.PacketConn, admit Admit) erro
 	var helpers sync.WaitGroup
 	helpers.Go(func() { x.gate.run(ctx) })
 	helpers.Go(func() { x.sweep(ctx) })
+	helpers.Go(func() { x.survey.run(ctx) })
 	if x.hall != nil {
 		helpers.Go(func() { x.hall.run(ctx) })
 	}
@@ -166,6 +172,7 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 	}
 	x := &exchange{ctx: ctx, key: s.cfg.Key.Public(), admit: admit, roster: s.roster, log: s.cfg.Log, all: map[*tcpConn]bool{}}
 	socket := newSocket(udp)
+	socket.path = knownPath(nil, s.cfg.PathMTU)
 	if x.gate, err = newGate(s.cfg.Key, socket, s.roster, x.log); err != nil {
 		return nil, err
 	}
@@ -316,7 +323,7 @@ func (x *exchange) arrive(r *tcp.ForwarderRequest) {
 func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 	defer c.abort() // unless it was closed
 	_ = c.SetDeadline(time.Now().Add(openTimeout))
-	conn := newDatagramConn(c, x.cable)
+	conn := newDatagramConn(c, x.cable, p.gauge)
 	nonce := enterByChance(conn)
 	defer conn.leave()
 	opening := make([]byte, OpeningSize)

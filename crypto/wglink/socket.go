@@ -1,6 +1,7 @@
 package wglink
 
 import (
+	"context"
 	"errors"
 	"net"
 	"net/netip"
@@ -62,6 +63,12 @@ type socket struct {
 	initiations func(message []byte, from netip.AddrPort) (pass bool)
 	late        chan lateMessage
 
+	// path says what the system knows of the size of packets on the way to a place; 0:
+	// nothing. nil: nobody is to be asked. tooLarge is told where to there was one that the
+	// system refused.
+	path     func(ctx context.Context, to netip.AddrPort) int
+	tooLarge func(to netip.Addr)
+
 	// aim is what the endpoint named "server" stands for.
 	aim atomic.Pointer[remotes]
 
@@ -86,6 +93,7 @@ func newSocket(udp *net.UDPConn) *socket {
 	// The kernel may allow less, which costs speed and nothing else.
 	_ = udp.SetReadBuffer(socketBuffer)
 	_ = udp.SetWriteBuffer(socketBuffer)
+	keepWhole(udp)
 	return &socket{udp: udp, sent: newCounter(), in: passage{out: newCounter()}, io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
 }
 
@@ -186,13 +194,13 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 	}
 	defer s.count(packets)
 	if one, ok := to.(*remote); ok {
-		return s.io.write(packets, one.AddrPort)
+		return s.write(packets, one.AddrPort)
 	}
 	var sent bool
 	var errs []error
 	for _, at := range to.(*remotes).all {
 		// A host may have no route to some of them.
-		if err := s.io.write(packets, at); err != nil {
+		if err := s.write(packets, at); err != nil {
 			errs = append(errs, err)
 			continue
 		}
@@ -202,6 +210,14 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 		return nil
 	}
 	return errors.Join(errs...)
+}
+
+func (s *socket) write(packets [][]byte, to netip.AddrPort) error {
+	err := s.io.write(packets, to)
+	if isTooLarge(err) && s.tooLarge != nil {
+		s.tooLarge(to.Addr())
+	}
+	return err
 }
 
 func (s *socket) count(messages [][]byte) {
