@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -50,7 +51,7 @@ func wireGuardProtection(p wglink.Protection) tunnel.Protection {
 
 // dialWireGuard gives the dialer for carriers over WireGuard. The config is
 // valid, and says where. dir is the client's.
-func dialWireGuard(cfg remoteConfig, device *keys.Device, dir string) (client.Dialer, error) {
+func dialWireGuard(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir string) (client.Dialer, error) {
 	key, err := keys.ParseWireGuardPublic(cfg.WireGuardKey)
 	if err != nil {
 		return nil, err
@@ -63,6 +64,14 @@ func dialWireGuard(cfg remoteConfig, device *keys.Device, dir string) (client.Di
 		Key:       device.WireGuard(),
 		Answered:  answered.read(),
 		Note:      answered.write,
+		PathMTU: func(ctx context.Context, to netip.AddrPort) int {
+			path := cfg.path(netip.AddrPort{}, to)
+			path.UDP = true
+			return paths.Look(ctx, path).MTU
+		},
+	}
+	if cfg.RequireIPsec {
+		d.Guard = paths.Detector.Tie
 	}
 	return func(ctx context.Context) (client.Carrier, error) {
 		c, err := d.Dial(ctx)
@@ -106,7 +115,7 @@ func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir
 		case kind == overIPsec:
 			dial, err = dialIPsec(cfg, paths)
 		case cfg.WireGuardKey != "":
-			dial, err = dialWireGuard(cfg, device, dir)
+			dial, err = dialWireGuard(cfg, paths, device, dir)
 		default:
 			continue // the server takes none
 		}
@@ -118,15 +127,24 @@ func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir
 	return all, nil
 }
 
-// admitWireGuard lets a server judge what arrives inside WireGuard.
-func admitWireGuard(s admitter) wglink.Admit {
-	return func(ctx context.Context, a wglink.Arrival) ([]byte, func(context.Context, net.Conn)) {
-		return s.Admit(ctx, tunnel.Arrival{
-			Opening:    a.Opening,
-			Place:      tunnel.Place{Server: a.Server, Carrier: a.Channel},
-			Remote:     a.Remote,
-			Protection: wireGuardProtection(a.Protection),
-			WireGuard:  a.Device,
-		})
+// admitWireGuard judges what arrives inside WireGuard. Devices move, and what protects the path
+// below is that to where they are.
+func (p *serverProcess) admitWireGuard(ctx context.Context, a wglink.Arrival) ([]byte, func(context.Context, net.Conn)) {
+	below, stop := p.trails.follow(a.Place)
+	answer, serve := p.Admit(ctx, tunnel.Arrival{
+		Opening:    a.Opening,
+		Place:      tunnel.Place{Server: a.Server, Carrier: a.Channel},
+		Remote:     a.Remote,
+		Protection: wireGuardProtection(a.Protection),
+		WireGuard:  a.Device,
+		Below:      below,
+	})
+	if serve == nil {
+		stop()
+		return answer, nil
+	}
+	return answer, func(ctx context.Context, conn net.Conn) {
+		defer stop()
+		serve(ctx, conn)
 	}
 }

@@ -146,9 +146,6 @@ func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
 	case over && c.CA:
 		report("server.carriers", "over IPsec the server proves who it is by its pinned key", "write pin in place of ca, or leave ipsec out")
 	}
-	if c.RequireIPsec && slices.Contains(c.Carriers, overWireGuard) {
-		report("server.carriers", "WireGuard cannot be held to IPsec", `write carriers = ["ipsec", "tls"]`)
-	}
 	if c.RequireIPsec && c.MPTCP {
 		report("server.mptcp", "Multipath TCP would take ways that IPsec does not protect", "write mptcp = false")
 	}

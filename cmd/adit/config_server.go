@@ -166,9 +166,6 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 		report("tls", "cert and key go together", "name both files, or neither")
 	}
 	c.WireGuard.validate(report)
-	if c.RequireIPsec && c.WireGuard.Listen != "" {
-		report("wireguard.listen", "WireGuard cannot be held to IPsec", "leave it empty, or leave out require_ipsec")
-	}
 	validateDoors(c.Doors, report)
 	c.Login.validate(report)
 	c.Bind.validate(report)

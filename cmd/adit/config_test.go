@@ -91,7 +91,6 @@ func TestClientSaysHowItReachesItsServer(t *testing.T) {
 		tls + "require_ipsec = true":                                         "",
 		"carriers = [\"ipsec\", \"tls\"]\nipsec_address = \"10.8.0.1:8444\"": "c:2:1: server.carriers: over IPsec the server proves who it is by its pinned key | write pin in place of ca, or leave ipsec out",
 		"carriers = [\"ipsec\"]":                                             `c: server.ipsec_address: "" is not HOST:PORT | write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`,
-		"require_ipsec = true":                                               `c: server.carriers: WireGuard cannot be held to IPsec | write carriers = ["ipsec", "tls"]`,
 		tls + "mptcp = true\nrequire_ipsec = true":                           "c:3:1: server.mptcp: Multipath TCP would take ways that IPsec does not protect | write mptcp = false",
 	} {
 		c := defaultClientConfig()
@@ -210,9 +209,6 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 			"c:1:3: door[1].client_ca: the method certificate and client_ca go together | name the PEM file of the CA that issues the apps' certificates",
 			"c:1:3: door[1].keytab: the method gssapi and a keytab go together | name the file with the keys of rcmd/HOST and socks/HOST",
 			`c:1:3: door[1].networks: the method network and networks go together | write networks = { "10.8.0.0/16" = "partner" }`,
-		}},
-		{"WireGuard past IPsec", "require_ipsec = true\n[wireguard]\nlisten = \":51820\"", []string{
-			`c:3:1: wireguard.listen: WireGuard cannot be held to IPsec | leave it empty, or leave out require_ipsec`,
 		}},
 		{"door with datagrams past IPsec", "[[door]]\nlisten = \":1080\"\nmethods = [\"password\"]\nudp = true\nrequire_ipsec = true", []string{
 			`c:4:1: door[1].udp: datagrams cannot be held to IPsec | write udp = false, or leave out require_ipsec`,

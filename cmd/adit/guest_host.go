@@ -24,7 +24,7 @@ type guestHost struct {
 
 // visit gives the visit on behalf of which a guest does something.
 func (h *guestHost) visit(ctx context.Context, f wglink.Flow) (*server.Visit, error) {
-	v, err := h.guests.Visit(ctx, f.Guest, f.Remote)
+	v, err := h.guests.Visit(ctx, f.Guest, f.Place)
 	if err != nil {
 		h.log.Debug("guest is refused", "remote", f.Remote, "error", err)
 		return nil, wglink.NotAllowed

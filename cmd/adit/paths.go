@@ -47,6 +47,9 @@ func ipsecWords(p ipsec.Protection) []string {
 // judge has the server judge an arrival, which is told what protects the path below the
 // carrier as long as that lasts.
 func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
+	if a.Below != nil { // it knows where its device is, which may move
+		return p.server.Admit(ctx, a)
+	}
 	var path atomic.Pointer[ipsec.Followed]
 	a.Below = func() []string {
 		if f := path.Load(); f != nil {
@@ -55,7 +58,7 @@ func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, fu
 		return nil
 	}
 	answer, serve := p.server.Admit(ctx, a)
-	if serve == nil || a.Protection.Carrier == overWireGuard { // whose devices move as they like
+	if serve == nil {
 		return answer, serve
 	}
 	return answer, func(ctx context.Context, conn net.Conn) {

@@ -100,6 +100,7 @@ type serverProcess struct {
 	server *server.Server
 	store  *users.Store
 	paths  *ipsec.Paths
+	trails *trails       // nil without WireGuard
 	audit  *audit.Writer // nil: nothing is recorded
 
 	wireGuard wireGuard

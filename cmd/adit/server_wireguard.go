@@ -58,14 +58,21 @@ func (p *serverProcess) openWireGuard() {
 		return
 	}
 	w.host = &guestHost{exit: &p.exit, log: p.log.Logger}
-	w.server = wglink.NewServer(wglink.ServerConfig{
-		Key:   w.key,
-		MTU:   p.cfg.WireGuard.MTU,
-		Host:  w.host,
-		Inner: w.network.inner(),
-		Log:   p.log.Logger,
-	})
-	w.host.guests = guest.NewRegister(guest.Config{Server: p.server, Users: p.store, Present: w.present, Log: p.log.Logger})
+	p.trails = &trails{paths: p.paths, port: w.at.Port(), changed: p.server.PathsChanged}
+	cfg := wglink.ServerConfig{
+		Key:     w.key,
+		MTU:     p.cfg.WireGuard.MTU,
+		PathMTU: p.trails.mtu,
+		Moved:   p.trails.look,
+		Host:    w.host,
+		Inner:   w.network.inner(),
+		Log:     p.log.Logger,
+	}
+	if p.cfg.RequireIPsec {
+		cfg.Guard = p.trails.guard
+	}
+	w.server = wglink.NewServer(cfg)
+	w.host.guests = guest.NewRegister(guest.Config{Server: p.server, Users: p.store, Present: w.present, Below: p.trails.follow, Log: p.log.Logger})
 }
 
 // present tells where guests are.
@@ -112,7 +119,7 @@ func (p *serverProcess) serveWireGuard(ctx context.Context) error {
 		})
 		cancel()
 	})
-	err = p.wireGuard.server.Serve(ctx, pc, admitWireGuard(p))
+	err = p.wireGuard.server.Serve(ctx, pc, p.admitWireGuard)
 	cancel()
 	return errors.Join(err, <-watched)
 }

@@ -33,6 +33,16 @@ func (d *Detector) Control(ctx context.Context, _, address string, c syscall.Raw
 	return nil
 }
 
+// Tie has a socket for UDP, of remote's version of IP alone, talk by the protected path to remote only, as
+// Control does for TCP.
+func (d *Detector) Tie(ctx context.Context, c syscall.RawConn, remote netip.AddrPort) error {
+	p, err := d.Look(ctx, Path{Remote: remote, UDP: true, Mark: markOf(c)})
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrUnprotected, err)
+	}
+	return p.tie(c)
+}
+
 // Fit is for [net.Dialer].ControlContext, too. It demands nothing, and has a connection's segments
 // fit into what protects the path, if anything does.
 func (d *Detector) Fit(ctx context.Context, _, address string, c syscall.RawConn) error {

@@ -71,6 +71,11 @@ type Dialer struct {
 	// [net.Dialer].ControlContext. Its error keeps it from being used.
 	Control func(ctx context.Context, network, address string, c syscall.RawConn) error
 
+	// Guard, if it is set, ties a socket to what is to protect it on the way to a place,
+	// before anything is sent there, and before each carrier is opened. Its error keeps the
+	// place from being used.
+	Guard func(ctx context.Context, c syscall.RawConn, place netip.AddrPort) error
+
 	// Resolver finds the addresses of Endpoint's host; nil: [net.DefaultResolver].
 	Resolver Resolver
 
@@ -182,12 +187,16 @@ func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) 
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if l = d.link; l == nil {
-		if l, err = d.newLink(ctx, mtu); err != nil {
+		if l, err = d.newLink(ctx, places[0], mtu); err != nil {
 			return nil, "", false, err
 		}
 		d.link = l
 	}
 	l.users++
+	if places, err = d.guarded(ctx, l.socket, places); err != nil {
+		d.releaseLocked(l)
+		return nil, "", false, err
+	}
 	if before, err = l.seek(places); err != nil {
 		d.releaseLocked(l)
 		return nil, "", false, err
@@ -195,12 +204,41 @@ func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) 
 	return l, before, l.users == 1, nil
 }
 
-func (d *Dialer) newLink(ctx context.Context, mtu int) (*link, error) {
+// guarded gives those of the places that a socket may be used for.
+func (d *Dialer) guarded(ctx context.Context, s *socket, places []netip.AddrPort) (open []netip.AddrPort, err error) {
+	if d.Guard == nil {
+		return places, nil
+	}
+	raw, err := s.udp.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, at := range places {
+		if err := d.Guard(ctx, raw, at); err != nil {
+			errs = append(errs, fmt.Errorf("%v: %w", at, err))
+			continue
+		}
+		// What a socket is tied to may be on the way to this one alone.
+		return []netip.AddrPort{at}, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+// newLink makes a link to one of many places.
+func (d *Dialer) newLink(ctx context.Context, place netip.AddrPort, mtu int) (*link, error) {
 	var config net.ListenConfig
 	if d.Control != nil {
 		config.Control = func(network, address string, c syscall.RawConn) error { return d.Control(ctx, network, address, c) }
 	}
-	pc, err := config.ListenPacket(ctx, "udp", ":0")
+	network := "udp"
+	if d.Guard != nil { // a socket of both versions of IP can be tied to nothing
+		network = "udp6"
+		if place.Addr().Is4() {
+			network = "udp4"
+		}
+	}
+	pc, err := config.ListenPacket(ctx, network, ":0")
 	if err != nil {
 		return nil, err
 	}

@@ -121,6 +121,10 @@ func (g *gate) run(ctx context.Context) {
 }
 
 func (g *gate) judge(m lateMessage, proved bool) {
+	if f := g.socket.fence; f != nil && !f.admits(m.from) {
+		g.log.Debug("wireguard handshake refused", "remote", m.from, "error", errFenced)
+		return
+	}
 	if !proved && g.crowded() {
 		g.sendCookie(m, &remote{m.from})
 		return

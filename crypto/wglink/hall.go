@@ -224,7 +224,7 @@ func (v *visitor) end() {
 
 // flow describes what a guest does.
 func (v *visitor) flow(source, target netip.AddrPort) Flow {
-	return Flow{Guest: v.peer.key, Remote: v.peer.place(), Source: source, Target: target}
+	return Flow{Guest: v.peer.key, Remote: v.peer.place(), Source: source, Target: target, peer: v.peer}
 }
 
 // ask tells whether something may be asked for a guest, which ends with answered.

@@ -43,6 +43,16 @@ type Flow struct {
 	Remote netip.AddrPort // where its latest handshake came from
 	Source netip.AddrPort // inner; without a port for an echo
 	Target netip.AddrPort // of a [Port], that of its first datagram
+
+	peer *peer // nil in tests
+}
+
+// Place is where the guest's latest handshake came from, as of now.
+func (f Flow) Place() netip.AddrPort {
+	if f.peer == nil {
+		return f.Remote
+	}
+	return f.peer.place()
 }
 
 // Query is a DNS message from a guest.

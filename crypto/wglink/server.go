@@ -41,6 +41,10 @@ type Arrival struct {
 	Device     [32]byte // the WireGuard key that the peer has proved to hold
 	Remote     netip.AddrPort
 	Protection Protection
+
+	// Place is where the device's latest handshake came from, as of when it is called:
+	// devices move. It may be called at any time.
+	Place func() netip.AddrPort
 }
 
 // Admit judges an arrival. It is called concurrently. Whoever calls has proved to hold the
@@ -76,6 +80,16 @@ type ServerConfig struct {
 	// PathMTU, if it is set, says how large IP packets may be on the path to a place,
 	// headers and all, for reasons that the system does not know. 0: there are none.
 	PathMTU func(ctx context.Context, to netip.AddrPort) int
+
+	// Moved, if it is set, is called after peers have come from elsewhere than before. It
+	// must return soon.
+	Moved func()
+
+	// Guard, if it is set, has the server talk to those places alone that are open. It is
+	// asked about a place when somebody who knows the server's key comes from there, and stop
+	// is called when nobody has for minutes. open is called for each packet. Whoever comes from
+	// elsewhere is neither answered nor heard.
+	Guard func(place netip.AddrPort) (open func() bool, stop func())
 
 	// Host carries out what guests do. nil: there are no guests.
 	Host Host
@@ -173,6 +187,9 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 	x := &exchange{ctx: ctx, key: s.cfg.Key.Public(), admit: admit, roster: s.roster, log: s.cfg.Log, all: map[*tcpConn]bool{}}
 	socket := newSocket(udp)
 	socket.path = knownPath(nil, s.cfg.PathMTU)
+	if s.cfg.Guard != nil {
+		socket.fence = newFence(s.cfg.Guard)
+	}
 	if x.gate, err = newGate(s.cfg.Key, socket, s.roster, x.log); err != nil {
 		return nil, err
 	}
@@ -187,6 +204,7 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 	}
 	forwarder := tcp.NewForwarder(x.stack, firstBuffer, maxHandshakes, x.arrive)
 	x.stack.SetTransportProtocolHandler(tcp.ProtocolNumber, forwarder.HandlePacket)
+	x.survey.moved = s.cfg.Moved
 	s.roster.open(x.engine, x.hall)
 	return x, nil
 }
@@ -200,6 +218,7 @@ func (x *exchange) sweep(ctx context.Context) {
 			return
 		case now := <-tick.C:
 			x.roster.sweep(now)
+			x.socket.fence.sweep()
 		}
 	}
 }
@@ -220,6 +239,7 @@ func (x *exchange) end() {
 	x.engine.drain()
 	x.roster.close()
 	x.engine.close()
+	x.socket.fence.close()
 	if x.hall != nil {
 		x.hall.stack.Destroy()
 	}
@@ -342,6 +362,7 @@ func (x *exchange) attend(c *tcpConn, p *peer, opened func()) {
 		Device:     p.key,
 		Remote:     p.place(),
 		Protection: protection(),
+		Place:      p.place,
 	})
 	if answer == nil || !x.note(c, true) {
 		return

@@ -69,6 +69,9 @@ type socket struct {
 	path     func(ctx context.Context, to netip.AddrPort) int
 	tooLarge func(to netip.Addr)
 
+	// fence says where packets may come from and go to; nil: anywhere.
+	fence *fence
+
 	// aim is what the endpoint named "server" stands for.
 	aim atomic.Pointer[remotes]
 
@@ -153,6 +156,9 @@ func (s *socket) receive(packets [][]byte, sizes []int, from []conn.Endpoint) (i
 			return 0, err
 		}
 	}
+	if s.fence != nil {
+		s.keepOut(packets[:n], sizes, from)
+	}
 	for i, p := range packets[:n] {
 		if isPacket(p[:sizes[i]]) {
 			s.received++
@@ -167,6 +173,16 @@ func (s *socket) receive(packets [][]byte, sizes []int, from []conn.Endpoint) (i
 		}
 	}
 	return n, nil
+}
+
+// keepOut has the device pass over what comes from where nothing may come from. Of
+// initiations the gate is the judge.
+func (s *socket) keepOut(packets [][]byte, sizes []int, from []conn.Endpoint) {
+	for i, p := range packets {
+		if sizes[i] > 0 && p[0] != messageInitiation && !s.fence.passes(from[i].(*remote).AddrPort) {
+			sizes[i] = 0
+		}
+	}
 }
 
 func (s *socket) receiveLate(packets [][]byte, sizes []int, from []conn.Endpoint) (int, error) {
@@ -212,7 +228,13 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 	return errors.Join(errs...)
 }
 
+// errFenced says that nothing may be sent to a place.
+var errFenced = errors.New("the way there is not protected")
+
 func (s *socket) write(packets [][]byte, to netip.AddrPort) error {
+	if s.fence != nil && !s.fence.passes(to) {
+		return errFenced
+	}
 	err := s.io.write(packets, to)
 	if isTooLarge(err) && s.tooLarge != nil {
 		s.tooLarge(to.Addr())

@@ -40,6 +40,7 @@ const (
 type survey struct {
 	cable *cable
 	path  func(ctx context.Context, to netip.AddrPort) int // the system's word; 0: none
+	moved func()                                           // is told that peers have moved; nil: nobody is
 	hints chan struct{}                                    // has room for one
 
 	mu     sync.Mutex
@@ -86,8 +87,9 @@ func (s *survey) run(ctx context.Context) {
 		alarms := s.alarms
 		s.alarms = map[netip.Addr]struct{}{}
 		s.mu.Unlock()
+		moved := false
 		for _, g := range s.cable.sizes.each() {
-			s.look(ctx, g, alarms)
+			moved = s.look(ctx, g, alarms) || moved
 			if !g.isDue(time.Now()) {
 				continue
 			}
@@ -101,23 +103,27 @@ func (s *survey) run(ctx context.Context) {
 				g.put(func() { g.searching = false })
 			}
 		}
+		if moved && s.moved != nil {
+			s.moved()
+		}
 	}
 }
 
-// look asks the system about a gauge's path, if that may have changed.
-func (s *survey) look(ctx context.Context, g *gauge, alarms map[netip.Addr]struct{}) {
+// look asks the system about a gauge's path, if that may have changed, and tells whether the
+// peer has moved.
+func (s *survey) look(ctx context.Context, g *gauge, alarms map[netip.Addr]struct{}) (moved bool) {
 	at := g.remote()
 	if !at.IsValid() {
-		return
+		return false
 	}
 	now := time.Now()
 	g.mu.Lock()
-	moved := at != g.at
+	moved = at != g.at
 	_, alarmed := alarms[at.Addr()]
 	idle := !g.busy.Load() || now.Sub(g.looked) < lookEvery
 	g.mu.Unlock()
 	if !moved && !alarmed && idle {
-		return
+		return false
 	}
 	known := s.cable.sizes.mtu
 	if s.path != nil {
@@ -136,6 +142,7 @@ func (s *survey) look(ctx context.Context, g *gauge, alarms map[netip.Addr]struc
 			g.busy.Store(true)
 		}
 	})
+	return moved
 }
 
 // put changes what mu guards, and the limit with it.

@@ -40,6 +40,10 @@ type Config struct {
 	// knows, and all stay until they may not come any more.
 	Present func() map[[32]byte]Presence
 
+	// Below follows what protects the path below WireGuard to where a guest is, in the
+	// words that rules have for it, until stop. nil: nothing is known of that.
+	Below func(place func() netip.AddrPort) (words func() []string, stop func())
+
 	Log *slog.Logger // nil: nothing is logged
 }
 
@@ -67,6 +71,7 @@ type stay struct {
 	visit  *server.Visit // nil if it was not let in
 	remote netip.AddrPort
 	since  time.Time
+	stop   func() // following its path; nil if nobody does
 	err    error
 }
 
@@ -101,8 +106,9 @@ func (r *Register) Set(guests []users.Device) {
 var errUnknown = errors.New("there is no such guest")
 
 // Visit gives the visit of a guest, which begins with the first thing that the guest
-// does. To begin it two rows of the store are read; otherwise it waits for nothing.
-func (r *Register) Visit(ctx context.Context, key [32]byte, remote netip.AddrPort) (*server.Visit, error) {
+// does. To begin it two rows of the store are read; otherwise it waits for nothing. place tells
+// where the guest is, at any time until it has left.
+func (r *Register) Visit(ctx context.Context, key [32]byte, place func() netip.AddrPort) (*server.Visit, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.stays[key]; s != nil {
@@ -115,13 +121,17 @@ func (r *Register) Visit(ctx context.Context, key [32]byte, remote netip.AddrPor
 	if !known || r.closed {
 		return nil, errUnknown
 	}
-	s := &stay{remote: remote, since: time.Now()}
+	s := &stay{remote: place(), since: time.Now()}
 	r.stays[key] = s
-	if s.visit, s.err = r.cfg.Server.Visit(ctx, server.Visitor{Device: device.Key, Came: came}); s.err != nil {
+	below := func() []string { return nil }
+	if r.cfg.Below != nil {
+		below, s.stop = r.cfg.Below(place)
+	}
+	if s.visit, s.err = r.cfg.Server.Visit(ctx, server.Visitor{Device: device.Key, Came: came(below)}); s.err != nil {
 		s.err = fmt.Errorf("let a guest in: %w", s.err)
 		return nil, s.err
 	}
-	r.cfg.Log.Info("guest has come", "user", device.User, "device", device.Name, "remote", remote, "address", device.Address)
+	r.cfg.Log.Info("guest has come", "user", device.User, "device", device.Name, "remote", s.remote, "address", device.Address)
 	r.fresh = append(r.fresh, key)
 	select {
 	case r.arrived <- struct{}{}:
@@ -130,9 +140,11 @@ func (r *Register) Visit(ctx context.Context, key [32]byte, remote netip.AddrPor
 	return s.visit, nil
 }
 
-// came says how guests come.
-func came() policy.Who {
-	return policy.Who{Door: "wireguard", Method: "guest", Protection: []string{"wireguard"}}
+// came says how guests come, over what is below.
+func came(below func() []string) func() policy.Who {
+	return func() policy.Who {
+		return policy.Who{Door: "wireguard", Method: "guest", Protection: append([]string{"wireguard"}, below()...)}
+	}
 }
 
 // stale tells whether it is time to try again.
@@ -150,6 +162,9 @@ func (s *stay) stale() bool {
 // leave ends a stay. The caller holds mu.
 func (r *Register) leave(key [32]byte, s *stay) {
 	delete(r.stays, key)
+	if s.stop != nil {
+		defer s.stop()
+	}
 	if s.visit == nil {
 		return
 	}

@@ -75,10 +75,15 @@ func (i *inn) add() users.Device {
 	return d
 }
 
+// at is where a guest is that stays there.
+func at(place netip.AddrPort) func() netip.AddrPort {
+	return func() netip.AddrPort { return place }
+}
+
 // visit has a guest begin something that it may.
 func (i *inn) visit(d users.Device) *server.Visit {
 	i.t.Helper()
-	v, err := i.Visit(i.t.Context(), d.WireGuard, outside)
+	v, err := i.Visit(i.t.Context(), d.WireGuard, at(outside))
 	i.must(err)
 	return v
 }
@@ -146,7 +151,7 @@ func TestGuestIsHereFromTheFirstThingThatItDoes(t *testing.T) {
 func TestNobodyVisitsWhoIsNotInTheRegister(t *testing.T) {
 	i := newInn(t)
 	phone := i.add()
-	if _, err := i.Visit(t.Context(), phone.WireGuard, outside); err == nil {
+	if _, err := i.Visit(t.Context(), phone.WireGuard, at(outside)); err == nil {
 		t.Error("a guest visits before it may")
 	}
 	i.Set([]users.Device{phone})
@@ -155,7 +160,7 @@ func TestNobodyVisitsWhoIsNotInTheRegister(t *testing.T) {
 	if !over(v) || len(i.Here()) != 0 {
 		t.Error("a guest stays that may not")
 	}
-	if _, err := i.Visit(t.Context(), phone.WireGuard, outside); err == nil {
+	if _, err := i.Visit(t.Context(), phone.WireGuard, at(outside)); err == nil {
 		t.Error("it comes back")
 	}
 }
@@ -172,7 +177,7 @@ func TestRevokedGuestHasToGo(t *testing.T) {
 		t.Error("its connection goes on")
 	}
 	until(t, "a refusal", func() bool {
-		_, err := i.Visit(t.Context(), phone.WireGuard, outside)
+		_, err := i.Visit(t.Context(), phone.WireGuard, at(outside))
 		return err != nil
 	})
 	if here := i.Here(); len(here) != 0 {
@@ -189,7 +194,7 @@ func TestGuestOfADisabledUserMayComeBackWhenTheUserMay(t *testing.T) {
 	until(t, "that its visit ends", func() bool { return over(v) })
 	i.must(i.store.SetUserDisabled(t.Context(), "anna", false))
 	until(t, "another visit", func() bool {
-		again, err := i.Visit(t.Context(), phone.WireGuard, outside)
+		again, err := i.Visit(t.Context(), phone.WireGuard, at(outside))
 		return err == nil && again != v && !over(again)
 	})
 }

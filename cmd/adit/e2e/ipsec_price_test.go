@@ -32,7 +32,7 @@ func TestCarriersFitIntoIPsecAndRestOnIt(t *testing.T) {
 			page := l.serveAtHub()
 			l.up()
 			const at = hubInner + ":8444"
-			dir := l.startHub(hubInner, "", fmt.Sprintf("[ipsec]\nlisten = %q", at))
+			dir := l.startHub(hubInner, "", fmt.Sprintf("[wireguard]\nlisten = \":51820\"\n\n[ipsec]\nlisten = %q", at))
 			server := l.programs[len(l.programs)-1]
 			client := l.join(dir, fmt.Sprintf("ipsec_address = %q\ncarriers = [\"tls\"]", at))
 			before := l.fragments()
@@ -41,8 +41,10 @@ func TestCarriersFitIntoIPsecAndRestOnIt(t *testing.T) {
 				t.Errorf("without adit %d packets were cut in pieces", pieces)
 			}
 			price, speed := map[string]time.Duration{}, map[string]float64{}
-			for _, over := range []string{byTLS, "ipsec"} {
-				l.edit(client+"/client.toml", `carriers = ["tls"]`, fmt.Sprintf("carriers = [%q]", over))
+			last := byTLS
+			for _, over := range []string{byTLS, byWireGuard, "ipsec"} {
+				l.edit(client+"/client.toml", fmt.Sprintf("carriers = [%q]", last), fmt.Sprintf("carriers = [%q]", over))
+				last = over
 				c := l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
 				before = l.fragments()
 				took := c.processorTime(t) + server.processorTime(t)

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"sync"
+
+	"github.com/adit-net/adit/crypto/ipsec"
+)
+
+// trails are the paths to peers of a WireGuard server, which move as they like.
+type trails struct {
+	paths   *ipsec.Paths
+	port    uint16 // of ours
+	changed func() // the protection of some is another than before, as they have moved
+
+	mu  sync.Mutex // guards what follows
+	all map[*trail]struct{}
+}
+
+// path is that to a place.
+func (s *trails) path(to netip.AddrPort) ipsec.Path {
+	return ipsec.Path{Local: netip.AddrPortFrom(netip.Addr{}, s.port), Remote: to, UDP: true}
+}
+
+// mtu says how large packets may be on the path to a place; 0 if that is not known.
+func (s *trails) mtu(ctx context.Context, to netip.AddrPort) int {
+	return s.paths.Look(ctx, s.path(to)).MTU
+}
+
+// guard tells whether the path to a place is protected.
+func (s *trails) guard(place netip.AddrPort) (open func() bool, stop func()) {
+	f := s.paths.Follow(context.Background(), s.path(place), nil)
+	return func() bool { return f.Protection().Protected() }, f.Stop
+}
+
+// follow says what protects the path to where a peer is, until stop.
+func (s *trails) follow(place func() netip.AddrPort) (words func() []string, stop func()) {
+	t := &trail{trails: s, place: place}
+	t.words() // so that a first look costs no flow any time
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[*trail]struct{})
+	}
+	s.all[t] = struct{}{}
+	return t.words, func() {
+		s.mu.Lock()
+		delete(s.all, t)
+		s.mu.Unlock()
+		t.end()
+	}
+}
+
+// look sees whether peers have moved to where the protection is another.
+func (s *trails) look() {
+	s.mu.Lock()
+	all := make([]*trail, 0, len(s.all))
+	for t := range s.all {
+		all = append(all, t)
+	}
+	s.mu.Unlock()
+	changed := false
+	for _, t := range all {
+		before := t.last()
+		changed = !slices.Equal(before, t.words()) || changed
+	}
+	if changed {
+		s.changed()
+	}
+}
+
+// trail is the path to one peer.
+type trail struct {
+	trails *trails
+	place  func() netip.AddrPort
+
+	mu   sync.Mutex // guards what follows
+	at   netip.AddrPort
+	path *ipsec.Followed // nil before and after
+	over bool
+}
+
+// words are those that rules have for what protects the path to where the peer is now.
+func (t *trail) words() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if at := t.place(); !t.over && at.IsValid() && (t.path == nil || at != t.at) {
+		if t.path != nil {
+			t.path.Stop()
+		}
+		t.at, t.path = at, t.trails.paths.Follow(context.Background(), t.trails.path(at), nil)
+	}
+	if t.path == nil {
+		return nil
+	}
+	return ipsecWords(t.path.Protection())
+}
+
+// last are the words for where the peer was when they were last asked for.
+func (t *trail) last() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.path == nil {
+		return nil
+	}
+	return ipsecWords(t.path.Protection())
+}
+
+// end ends the following. What was seen last stays.
+func (t *trail) end() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.over = true
+	if t.path != nil {
+		t.path.Stop()
+	}
+}
