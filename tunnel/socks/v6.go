@@ -53,7 +53,7 @@ func (q Request6) AppendBinary(b []byte) ([]byte, error) {
 	}
 	err := q.check()
 	if err == nil {
-		b, err = appendFull6(b, byte(q.Command), dst, q.Options, inRequest6)
+		b, err = appendFull6(b, byte(q.Command), dst, &q.Options, inRequest6)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encode SOCKS 6 request: %w", err)
@@ -69,7 +69,7 @@ func ReadRequest6(r io.Reader) (Request6, error) {
 	m, err := readFull6(r)
 	if err == nil {
 		q.Command, q.Dst = Command(m.code), m.addr
-		q.Options, err = parseOptions6(m.options, inRequest6)
+		err = q.Options.parse(m.options, inRequest6)
 	}
 	if q.Options.Offer != nil && q.Command != Connect {
 		q.Options.Offer.InitialData = 0 // the number means nothing there
@@ -96,8 +96,8 @@ func ReadInitial6(r io.Reader, offer *MethodOffer6) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func (q Request6) check() error {
-	o := q.Options
+func (q *Request6) check() error {
+	o := &q.Options
 	switch {
 	case q.Command == Noop && (q.Dst.Name != "" || q.Dst.Port != 0 || q.Dst.IP.IsValid() && !q.Dst.IP.IsUnspecified()):
 		return errors.New("NOOP names a destination")
@@ -121,7 +121,7 @@ func (p AuthReply6) AppendBinary(b []byte) ([]byte, error) {
 	}
 	err := p.check()
 	if err == nil {
-		b, err = appendOptions6(b, start, p.Options, inAuthReply6)
+		b, err = appendOptions6(b, start, &p.Options, inAuthReply6)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("encode SOCKS 6 authentication reply: %w", err)
@@ -133,7 +133,8 @@ func (p AuthReply6) AppendBinary(b []byte) ([]byte, error) {
 // are those of [ReadRequest6]. A server that does not take the request for one
 // of SOCKS 6 answers with a lone 06, which reads as io.ErrUnexpectedEOF.
 func ReadAuthReply6(r io.Reader) (AuthReply6, error) {
-	p, err := readAuth6(r)
+	var p AuthReply6
+	err := p.read(r)
 	if err == nil {
 		err = p.check()
 	}
@@ -143,28 +144,27 @@ func ReadAuthReply6(r io.Reader) (AuthReply6, error) {
 	return p, nil
 }
 
-func readAuth6(r io.Reader) (p AuthReply6, err error) {
+func (p *AuthReply6) read(r io.Reader) error {
 	b := make([]byte, minAuth6, usualSize6)
 	if err := readHead6(r, b); err != nil {
-		return p, err
+		return err
 	}
 	if b[1] > 1 {
-		return p, fmt.Errorf("reply type is %d", b[1])
+		return fmt.Errorf("reply type is %d", b[1])
 	}
 	size, err := optionsSize6(b)
 	if err != nil {
-		return p, err
+		return err
 	}
 	if b, err = readMore6(r, b, size); err != nil {
-		return p, err
+		return err
 	}
 	p.OK = b[1] == 0
-	p.Options, err = parseOptions6(b[minAuth6:], inAuthReply6)
-	return p, err
+	return p.Options.parse(b[minAuth6:], inAuthReply6)
 }
 
-func (p AuthReply6) check() error {
-	o := p.Options
+func (p *AuthReply6) check() error {
+	o := &p.Options
 	switch {
 	case o.TokenAccepted && o.TokenRejected:
 		return errors.New("token is both accepted and rejected")
@@ -179,7 +179,7 @@ func (p AuthReply6) check() error {
 // AppendBinary appends the reply's bytes to b. A reply that SOCKS 6 cannot
 // carry is an error.
 func (p OperationReply6) AppendBinary(b []byte) ([]byte, error) {
-	b, err := appendFull6(b, byte(p.Code), orAny6(p.Bound), p.Options, inOperationReply6)
+	b, err := appendFull6(b, byte(p.Code), orAny6(p.Bound), &p.Options, inOperationReply6)
 	if err != nil {
 		return nil, fmt.Errorf("encode SOCKS 6 operation reply: %w", err)
 	}
@@ -193,7 +193,7 @@ func ReadOperationReply6(r io.Reader) (OperationReply6, error) {
 	m, err := readFull6(r)
 	if err == nil {
 		p.Code, p.Bound = Code(m.code), m.addr
-		p.Options, err = parseOptions6(m.options, inOperationReply6)
+		err = p.Options.parse(m.options, inOperationReply6)
 	}
 	if err != nil {
 		return OperationReply6{}, fmt.Errorf("read SOCKS 6 operation reply: %w", err)
@@ -233,7 +233,7 @@ func readFull6(r io.Reader) (m full6, err error) {
 	return m, err
 }
 
-func appendFull6(b []byte, code byte, a Addr, o Options6, in place6) ([]byte, error) {
+func appendFull6(b []byte, code byte, a Addr, o *Options6, in place6) ([]byte, error) {
 	a, err := checkAddr6(a)
 	if err != nil {
 		return nil, err

@@ -133,17 +133,17 @@ func optionsSize6(b []byte) (int, error) {
 	return size, nil
 }
 
-func parseOptions6(b []byte, in place6) (Options6, error) {
-	var o Options6
+// parse adds a message's options to none.
+func (o *Options6) parse(b []byte, in place6) error {
 	var seen uint32
 	for n := 0; len(b) > 0; n++ {
 		if n == maxOptionCount6 {
-			return Options6{}, errTooManyOptions6
+			return errTooManyOptions6
 		}
 		// Options begin and end at multiples of 4, so there are 4 bytes.
 		kind, size := kind6(binary.BigEndian.Uint16(b)), int(binary.BigEndian.Uint16(b[2:]))
 		if size < 4 || size%4 != 0 || size > len(b) {
-			return Options6{}, fmt.Errorf("option %d has %d bytes, with %d left", kind, size, len(b))
+			return fmt.Errorf("option %d has %d bytes, with %d left", kind, size, len(b))
 		}
 		data := b[4:size:size]
 		b = b[size:]
@@ -151,17 +151,17 @@ func parseOptions6(b []byte, in place6) (Options6, error) {
 			continue
 		}
 		if !kind.holds(len(data)) {
-			return Options6{}, fmt.Errorf("option %d has %d bytes", kind, size)
+			return fmt.Errorf("option %d has %d bytes", kind, size)
 		}
 		if many := kind == kindStack6 || kind == kindAuthData6; !many && seen&(1<<kind) != 0 {
-			return Options6{}, fmt.Errorf("option %d comes twice", kind)
+			return fmt.Errorf("option %d comes twice", kind)
 		}
 		seen |= 1 << kind
 		if err := o.add(kind, data); err != nil {
-			return Options6{}, fmt.Errorf("option %d: %w", kind, err)
+			return fmt.Errorf("option %d: %w", kind, err)
 		}
 	}
-	return o, o.check()
+	return o.check()
 }
 
 // add takes the data of an option, which has a size that its kind can have.
@@ -228,7 +228,7 @@ func (o *Options6) check() error {
 
 // appendOptions6 completes a message that begins at b[start]: it appends the
 // options and sets their length.
-func appendOptions6(b []byte, start int, o Options6, in place6) ([]byte, error) {
+func appendOptions6(b []byte, start int, o *Options6, in place6) ([]byte, error) {
 	if len(o.Stack)+len(o.Auth) > maxOptionCount6 {
 		return nil, errTooManyOptions6
 	}
