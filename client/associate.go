@@ -25,7 +25,7 @@ func (c *Client) associate(ctx context.Context, r socks.Request, in socks.Inbox)
 	if r.Dialect == socks.SOCKS6 { // others say where the app sends from
 		wanted.Port = r.Dst.Port
 	}
-	g, err := c.request(ctx, r.User, socks.Request6{
+	g, err := c.request(ctx, r.User, &socks.Request6{
 		Command: socks.Associate,
 		Dst:     wanted,
 		Options: socks.Options6{Stack: r.Stack},

@@ -18,7 +18,7 @@ import (
 // Bind asks the server to open a port for connections from r.Dst. A name is resolved
 // by the server. The port outlives carriers, and ends with the session.
 func (c *Client) Bind(ctx context.Context, r socks.Request) (socks.Binding, socks.Reply, error) {
-	g, err := c.request(ctx, r.User, socks.Request6{
+	g, err := c.request(ctx, r.User, &socks.Request6{
 		Command: socks.Bind,
 		Dst:     r.Dst,
 		Options: socks.Options6{Stack: r.Stack, SessionRequest: r.Backlog() > 0},
@@ -175,8 +175,9 @@ func (p *sharedPort) accept(ctx context.Context) (*tunnel.Stream, socks.Reply, e
 	}
 	if err != nil {
 		stream.Reset()
+		return nil, socks.Reply{}, err
 	}
-	return stream, g.reply, err
+	return stream, g.reply, nil
 }
 
 // waits notes that a stream waits for a peer, unless the port is closed.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
@@ -20,7 +21,7 @@ const maxTries = 3
 // Connect asks the server to connect to r.Dst. A name is resolved by the
 // server. It makes Client a [socks.Relay].
 func (c *Client) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.Reply, error) {
-	q := socks.Request6{Command: socks.Connect, Dst: r.Dst, Options: socks.Options6{Stack: r.Stack}}
+	q := &socks.Request6{Command: socks.Connect, Dst: r.Dst, Options: socks.Options6{Stack: r.Stack}}
 	g, err := c.requestEarly(ctx, r.User, q, r.Initial)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, fmt.Errorf("connect: %w", err)
@@ -38,24 +39,24 @@ type granted struct {
 
 // request makes a request in a stream of its own, for a user who has logged in or for
 // the device's.
-func (c *Client) request(ctx context.Context, user string, q socks.Request6) (granted, error) {
+func (c *Client) request(ctx context.Context, user string, q *socks.Request6) (*granted, error) {
 	return c.requestEarly(ctx, user, q, nil)
 }
 
 // requestEarly makes a request with the first bytes behind it.
-func (c *Client) requestEarly(ctx context.Context, user string, q socks.Request6, first []byte) (granted, error) {
+func (c *Client) requestEarly(ctx context.Context, user string, q *socks.Request6, first []byte) (*granted, error) {
 	if len(first) > socks.MaxInitialData6 {
-		return granted{}, &socks.Error{Code: socks.GeneralFailure, Err: fmt.Errorf("%d first bytes are too many", len(first))}
+		return nil, &socks.Error{Code: socks.GeneralFailure, Err: fmt.Errorf("%d first bytes are too many", len(first))}
 	}
 	for try := 1; ; try++ {
 		lane, stream, err := c.open(ctx)
 		if err != nil {
-			return granted{}, err
+			return nil, err
 		}
 		request, err := c.encode(user, lane.session, q, first)
 		if err != nil {
 			stream.Reset()
-			return granted{}, err
+			return nil, err
 		}
 		g, err := askInTime(ctx, stream, request)
 		if err == nil {
@@ -64,21 +65,25 @@ func (c *Client) requestEarly(ctx context.Context, user string, q socks.Request6
 		}
 		stream.Reset()
 		if try == maxTries || !unanswered(lane, err) {
-			return granted{}, err
+			return nil, err
 		}
 		if len(first) > 0 && !errors.Is(err, tunnel.ErrRefused) {
-			return granted{}, err // the target may have them, and must not get them twice
+			return nil, err // the target may have them, and must not get them twice
 		}
 	}
 }
 
 // encode gives the bytes of a request in a session.
-func (c *Client) encode(user string, s *session, q socks.Request6, first []byte) ([]byte, error) {
+func (c *Client) encode(user string, s *session, q *socks.Request6, first []byte) ([]byte, error) {
 	login, err := c.loginOf(user, s)
 	if err != nil {
 		return nil, err
 	}
-	q.Options.Auth = append(q.Options.Auth, login...)
+	if len(login) > 0 {
+		with := *q
+		with.Options.Auth = slices.Concat(q.Options.Auth, login)
+		q = &with
+	}
 	b, err := withFirst(q, first)
 	if err != nil {
 		return nil, &socks.Error{Code: socks.GeneralFailure, Err: err}
@@ -87,7 +92,7 @@ func (c *Client) encode(user string, s *session, q socks.Request6, first []byte)
 }
 
 // withFirst gives the bytes of a request, which says how many follow it.
-func withFirst(q socks.Request6, first []byte) ([]byte, error) {
+func withFirst(q *socks.Request6, first []byte) ([]byte, error) {
 	if len(first) > 0 {
 		q.Options.Offer = &socks.MethodOffer6{InitialData: uint16(len(first))}
 	}
@@ -113,6 +118,9 @@ func unanswered(l *lane, err error) bool {
 
 // open opens a stream in the session there is, or in the next one.
 func (c *Client) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
+	if lane, stream := c.openNow(); stream != nil {
+		return lane, stream, nil
+	}
 	ctx, cancel := context.WithTimeoutCause(ctx, c.cfg.Patience, errPatience)
 	defer cancel()
 	var session *session
@@ -133,42 +141,62 @@ func (c *Client) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 	}
 }
 
+// openNow opens a stream if that takes no waiting, as it does nearly always.
+func (c *Client) openNow() (*lane, *tunnel.Stream) {
+	c.mu.Lock()
+	session := c.session
+	c.mu.Unlock()
+	if session == nil {
+		return nil, nil
+	}
+	lane, _, err := session.choose()
+	if err != nil || lane == nil {
+		return nil, nil
+	}
+	defer session.opened(lane)
+	return lane, lane.OpenNow()
+}
+
 var errPatience = errors.New("no stream could be opened in time")
 
 // answerLimit bounds the wait for the server's replies. The server gives up on
 // a target long before.
 const answerLimit = time.Minute
 
-func askInTime(ctx context.Context, stream *tunnel.Stream, request []byte) (granted, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	return ask(ctx, stream, request)
-}
-
-// ask sends a request and reads the server's two replies. When ctx ends it
-// resets the stream.
-func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (granted, error) {
-	stop := context.AfterFunc(ctx, func() { stream.Reset() })
-	g, err := exchange(stream, request)
-	if !stop() {
-		return granted{}, context.Cause(ctx)
+func askInTime(ctx context.Context, stream *tunnel.Stream, request []byte) (*granted, error) {
+	late := time.AfterFunc(answerLimit, func() { stream.Reset() })
+	g, err := ask(ctx, stream, request)
+	if !late.Stop() {
+		return nil, context.DeadlineExceeded
 	}
 	return g, err
 }
 
-func exchange(stream *tunnel.Stream, request []byte) (granted, error) {
+// ask sends a request and reads the server's two replies. When ctx ends it
+// resets the stream.
+func ask(ctx context.Context, stream *tunnel.Stream, request []byte) (*granted, error) {
+	stop := context.AfterFunc(ctx, func() { stream.Reset() })
+	g, err := exchange(stream, request)
+	if !stop() {
+		return nil, context.Cause(ctx)
+	}
+	return g, err
+}
+
+func exchange(stream *tunnel.Stream, request []byte) (*granted, error) {
 	if _, err := stream.Write(request); err != nil {
-		return granted{}, broken(err)
+		return nil, broken(err)
 	}
 	auth, err := socks.ReadAuthReply6(stream)
 	if err != nil {
-		return granted{}, broken(err)
+		return nil, broken(err)
 	}
 	if !auth.OK {
-		return granted{}, socks.NotAllowed
+		return nil, socks.NotAllowed
 	}
-	reply, err := readReply(stream)
-	return granted{stream: stream, reply: reply, auth: auth.Options}, err
+	g := &granted{stream: stream, auth: auth.Options}
+	g.reply, err = readReply(stream)
+	return g, err
 }
 
 // readReply reads an operation reply, and makes an error of a failure.

@@ -120,7 +120,7 @@ func (c *Client) logInByToken(ctx context.Context, token []byte) (grant socks.To
 	return grant, err
 }
 
-func (c *Client) logIn(ctx context.Context, data socks.AuthData6) (granted, error) {
+func (c *Client) logIn(ctx context.Context, data socks.AuthData6) (*granted, error) {
 	g, err := c.noop(ctx, socks.Options6{Auth: []socks.AuthData6{data}})
 	if errors.Is(err, socks.NotAllowed) {
 		err = ErrLogin
@@ -129,8 +129,8 @@ func (c *Client) logIn(ctx context.Context, data socks.AuthData6) (granted, erro
 }
 
 // noop makes a request that asks for no flow.
-func (c *Client) noop(ctx context.Context, o socks.Options6) (granted, error) {
-	g, err := c.request(ctx, "", socks.Request6{Command: socks.Noop, Options: o})
+func (c *Client) noop(ctx context.Context, o socks.Options6) (*granted, error) {
+	g, err := c.request(ctx, "", &socks.Request6{Command: socks.Noop, Options: o})
 	if err == nil {
 		g.stream.Close()
 	}
@@ -138,7 +138,7 @@ func (c *Client) noop(ctx context.Context, o socks.Options6) (granted, error) {
 }
 
 // loggedIn notes a login that was good.
-func (c *Client) loggedIn(user string, g granted) error {
+func (c *Client) loggedIn(user string, g *granted) error {
 	id := g.auth.AuthOf(socks.MethodLogin6)
 	if err := c.logins.note(user, id != nil); err != nil {
 		return err

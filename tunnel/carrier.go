@@ -99,6 +99,11 @@ func (s *Session) SetGrace(d time.Duration) {
 	}
 }
 
+func (s *Session) isAttached() bool {
+	state, _ := s.State()
+	return state.Attached
+}
+
 // attached waits until there is a carrier.
 func (s *Session) attached(ctx context.Context) error {
 	for {

@@ -112,7 +112,12 @@ func (g *guard) takeDropped() (uint32, bool) {
 	return id, true
 }
 
-// settled waits until yamux has few enough streams to forget.
+// isSettled tells whether yamux has few enough streams to forget, and settled waits for that.
+func (g *guard) isSettled() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.dropped) < maxDropped
+}
 func (g *guard) settled(ctx context.Context) error {
 	for {
 		g.mu.Lock()

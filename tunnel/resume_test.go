@@ -191,6 +191,32 @@ func TestOpenWaitsForACarrier(t *testing.T) {
 	}
 }
 
+func TestOpenNowOpensWhatNeedsNoWaiting(t *testing.T) {
+	r := newRoamer(t, tunnel.Config{Grace: time.Minute, Streams: 1})
+	if r.client.OpenNow() != nil {
+		t.Error("opened without a carrier")
+	}
+	r.attach()
+	r.open().Reset() // the session has begun by then
+	s := r.client.OpenNow()
+	if s == nil {
+		t.Fatal("not opened")
+	}
+	if r.client.OpenNow() != nil {
+		t.Error("opened more than there may be")
+	}
+	if _, err := s.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(s, make([]byte, 5)); err != nil {
+		t.Fatal(err)
+	}
+	r.client.Close(0)
+	if r.client.OpenNow() != nil {
+		t.Error("opened in a session that is over")
+	}
+}
+
 // TestStreamsThatAreGivenUpDoNotPileUp opens and resets streams on a carrier
 // that stands still, as fast as it can.
 func TestStreamsThatAreGivenUpDoNotPileUp(t *testing.T) {

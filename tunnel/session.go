@@ -215,6 +215,26 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 		s.releaseSlot()
 		return nil, err
 	}
+	return s.openInSlot()
+}
+
+// OpenNow is Open for who does not wait: it gives nil if that would have to, or would
+// fail.
+func (s *Session) OpenNow() *Stream {
+	if !isClosed(s.started) || isClosed(s.draining) || !s.isAttached() || !s.guard.isSettled() {
+		return nil
+	}
+	select {
+	case s.slots <- struct{}{}:
+	default:
+		return nil
+	}
+	st, _ := s.openInSlot() // Open will say what is wrong
+	return st
+}
+
+// openInSlot opens a stream for a caller who has a slot for it.
+func (s *Session) openInSlot() (*Stream, error) {
 	mux, err := s.openMux()
 	if err != nil {
 		s.releaseSlot()
