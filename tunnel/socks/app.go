@@ -7,10 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -62,6 +64,9 @@ type app struct {
 	level   *atomic.Uint32 // a GSSLevel
 }
 
+// aheads are readers for handshakes. They come back from those that end well.
+var aheads = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, aheadBytes) }}
+
 func newApp(s *serving, c net.Conn) (*app, error) {
 	conn, err := asConn(c)
 	if err != nil {
@@ -70,7 +75,8 @@ func newApp(s *serving, c net.Conn) (*app, error) {
 	if s.TLS != nil {
 		conn = serveTLS(conn, s.TLS)
 	}
-	a := &app{conn: conn, in: bufio.NewReaderSize(conn, aheadBytes), door: s, level: new(atomic.Uint32)}
+	a := &app{conn: conn, in: aheads.Get().(*bufio.Reader), door: s, level: new(atomic.Uint32)}
+	a.in.Reset(conn)
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		a.source = unmapped(t.AddrPort())
 	}
@@ -119,8 +125,11 @@ func (a *app) serve(ctx context.Context) error {
 
 // arrive looks at who the app is, before it has asked for anything.
 func (a *app) arrive(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, a.door.HandshakeTimeout)
-	defer cancel()
+	if a.door.asksOthers() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, a.door.HandshakeTimeout)
+		defer cancel()
+	}
 	conn := net.Conn(a.conn)
 	if t, ok := a.conn.(tlsConn); ok {
 		if err := t.HandshakeContext(ctx); err != nil {
@@ -140,6 +149,11 @@ func (a *app) arrive(ctx context.Context) error {
 		a.conn.SetDeadline(time.Now().Add(min(refusedTimeout, a.door.HandshakeTimeout)))
 	}
 	return nil
+}
+
+// asksOthers tells whether somebody is asked about apps who may take his time.
+func (s *serving) asksOthers() bool {
+	return s.TLS != nil || s.Admission.Identify != nil || s.Admission.Methods != nil || s.Enter != nil
 }
 
 // speak picks the dialect by the first byte. What comes from no proxy client
@@ -260,8 +274,6 @@ func (a *app) letInOrLog(ctx context.Context, user string, by Method) *guest {
 }
 
 func (g *guest) connect(ctx context.Context, r Request) (relay.Conn, Reply, error) {
-	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
-	defer cancel()
 	r.User, r.Source = g.user, g.source
 	return g.relay.Connect(ctx, r)
 }
@@ -271,18 +283,18 @@ type answer func(Reply) []byte
 
 // carry carries out a request of any SOCKS and relays until both directions
 // have ended.
-func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) error {
+func (a *app) carry(ctx context.Context, g *guest, r *Request, answer answer) error {
 	switch {
 	case r.Command == Connect:
 	case r.Command == Bind:
-		return a.bind(ctx, g, r, answer)
+		return a.bind(ctx, g, *r, answer)
 	case r.isResolve():
-		return a.resolve(ctx, g, r, answer)
+		return a.resolve(ctx, g, *r, answer)
 	default:
 		return a.refuse(&Error{CommandNotSupported, fmt.Errorf("command %d is not served", r.Command)}, answer)
 	}
 	a.conn.SetDeadline(time.Time{})
-	a.door.Log.Debug("app asks for a connection", "app", a.source, "dialect", r.Dialect, "target", r.Dst)
+	a.note(ctx, "connection", r)
 	target, reply, err := a.connect(ctx, g, r)
 	if errors.Is(err, errGone) {
 		return err
@@ -293,6 +305,13 @@ func (a *app) carry(ctx context.Context, g *guest, r Request, answer answer) err
 	return a.join(ctx, target, answer(reply))
 }
 
+// note logs what an app asks for. Most logs do not want to know, and it costs nothing then.
+func (a *app) note(ctx context.Context, what string, r *Request) {
+	if a.door.Log.Enabled(ctx, slog.LevelDebug) {
+		a.door.Log.Debug("app asks for a "+what, "app", a.source, "dialect", r.Dialect, "target", r.Dst)
+	}
+}
+
 // join gives an app its last answer, and relays between it and whom it wants to
 // talk to.
 func (a *app) join(ctx context.Context, target relay.Conn, answer []byte) error {
@@ -300,8 +319,10 @@ func (a *app) join(ctx context.Context, target relay.Conn, answer []byte) error 
 		target.Reset()
 		return err
 	}
-	conn := relay.WithPrefix(a.conn, readAhead(a.in))
-	a.in = nil // its buffer is not needed while the connection lasts
+	conn := relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
+	a.in.Reset(nil) // its buffer is not needed while the connection lasts
+	aheads.Put(a.in)
+	a.in = nil
 	return relay.Copy(ctx, conn, target).Err
 }
 
@@ -315,8 +336,11 @@ func (a *app) tell(answer []byte) error {
 }
 
 // connect asks the relay, and gives up with errGone if the app does.
-func (a *app) connect(ctx context.Context, g *guest, r Request) (target relay.Conn, reply Reply, err error) {
-	gone := a.attend(ctx, func(ctx context.Context) { target, reply, err = g.connect(ctx, r) })
+func (a *app) connect(ctx context.Context, g *guest, r *Request) (target relay.Conn, reply Reply, err error) {
+	ctx, giveUp := context.WithTimeout(ctx, connectTimeout)
+	defer giveUp()
+	r.User, r.Source = g.user, g.source
+	gone := a.attend(giveUp, func() { target, reply, err = g.relay.Connect(ctx, *r) })
 	if gone == nil {
 		return target, reply, err
 	}
@@ -326,30 +350,26 @@ func (a *app) connect(ctx context.Context, g *guest, r Request) (target relay.Co
 	return nil, Reply{}, gone
 }
 
-// attend calls ask with a context that ends when the app goes, and fails with
-// errGone if it has. It reads ahead meanwhile, for there is no other way to notice,
+// attend calls ask, and giveUp while it lasts if the app goes; it fails with
+// errGone then. It reads ahead meanwhile, for there is no other way to notice,
 // but not before ask has taken a while: most take no time.
-func (a *app) attend(ctx context.Context, ask func(context.Context)) error {
-	ctx, giveUp := context.WithCancelCause(ctx)
-	defer giveUp(nil)
+func (a *app) attend(giveUp, ask func()) (gone error) {
 	watched := make(chan struct{})
 	watch := time.AfterFunc(attendAfter, func() {
 		defer close(watched)
 		if err := a.farewell(); err != nil {
-			giveUp(fmt.Errorf("%w: %w", errGone, err))
+			gone = fmt.Errorf("%w: %w", errGone, err)
+			giveUp()
 		}
 	})
-	ask(ctx)
+	ask()
 	if watch.Stop() {
 		return nil
 	}
 	a.conn.SetReadDeadline(time.Unix(1, 0)) // ends the watch
 	<-watched
 	a.conn.SetReadDeadline(time.Time{})
-	if gone := context.Cause(ctx); errors.Is(gone, errGone) {
-		return gone
-	}
-	return nil
+	return gone
 }
 
 // farewell reads ahead until the app goes, and tells how it did; nil if there is no room

@@ -30,7 +30,9 @@ func (a *app) meet(ctx context.Context, answer answer, await func(context.Contex
 	var peer relay.Conn
 	var reply Reply
 	var err error
-	gone := a.attend(ctx, func(ctx context.Context) { peer, reply, err = await(ctx) })
+	waiting, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	gone := a.attend(giveUp, func() { peer, reply, err = await(waiting) })
 	switch {
 	case gone != nil && err == nil:
 		peer.Reset()

@@ -163,28 +163,35 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 		return
 	}
 	if !s.mayCome(a.source.Addr()) {
-		conn.Close()
-		if s.warn.Allows() {
-			s.Log.Warn("turned an app away: nobody may come from there", "app", a.source)
-		}
+		a.turnAway("nobody may come from there")
 		return
 	}
 	place, ok := s.strangers.enter(a.source.Addr(), s.MaxStrangers, s.MaxHostStrangers)
 	if !ok {
-		conn.Close()
-		if s.warn.Allows() {
-			s.Log.Warn("turned an app away: too many have not been let in yet", "app", a.source)
-		}
+		a.turnAway("too many have not been let in yet")
 		return
 	}
 	defer place.leave()
 	a.place = place
-	err = a.serve(ctx)
-	if (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && s.warn.Allows() {
-		s.Log.Warn("refused an app", "app", a.source, "error", err)
-		return
+	a.tellEnd(ctx, a.serve(ctx))
+}
+
+func (a *app) turnAway(why string) {
+	a.conn.Close()
+	if a.door.warn.Allows() {
+		a.door.Log.Warn("turned an app away: "+why, "app", a.source)
 	}
-	s.Log.Debug("app's connection ended", "app", a.source, "error", err)
+}
+
+// tellEnd logs how an app's connection has ended.
+func (a *app) tellEnd(ctx context.Context, err error) {
+	log := a.door.Log
+	switch {
+	case (errors.Is(err, errNotWelcome) || errors.Is(err, errMethods)) && a.door.warn.Allows():
+		log.Warn("refused an app", "app", a.source, "error", err)
+	case log.Enabled(ctx, slog.LevelDebug):
+		log.Debug("app's connection ended", "app", a.source, "error", err)
+	}
 }
 
 // mayCome tells whether an address is in [Door.From].

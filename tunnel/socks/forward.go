@@ -74,6 +74,8 @@ func (f *forwarder) dial(ctx context.Context, address string) (net.Conn, error) 
 	connect := func(first []byte) (relay.Conn, error) {
 		f.dials.RLock()
 		defer f.dials.RUnlock()
+		ctx, cancel := context.WithTimeout(ctx, connectTimeout)
+		defer cancel()
 		conn, _, err := f.guest.connect(ctx, Request{Command: Connect, Dst: dst, Dialect: HTTPForward, Initial: first})
 		if err != nil {
 			return nil, fmt.Errorf("connect: %w", err)

@@ -142,7 +142,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method == http.MethodConnect {
 		p.err = p.leave(w)
 		p.tunnel = func(ctx context.Context) error {
-			return p.app.carry(ctx, g, Request{Command: Connect, Dst: dst, Dialect: HTTPConnect}, answerConnect)
+			return p.app.carry(ctx, g, &Request{Command: Connect, Dst: dst, Dialect: HTTPConnect}, answerConnect)
 		}
 		return
 	}

@@ -50,9 +50,9 @@ func (a *app) resolve(ctx context.Context, g *guest, r Request, answer answer) e
 	a.door.Log.Debug("app asks for a name or address", "app", a.source, "dialect", r.Dialect, "target", r.Dst)
 	var words []byte
 	var err error
-	gone := a.attend(ctx, func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, lookUpTimeout)
-		defer cancel()
+	ctx, giveUp := context.WithTimeout(ctx, lookUpTimeout)
+	defer giveUp()
+	gone := a.attend(giveUp, func() {
 		if r.Command == resolveAddr {
 			var name string
 			if name, err = g.nameOf(ctx, r); err == nil {

@@ -95,7 +95,9 @@ func (a *app) open5(ctx context.Context, g *guest, r Request) (*udp5, Associatio
 	}
 	u := &udp5{socket: socket, fragments: reassembly{desk: &a.door.udp}}
 	var association Association
-	gone := a.attend(ctx, func(ctx context.Context) { association, _, err = g.associate(ctx, r, u) })
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	gone := a.attend(giveUp, func() { association, _, err = g.associate(ctx, r, u) })
 	if gone == nil && err == nil {
 		return u, association, nil
 	}

@@ -33,9 +33,9 @@ func (a *app) socks4(ctx context.Context) error {
 		return a.refuse(errPassword4, answer4)
 	}
 	if r.Command != Connect {
-		return a.carry(ctx, g, r, answerBind4)
+		return a.carry(ctx, g, &r, answerBind4)
 	}
-	return a.carry(ctx, g, r, answer4)
+	return a.carry(ctx, g, &r, answer4)
 }
 
 // readRequest4 reads one request and not a byte more. Its error is an [*Error]

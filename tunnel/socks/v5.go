@@ -41,7 +41,7 @@ func (a *app) socks5(ctx context.Context) error {
 	case enhancedUDP5:
 		return a.enhance(ctx, g)
 	}
-	return a.carry(ctx, g, r, answer5)
+	return a.carry(ctx, g, &r, answer5)
 }
 
 // negotiate5 settles on a method and goes through it. It has answered and

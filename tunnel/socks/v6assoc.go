@@ -91,7 +91,9 @@ func (a *app) open6(ctx context.Context, g *guest, session []byte, r Request) (*
 	u.losses = errorsWanted == StackOn6
 	r = a.wish6(session, r)
 	var reply Reply
-	gone := a.attend(ctx, func(ctx context.Context) { u.association, reply, err = g.associate(ctx, r, u) })
+	ctx, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	gone := a.attend(giveUp, func() { u.association, reply, err = g.associate(ctx, r, u) })
 	if gone != nil || err != nil {
 		u.place.leave()
 		if err == nil {

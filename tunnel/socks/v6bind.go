@@ -18,7 +18,7 @@ func (a *app) bindInSession6(ctx context.Context, g *guest, session []byte, r Re
 		return a.acceptAt6(ctx, port, Reply{Bound: at}, answer)
 	}
 	if r.Backlog() == 0 {
-		return a.carry(ctx, g, r, answer)
+		return a.carry(ctx, g, &r, answer)
 	}
 	a.conn.SetDeadline(time.Time{})
 	a.door.Log.Debug("app asks for a port", "app", a.source, "dialect", r.Dialect, "backlog", r.Backlog())
@@ -27,7 +27,9 @@ func (a *app) bindInSession6(ctx context.Context, g *guest, session []byte, r Re
 	var port Binding
 	var reply Reply
 	var err error
-	gone := a.attend(ctx, func(ctx context.Context) { port, reply, err = g.bind(ctx, wish) })
+	opening, giveUp := context.WithCancel(ctx)
+	defer giveUp()
+	gone := a.attend(giveUp, func() { port, reply, err = g.bind(opening, wish) })
 	if err == nil {
 		defer port.Close()
 	}

@@ -42,7 +42,7 @@ func (a *app) socks6(ctx context.Context) error {
 	case r.Command == Bind && q.Options.inSession() != nil:
 		return a.bindInSession6(ctx, g, q.Options.inSession(), r, answer)
 	}
-	return a.carry(ctx, g, r, answer)
+	return a.carry(ctx, g, &r, answer)
 }
 
 // inSession gives the session that a request is in, or nil.
