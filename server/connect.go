@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"encoding"
+	"runtime"
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
@@ -15,6 +16,7 @@ const requestLimit = 10 * time.Second
 
 // handle serves one stream of the lane.
 func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
+	growStack()
 	stream.SetDeadline(time.Now().Add(requestLimit))
 	request, err := socks.ReadRequest6(stream)
 	if err != nil {
@@ -52,6 +54,15 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	default:
 		l.refuse(stream, socks.CommandNotSupported)
 	}
+}
+
+// growStack gives the goroutine's stack what a request needs of it, while there is little on it. It
+// grows by itself, but step by step, and copies all that is on it each time.
+//
+//go:noinline
+func growStack() {
+	var room [5 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // connect carries out a CONNECT.
