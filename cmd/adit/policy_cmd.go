@@ -91,6 +91,10 @@ A rule that allows may limit what it allows:
   record                   how much of them adit audit knows: full, which is the default;
                            summary, all but the name and address of where they go; none,
                            nothing. What is refused is on record whatever it says.
+  require_ipsec            true: while IPsec does not protect the path to the server, nothing
+                           passes. What is asked for then, is refused, and what is open
+                           stands still until it is protected again.
+  patience                 for how long, before it is reset: 30s, which is the default
 
 Where a rule asks what is spoken, the server connects and waits for the first bytes, 300 ms
 at most, before it passes anything on. A datagram goes by what has been said between the

@@ -97,6 +97,20 @@ names matches it.
 	                             yet decide, has a summary then
 	udp_filtering                of datagrams from what the rule allows: endpoint-independent,
 	                             address-dependent or address-and-port-dependent (RFC 4787)
+	require_ipsec                true: only while IPsec protects the path, see below
+	patience                     how long flows wait for that: "30s"
+
+# IPsec that is required
+
+A rule with require_ipsec denies what it matches while IPsec does not protect the path:
+a request that comes then, is refused. Flows that there are stand still, in both
+directions, until the path is protected again; after patience they are reset. Datagrams are dropped
+meanwhile. The clause protection = ["ipsec"] is another thing: without IPsec its rule
+does not match, and the ones behind it decide, also about flows that there are.
+
+The path is that from the app to the server, as far as it is not on one machine: a session's
+carrier, or an app's connection to a door of the server's. What is behind the server, the
+rule says nothing of.
 
 # Expressions
 

@@ -101,5 +101,12 @@ func (d Decision) String() string {
 	if d.Rule == nil {
 		return text + ": no rule matches"
 	}
-	return fmt.Sprintf("%s: %s:%d: %s", text, d.Rule.File, d.Rule.Line, d.Rule.Name)
+	text = fmt.Sprintf("%s: %s:%d: %s", text, d.Rule.File, d.Rule.Line, d.Rule.Name)
+	switch {
+	case d.Unprotected:
+		text += ": it requires IPsec, which does not protect the path"
+	case d.Outcome == Allow && d.Rule.Limit.RequireIPsec:
+		text += ": while IPsec protects the path"
+	}
+	return text
 }

@@ -127,6 +127,7 @@ func (r *Rule) unseen() (all []string) {
 	l := r.Limit
 	for key, has := range map[string]bool{
 		"quota_per_day": l.QuotaPerDay > 0, "quota_per_month": l.QuotaPerMonth > 0, "max_flows": l.MaxFlows > 0, "idle": l.Idle > 0, "total": l.Total > 0,
+		"require_ipsec": l.RequireIPsec,
 	} {
 		if has {
 			all = append(all, key)
@@ -140,7 +141,7 @@ func (r *Rule) unseen() (all []string) {
 // that would limit something must not leave it to others, which may not.
 func (r *Rule) effect(unseen bool) Effect {
 	l := r.Limit
-	limited := l.QuotaPerDay+l.QuotaPerMonth+l.CeilingUp+l.CeilingDown > 0 || l.MaxFlows > 0 || l.Idle > 0 || l.Total > 0
+	limited := l.QuotaPerDay+l.QuotaPerMonth+l.CeilingUp+l.CeilingDown > 0 || l.MaxFlows > 0 || l.Idle > 0 || l.Total > 0 || l.RequireIPsec
 	switch {
 	case !r.Allow || unseen && limited:
 		return Drop

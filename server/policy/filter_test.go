@@ -99,6 +99,7 @@ func TestAFilterSaysWhatItCannotSee(t *testing.T) {
 		{"hours = [\"08:00-18:00\"]\nfrom = [\"10.0.0.0/8\"]\nthen = \"allow\"", "skip [from hours]"},
 		{"hours = [\"08:00-18:00\"]\nceiling_up = \"1 Mbit/s\"\nthen = \"allow\"", "drop [hours]"},
 		{"max_flows = 3\nthen = \"allow\"", "drop [max_flows]"},
+		{"require_ipsec = true\nthen = \"allow\"", "drop [require_ipsec]"},
 		{"names = [\"!.example.com\"]\nthen = \"allow\"", "accept []"},
 		{"names = [\".example.com\"]\nthen = \"deny\"", ""},
 		{"asked = [\"name\"]\nthen = \"deny\"", ""},

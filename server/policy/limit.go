@@ -24,7 +24,13 @@ type Limit struct {
 
 	Record       string // how much of a flow is recorded
 	UDPFiltering string // whose datagrams an association takes
+
+	RequireIPsec bool          // nothing passes while IPsec does not protect the path
+	Patience     time.Duration // for how long a flow may stand still because of that
 }
+
+// defaultPatience is that of rules that do not say.
+const defaultPatience = 30 * time.Second
 
 // maxRate is a petabit per second, and a petabyte.
 const maxRate = 1e15
@@ -113,10 +119,35 @@ func (r *reader) limit(t *table, rule *Rule) {
 		}
 		l.MaxFlows, limited = n, true
 	}
+	if r.requirement(t, l) {
+		limited = true
+	}
 	if limited && !rule.Allow {
 		r.wrong(t.place, "take out the limits, or allow it", "the rule denies, and limits what it denies")
 	}
 	if l.CeilingUp > 0 && l.RateUp > l.CeilingUp || l.CeilingDown > 0 && l.RateDown > l.CeilingDown {
 		r.wrong(t.place, "", "the rule's rate is above its ceiling")
 	}
+}
+
+// requirement reads what has to protect the path, and tells whether anything has.
+func (r *reader) requirement(t *table, l *Limit) bool {
+	v, ok := r.take(t, "require_ipsec", unstable.Bool, "true or false")
+	l.RequireIPsec = ok && v.text == "true"
+	if l.RequireIPsec {
+		l.Patience = defaultPatience
+	}
+	text, at, ok := r.text(t, "patience")
+	if !ok {
+		return l.RequireIPsec
+	}
+	patience, err := parseSpan(text)
+	switch {
+	case err != nil:
+		r.wrong(at, "", "patience: %v", err)
+	case !l.RequireIPsec:
+		r.wrong(at, "write require_ipsec = true, or leave patience out", "patience is how long flows wait for IPsec, and the rule does not require it")
+	}
+	l.Patience = patience
+	return l.RequireIPsec
 }

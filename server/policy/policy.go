@@ -28,6 +28,7 @@ type Policy struct {
 
 	listens  bool // a rule depends on the protocol
 	discreet bool // a rule keeps something off the records
+	requires bool // a rule wants the path to be protected by IPsec
 }
 
 // Rules gives all rules in their order.
@@ -83,6 +84,7 @@ func (p *Policy) enter(r *Rule) {
 	p.listens = p.listens || r.listens() || r.when != nil && r.when.protocol
 	p.timed = p.timed || r.timed()
 	p.discreet = p.discreet || r.Limit.Record == "none" || r.Limit.Record == "summary"
+	p.requires = p.requires || r.Limit.RequireIPsec
 }
 
 // Who is who makes requests, and how they come.
@@ -102,6 +104,8 @@ type Caller struct {
 	policy *Policy
 	who    Who
 	rules  [len(commandWords) + 1]set // that may match, by command; the last is for others
+
+	protected bool // by IPsec
 }
 
 // commandWords are the commands, each at its number.
@@ -114,13 +118,19 @@ func commandNumber(word string) int {
 	return len(commandWords)
 }
 
+// Protected tells whether IPsec protects the path by which he comes.
+func (c *Caller) Protected() bool { return c.protected }
+
+// Wary tells whether a rule allows something only while it does.
+func (c *Caller) Wary() bool { return c.policy.requires }
+
 // For looks up what the rules say of who makes requests, so that this need not be done
 // for each of them.
 func (p *Policy) For(who Who) *Caller {
 	who.From = who.From.Unmap().WithZone("")
 	who.Groups = slices.Concat(who.Groups, p.groups[who.User])
 	who.Protection = implied(who.Protection)
-	c := &Caller{policy: p, who: who}
+	c := &Caller{policy: p, who: who, protected: slices.Contains(who.Protection, "ipsec")}
 	rules := p.sets.full()
 	for kind := range callerKinds {
 		rules.and(p.values[kind].together(valuesOf(kind, c, nil)...))
@@ -215,6 +225,10 @@ type Decision struct {
 	// Rule has decided, or is the first that may do so later. nil: no rule matches, and
 	// nothing is allowed that no rule allows.
 	Rule *Rule
+
+	// Unprotected tells that it is denied only because Rule requires IPsec, which does not
+	// protect the path.
+	Unprotected bool
 }
 
 // Decide decides by the first rule that matches. It allows nothing that something which is
@@ -246,7 +260,7 @@ func (c *Caller) Decide(q Request) Decision {
 	} else if x.used && q.Protocol != "" {
 		picked = append(picked, x.find(q.Protocol))
 	}
-	var s search
+	s := search{protected: c.protected}
 	eachCommon(picked, func(i int) bool {
 		r := p.rules[i]
 		return !s.ends(r, c.judge(r, &q))
@@ -275,11 +289,14 @@ func (c *Caller) judge(r *Rule, q *Request) truth {
 
 // search goes through rules in their order.
 type search struct {
+	protected bool // by IPsec
+
 	rule *Rule // that matches
 
 	open    *Rule // the first that may match
 	said    truth // of it; yes if there is none
 	allowed bool  // one that may match would allow it
+	lacking *Rule // the first that would, if IPsec protected the path
 }
 
 // ends takes what is said of the next rule, and tells whether it is the last one that
@@ -295,17 +312,25 @@ func (s *search) ends(r *Rule, said truth) bool {
 	if said > s.said {
 		s.open, s.said = r, said
 	}
-	s.allowed = s.allowed || r.Allow
+	s.allowed = s.allowed || s.allows(r)
+	if s.lacking == nil && r.Allow && !s.allows(r) {
+		s.lacking = r
+	}
 	return false
 }
 
+// allows tells whether a rule allows what it matches.
+func (s *search) allows(r *Rule) bool { return r.Allow && (s.protected || !r.Limit.RequireIPsec) }
+
 func (s *search) decision() Decision {
-	denied := s.rule == nil || !s.rule.Allow
+	denied := s.rule == nil || !s.allows(s.rule)
 	switch {
 	case s.open != nil && (s.allowed || !denied):
 		return Decision{Outcome: [...]Outcome{needsAddress: NeedsAddress, needsProtocol: NeedsProtocol}[s.said], Rule: s.open}
+	case denied && s.lacking != nil:
+		return Decision{Outcome: Deny, Rule: s.lacking, Unprotected: true}
 	case denied:
-		return Decision{Outcome: Deny, Rule: s.rule}
+		return Decision{Outcome: Deny, Rule: s.rule, Unprotected: s.rule != nil && s.rule.Allow}
 	}
 	return Decision{Outcome: Allow, Rule: s.rule}
 }

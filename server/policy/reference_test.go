@@ -18,6 +18,7 @@ type refRule struct {
 	clauses map[string][]string
 	when    string
 	allow   bool
+	secure  bool // only while IPsec protects the path
 }
 
 var refPools = map[string][]string{
@@ -188,8 +189,32 @@ func (r refRule) judge(w Who, q Request) truth {
 	return said
 }
 
-// refDecide gives the outcome and the number of the rule, -1 for none.
-func refDecide(rules []refRule, w Who, q Request) (Outcome, int) {
+// refDecide gives the outcome and the number of the rule, -1 for none. Where only IPsec is
+// missing, that of the first rule that wants it.
+func refDecide(rules []refRule, w Who, q Request) (outcome Outcome, rule int, unprotected bool) {
+	if slices.Contains(w.Protection, "ipsec") {
+		outcome, rule = refDecideAmong(rules, w, q)
+		return outcome, rule, false
+	}
+	bare := slices.Clone(rules)
+	for i := range bare {
+		bare[i].allow = bare[i].allow && !bare[i].secure
+	}
+	if outcome, rule = refDecideAmong(bare, w, q); outcome != Deny {
+		return outcome, rule, false
+	}
+	if otherwise, _ := refDecideAmong(rules, w, q); otherwise == Deny {
+		return outcome, rule, false
+	}
+	for i, r := range rules {
+		if r.allow && r.judge(w, q) != no {
+			return Deny, i, true
+		}
+	}
+	panic("no rule has decided")
+}
+
+func refDecideAmong(rules []refRule, w Who, q Request) (Outcome, int) {
 	open, need, allows := -1, yes, false
 	settle := func(outcome Outcome, rule int) (Outcome, int) {
 		if open >= 0 && (allows || outcome == Allow) {
@@ -223,6 +248,9 @@ func (r refRule) toml(b *strings.Builder) {
 	if r.when != "" {
 		fmt.Fprintf(b, "when = '%s'\n", r.when)
 	}
+	if r.secure {
+		b.WriteString("require_ipsec = true\n")
+	}
 	fmt.Fprintf(b, "then = %q\n\n", map[bool]string{true: "allow", false: "deny"}[r.allow])
 }
 
@@ -230,6 +258,7 @@ func pick[T any](rnd *rand.Rand, all ...T) T { return all[rnd.IntN(len(all))] }
 
 func randomRule(rnd *rand.Rand) refRule {
 	r := refRule{clauses: make(map[string][]string), allow: rnd.IntN(2) == 0}
+	r.secure = r.allow && rnd.IntN(3) == 0
 	keys := make([]string, 0, len(refPools))
 	for key := range refPools {
 		keys = append(keys, key)
@@ -303,9 +332,9 @@ func compare(t *testing.T, text string, p *Policy, rules []refRule, w Who, q Req
 	t.Helper()
 	e := p.For(w).Explain(q)
 	got := e.Decision
-	outcome, number := refDecide(rules, w, q)
-	if at := slices.Index(p.rules, got.Rule); got.Outcome != outcome || at != number {
-		t.Fatalf("decision is %s by rule %d, want %s by rule %d\n%#v\n%#v\n%s", got.Outcome, at, outcome, number, w, q, text)
+	outcome, number, unprotected := refDecide(rules, w, q)
+	if at := slices.Index(p.rules, got.Rule); got.Outcome != outcome || at != number || got.Unprotected != unprotected {
+		t.Fatalf("decision is %s by rule %d (%t), want %s by rule %d (%t)\n%#v\n%#v\n%s", got.Outcome, at, got.Unprotected, outcome, number, unprotected, w, q, text)
 	}
 	first := slices.IndexFunc(rules, func(r refRule) bool { return r.judge(w, q) == yes })
 	if first < 0 {
