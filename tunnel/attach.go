@@ -281,6 +281,11 @@ type Arrival struct {
 	// rules: "ipsec". nil: nothing is known to. It is safe for concurrent use.
 	Below func() []string
 
+	// Keep has everything on the carrier go by the IPsec that protects it now, or not at all, from
+	// now on. The error says that this cannot be had. nil: it never can. It is safe for
+	// concurrent use, and costs little once it has been called.
+	Keep func() error
+
 	// WireGuard is the X25519 key that the other end has proved to hold; zeros where the
 	// carrier asks for none.
 	WireGuard [32]byte

@@ -65,6 +65,10 @@ func (s *Session) Received() uint64 {
 	return s.resumes.Received()
 }
 
+// Written gives the offset behind all that this end's streams have written so far: a peer
+// that waits for it, or for a later one, has it all.
+func (s *Session) Written() uint64 { return s.out.written() }
+
 // Attach makes conn the session's carrier, in place of the one before, for a
 // peer that waits for offset. The carrier's Serve must be called. On an error, see Judge, the
 // session is as it was and conn is still the caller's.

@@ -28,6 +28,7 @@ type outbox struct {
 	pending *[]byte   // put in and not yet given to the pipe, of resume.NewBuffer; nil if there is nothing
 	data    int       // bytes of data frames: reserved, or in pending
 	inFrame int       // how many bytes of pending are data
+	total   uint64    // bytes that were ever put in
 	waiters []*waiter // for room, first come first served
 	err     error     // set once: nothing more can be sent
 	writing bool      // the pipe has bytes that it has not taken yet
@@ -207,6 +208,7 @@ func (o *outbox) append(p []byte) {
 		o.pending = resume.NewBuffer()
 	}
 	*o.pending = append(*o.pending, p...)
+	o.total += uint64(len(p))
 }
 
 // flush waits until all has been given to the pipe, for a limited time.
@@ -242,6 +244,13 @@ func (o *outbox) flushed() {
 		close(o.drained)
 		o.drained = nil
 	}
+}
+
+// written is how many bytes were ever put in.
+func (o *outbox) written() uint64 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.total
 }
 
 func (o *outbox) failure() error {

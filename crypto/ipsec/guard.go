@@ -90,8 +90,8 @@ func (s *Paths) Look(ctx context.Context, p Path) Protection {
 	return f.Protection()
 }
 
-// Tie has a socket, of which nothing has been sent yet, use a path only as it is protected, as
-// [Detector.Control] does, and follows the path. An error means that nothing protects it.
+// Tie has a socket use a path only as it is protected, from now on, as [Detector.Control] does, and
+// follows the path. An error means that nothing protects it.
 func (s *Paths) Tie(ctx context.Context, p Path, c syscall.RawConn) (*Followed, error) {
 	f := s.Follow(ctx, p, nil)
 	if err := f.Protection().tie(c); err != nil {

@@ -30,6 +30,9 @@ func newConn(tls net.Conn, w *wire) *conn {
 	return &conn{Conn: tls, wire: w}
 }
 
+// NetConn gives the connection below, for its socket's sake alone.
+func (c *conn) NetConn() net.Conn { return c.wire.Conn }
+
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	if n > 0 {

@@ -177,6 +177,9 @@ func (f *Flow) take(leaf *node, n int, whole bool) (int, error) {
 	}
 }
 
+// Done is closed when the flow is.
+func (f *Flow) Done() <-chan struct{} { return f.done }
+
 // Close ends the flow, and what waits in it.
 func (f *Flow) Close() {
 	f.once.Do(func() {

@@ -89,6 +89,9 @@ func (c *copying) direction(dst, src *end) (n int64) {
 			}
 			p = p[k:]
 			n += int64(k)
+			if src.follower != nil {
+				src.follower.Passed()
+			}
 			src.goesOn()
 		}
 		switch {
@@ -116,6 +119,8 @@ type end struct {
 	first []byte // what a prefix had left to read before all else
 	pacer Pacer  // nil if bytes do not wait
 
+	follower Follower // nil if the pacer is none
+
 	writing  sync.Mutex
 	writeErr error // of the last Write
 
@@ -132,6 +137,7 @@ func newEnd(c Conn) *end {
 	}
 	if p, ok := e.Conn.(*paced); ok {
 		e.Conn, e.pacer = p.Conn, p.pacer
+		e.follower, _ = p.pacer.(Follower)
 	}
 	return e
 }

@@ -12,6 +12,15 @@ type Pacer interface {
 	PaceWrite(n int) (int, error)
 }
 
+// Follower is a [Pacer] that wants to know when what it has let pass is gone.
+type Follower interface {
+	Pacer
+
+	// Passed tells that what PaceRead let pass has been written to the other conn. [Copy]
+	// calls it, but not after an error.
+	Passed()
+}
+
 // Paced gives a conn whose bytes wait for p. [Copy] has them wait outside of Read and
 // Write, so that it reads sockets as always; a Read or Write by anybody else returns when
 // all its bytes have had their turn, and no deadline ends this.
