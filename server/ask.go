@@ -236,6 +236,17 @@ func (f *flow) decided() string {
 	return f.consent.said
 }
 
+// told is what a record says of a flow in words.
+func (f *flow) told() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	said, stood := f.consent.said, f.stood()
+	if said != "" && stood != "" {
+		return said + "; " + stood
+	}
+	return said + stood
+}
+
 // watchDecider asks again about what is open, when the decider's answers do not count any
 // more.
 func (s *Server) watchDecider(ctx context.Context) {

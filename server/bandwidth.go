@@ -198,11 +198,16 @@ type part struct {
 	bandwidth *bandwidth
 	flow      *shape.Flow
 
-	mu    sync.Mutex
-	share *userPart // nil: given back
+	gate    atomic.Pointer[chan struct{}] // closed when the flow goes on; nil: it does not stand still
+	watched atomic.Bool                   // way is not nil
+
+	mu       sync.Mutex
+	share    *userPart // nil: given back
+	way      way       // that is told what is on its way to the app; nil: nobody wants to know
+	underway bool      // something is
 }
 
-var _ relay.Pacer = (*part)(nil)
+var _ relay.Follower = (*part)(nil)
 
 // part gives a part to a user's flow, which must close it.
 func (b *bandwidth) part(user string) *part {
@@ -266,10 +271,22 @@ func (p *part) close() {
 }
 
 // PaceRead waits for bytes that come from a target.
-func (p *part) PaceRead(n int) (int, error) { return p.pace(shape.Down, n) }
+func (p *part) PaceRead(n int) (int, error) {
+	n, err := p.pace(shape.Down, n)
+	if err == nil && (p.holds() || p.watched.Load()) {
+		err = p.depart()
+	}
+	return n, err
+}
 
 // PaceWrite waits for bytes that go to one.
-func (p *part) PaceWrite(n int) (int, error) { return p.pace(shape.Up, n) }
+func (p *part) PaceWrite(n int) (int, error) {
+	n, err := p.pace(shape.Up, n)
+	if err == nil && p.holds() {
+		err = p.wait()
+	}
+	return n, err
+}
 
 // pace takes the time of what may have to wait, and only of that.
 func (p *part) pace(d shape.Direction, n int) (int, error) {

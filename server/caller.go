@@ -25,6 +25,7 @@ type caller struct {
 	who    func() policy.Who   // he is, and how he comes; without From that is as the request says
 	more   func(*audit.Origin) // adds to who what only records say; nil: nothing
 	resume func() int          // how often the way has changed; nil: never
+	way    way                 // nil: nothing is known of it
 	log    *slog.Logger
 	sight  atomic.Pointer[sight]
 

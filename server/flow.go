@@ -50,9 +50,14 @@ type flow struct {
 	to     destination        // as far as it is known
 	speech spoken             // as far as it is known
 	rule   *policy.Rule       // that has decided; nil: none
-	ration *ration            // nil: no quota counts
+	still  standstill
+	ration *ration // nil: no quota counts
 	limits limits
 	level  recordLevel // that the rule wants
+
+	sheltered bool           // it relies on IPsec, as a rule requires it
+	talkRule  *policy.Rule   // that does so for a destination of an association
+	talkRules *policy.Policy // of which it is
 
 	consent consent // of a decider
 }
@@ -88,8 +93,19 @@ func newFlow(ctx context.Context, c *caller, r socks.Request, to destination) *f
 func (f *flow) judge() (open bool, err error) {
 	f.judging.Lock()
 	defer f.judging.Unlock()
+	return f.judgeNow()
+}
+
+// judgeNow is judge for who holds f.judging.
+func (f *flow) judgeNow() (open bool, err error) {
 	to, speech := f.known()
 	r, err := f.wish.judge(to, speech)
+	if err == nil {
+		err = f.shelteredAs(r)
+	}
+	if _, lacks := errors.AsType[*unprotected](err); lacks {
+		f.part.hold() // before anybody does anything about it
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.rule = r.rule
@@ -138,6 +154,9 @@ func (f *flow) permitTalk(to destination) error {
 	r, err := f.wish.judge(to, speech)
 	if err == nil && !r.open {
 		err = f.askOfDatagrams(to, speech)
+	}
+	if err == nil && r.settled {
+		err = f.shelterTalk(r.secure)
 	}
 	if err != nil || !r.settled {
 		return err

@@ -94,6 +94,8 @@ func (f *flow) release() {
 	l := &f.limits
 	l.over = true
 	l.stop()
+	f.still.stop()
+	f.setShelter(false)
 	if l.limit.MaxFlows > 0 {
 		f.caller.server.dropRule(ruleFlows{f.caller.user, l.rule})
 	}

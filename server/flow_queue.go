@@ -45,6 +45,9 @@ type waitingDatagram struct {
 func (q *datagramQueue) put(batch []socks.Datagram) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
+	if q.part.holds() {
+		return // nobody knows for how long
+	}
 	n := 0
 	for !q.busy && n < len(batch) && q.part.flow.Try(q.way, len(batch[n].Payload)) {
 		n++
@@ -118,7 +121,7 @@ func (q *datagramQueue) release(bytes int) {
 		q.credit -= len(d.Payload)
 		batch = append(batch, d.Datagram)
 	}
-	if len(batch) > 0 {
+	if len(batch) > 0 && !q.part.holds() {
 		q.pass(batch)
 	}
 }

@@ -26,6 +26,8 @@ type lane struct {
 	associations *udp.Mux
 	taken        atomic.Int64 // how often a carrier took over from another
 
+	owed atomic.Uint64 // the offset up to which only protected carriers may carry what they do
+
 	mu      sync.Mutex
 	arrival tunnel.Arrival // of the last carrier
 }
@@ -40,7 +42,7 @@ func (s *session) newLane(number byte) *lane {
 		l.log = s.log.With("lane", number)
 	}
 	l.caller = newCaller(s.server, s.user.Name, l.who, l.log)
-	l.caller.more, l.caller.resume = l.origin, l.resumes
+	l.caller.more, l.caller.resume, l.caller.way = l.origin, l.resumes, l
 	l.tun = tunnel.New(false, tunnel.Config{
 		Handle:  l.handle,
 		Streams: s.server.cfg.SessionStreams,
@@ -60,7 +62,11 @@ func (c *coming) serve(ctx context.Context, conn net.Conn) {
 		conn.Close() // the client asks again, and is told
 		return
 	}
-	carrier, err := l.tun.Attach(conn, c.Epoch, c.Received)
+	err := l.shield(c)
+	var carrier *tunnel.Carrier
+	if err == nil {
+		carrier, err = l.tun.Attach(conn, c.Epoch, c.Received)
+	}
 	if err != nil {
 		l.log.Debug("carrier not attached", "remote", c.arrival.Remote, "error", err)
 		if c.fresh {
@@ -117,9 +123,7 @@ func (l *lane) start(ctx context.Context, c *coming) error {
 
 // comes notes down a carrier.
 func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
-	l.mu.Lock()
-	l.arrival = c.arrival
-	l.mu.Unlock()
+	l.arrives(c.arrival)
 	counts := l.server.counts
 	counts.carriers.of(c.arrival.Protection.Carrier, other).Add(1)
 	counts.arrivals.of(c.arrival.Protection.Carrier, other).Add(1)

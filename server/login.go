@@ -248,6 +248,7 @@ func (g *logins) add(ctx context.Context, s *session, as login) ([]byte, error) 
 	if err != nil {
 		return nil, fmt.Errorf("log in as %s: %w", as.user, err)
 	}
+	visit.way = s
 	fresh := &loggedIn{visit: visit}
 	rand.Read(fresh.id[:]) // never fails
 	if g.byUser == nil {

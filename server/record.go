@@ -109,7 +109,7 @@ func (f *flow) progress(r *audit.Record) {
 	r.Up, r.Down = f.up.Load(), f.down.Load()
 	r.Sent, r.Received = f.sent.Load(), f.received.Load()
 	r.FirstByte = time.Duration(f.first.Load())
-	r.Rule, r.What = f.ruledBy(), f.decided()
+	r.Rule, r.What = f.ruledBy(), f.told()
 	r.Resumes = f.caller.resumes() - f.resumed
 }
 
@@ -149,6 +149,8 @@ func endWord(err error, code socks.Code) string {
 		return "not recorded"
 	case errors.Is(err, errExpired):
 		return errExpired.Error()
+	case errors.Is(err, errStoodStill):
+		return "not protected"
 	case errors.Is(err, errForbidden):
 		return codeWord(socks.NotAllowed)
 	case refused:

@@ -67,7 +67,7 @@ func (s *session) callers() (all []*caller) {
 
 func (c *caller) judgeFlows() {
 	for _, f := range c.all() {
-		if _, reason := f.judge(); reason != nil {
+		if reason := f.rejudge(); reason != nil {
 			f.cut(reason)
 		} else {
 			f.askSoon()
@@ -204,6 +204,9 @@ type ruling struct {
 	open bool         // it depends on what is spoken
 
 	settled bool // it allows, and nothing that becomes known changes it
+
+	secure *policy.Rule // it allows only while IPsec protects the path; nil: it does not mind
+	wary   bool         // it is open, and a rule may come to require that
 }
 
 // judge gives the first rule that may decide, and why the destination may not be
@@ -220,6 +223,9 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 	for _, q.Addr = range Judged(q.Addr) {
 		decision := as.Decide(q)
 		r.rule, r.settled = decision.Rule, decision.Outcome == policy.Allow
+		if r.settled && decision.Rule.Limit.RequireIPsec {
+			r.secure = decision.Rule
+		}
 		switch {
 		case decision.Outcome == policy.Deny:
 			return r, &socks.Error{Code: socks.NotAllowed, Err: denial(decision)}
@@ -230,6 +236,7 @@ func (p petition) judge(d destination, s spoken) (r ruling, err error) {
 		}
 	}
 	r.settled = r.settled && !r.open
+	r.wary = r.open && as.Wary()
 	return r, nil
 }
 
@@ -255,8 +262,11 @@ func (p petition) put(d destination, s spoken) (q policy.Request, err error) {
 
 // denial says in words why something is denied.
 func denial(d policy.Decision) error {
-	if d.Rule == nil {
+	switch {
+	case d.Rule == nil:
 		return errNoRule
+	case d.Unprotected:
+		return &unprotected{rule: d.Rule}
 	}
 	return fmt.Errorf("%w by rule %q", errForbidden, d.Rule.Name)
 }

@@ -9,6 +9,7 @@ import (
 	"net/netip"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/server/audit"
@@ -29,6 +30,9 @@ type session struct {
 	ports  ports
 	logins logins
 	line   audit.Record // what its own one began with; set before there is an entry
+
+	sheltered atomic.Int64 // flows by rules that require IPsec
+	underway  atomic.Int64 // pieces of these that are being handed over
 
 	// Under the server's mu.
 	booked bool                   // it has begun, and may be over by now
@@ -73,8 +77,12 @@ func (s *session) place(c *coming) tunnel.Refusal {
 		return tunnel.RefusedStale
 	case err != nil:
 		return tunnel.RefusedSession
+	case !l.withholds(c):
+		return 0
+	case s.sheltered.Load() > 0:
+		return tunnel.RefusedBusy // until these go on, or have ended
 	}
-	return 0
+	return tunnel.RefusedSession
 }
 
 // open gives the lanes of this moment in order, and what those had to say that

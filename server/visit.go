@@ -28,6 +28,10 @@ type Visitor struct {
 	// and Cipher, and Device if there is none above. nil: nobody knows. It is asked for each flow.
 	Came func() policy.Who
 
+	// Keep has everything that he and the server say to each other, on connections, go by what
+	// protects the path now, or not at all. It is safe for concurrent use. nil: that cannot be had.
+	Keep func() error
+
 	Session string // in which he has logged in, for the records
 }
 
@@ -58,6 +62,7 @@ func (s *Server) Visit(ctx context.Context, who Visitor) (*Visit, error) {
 	v := &Visit{visitor: who, device: device.Name, done: make(chan struct{})}
 	v.caller = newCaller(s, user.Name, v.who, log)
 	v.caller.more = func(o *audit.Origin) { o.Session = who.Session }
+	v.caller.way = visitWay{who.Keep}
 	v.groups.Store(&user.Groups)
 	if !s.receive(v) {
 		return nil, fmt.Errorf("let a visitor in: %w", tunnel.RefusedBusy)

@@ -143,7 +143,7 @@ type verdict struct {
 // admit asks the older processes about a carrier whose session is not known
 // here. It is what [server.Config] wants for Elsewhere.
 func (e *elders) admit(ctx context.Context, a tunnel.Arrival) (answer []byte, serve func(context.Context, net.Conn)) {
-	message, err := packArrival(a)
+	message, err := packArrival(a, false)
 	if err != nil {
 		return nil, nil
 	}
@@ -151,7 +151,7 @@ func (e *elders) admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 	for v := range e.ask(ctx, message) {
 		switch {
 		case len(v.Answer) == tunnel.AnswerSize:
-			return v.Answer, func(ctx context.Context, carrier net.Conn) { passOn(ctx, carrier, v.socket, message) }
+			return v.Answer, func(ctx context.Context, carrier net.Conn) { passOn(ctx, carrier, v.socket, a) }
 		case v.err != nil && !dead(v.err):
 			sure = false
 		}
@@ -214,10 +214,16 @@ func (e *elders) report() []elderReport {
 }
 
 // passOn lets an older process use a carrier that has come to this one, until
-// either of them ends it. It holds 64 KiB meanwhile.
-func passOn(ctx context.Context, carrier net.Conn, socket string, message []byte) {
+// either of them ends it. It holds 64 KiB meanwhile. What protects the carrier's path is kept, as
+// the older process cannot see to that when it turns out to need it.
+func passOn(ctx context.Context, carrier net.Conn, socket string, a tunnel.Arrival) {
 	asking, cancel := context.WithTimeout(ctx, adminTimeout)
 	defer cancel()
+	message, err := packArrival(a, a.Keep != nil && a.Keep() == nil)
+	if err != nil {
+		_ = carrier.Close() // it has been packed before, so this is not reached
+		return
+	}
 	elder, err := switchAt(asking, socket, "POST /carry", message)
 	if err != nil {
 		_ = carrier.Close() // the client makes another
@@ -284,12 +290,13 @@ type passedArrival struct {
 	Remote     netip.AddrPort   `json:"remote"`
 	Protection protectionReport `json:"protection"`
 	WireGuard  []byte           `json:"wireguard,omitempty"`
+	Kept       bool             `json:"kept,omitempty"` // nothing goes by other ways than the protected one
 }
 
 // maxArrival bounds one, in bytes.
 const maxArrival = 4 << 10
 
-func packArrival(a tunnel.Arrival) ([]byte, error) {
+func packArrival(a tunnel.Arrival, kept bool) ([]byte, error) {
 	p := passedArrival{
 		Opening:    a.Opening,
 		Server:     a.Place.Server[:],
@@ -297,6 +304,7 @@ func packArrival(a tunnel.Arrival) ([]byte, error) {
 		Local:      a.Local,
 		Remote:     a.Remote,
 		Protection: reportProtection(a.Protection, nil),
+		Kept:       kept,
 	}
 	if a.WireGuard != [32]byte{} {
 		p.WireGuard = a.WireGuard[:]
@@ -323,6 +331,12 @@ func unpackArrival(message []byte) (tunnel.Arrival, error) {
 		Local:      p.Local,
 		Remote:     p.Remote,
 		Protection: p.Protection.of(),
+		Keep: func() error {
+			if p.Kept {
+				return nil
+			}
+			return errNoSocket
+		},
 	}
 	switch len(p.WireGuard) {
 	case 0:

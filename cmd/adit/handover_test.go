@@ -35,25 +35,32 @@ func TestArrivalIsTheSameAfterItsWay(t *testing.T) {
 	a := someArrival()
 	for _, v := range []reflect.Value{reflect.ValueOf(a), reflect.ValueOf(a.Place), reflect.ValueOf(a.Protection)} {
 		for i := range v.NumField() {
-			if v.Field(i).IsZero() && v.Type().Field(i).Name != "Below" { // which each process sees for itself
+			// What protects the path each process sees for itself, and whether it is kept is said beside.
+			if name := v.Type().Field(i).Name; v.Field(i).IsZero() && name != "Below" && name != "Keep" {
 				t.Errorf("the field %s proves nothing", v.Type().Field(i).Name)
 			}
 		}
 	}
-	message, err := packArrival(a)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got, err := unpackArrival(message); err != nil || !reflect.DeepEqual(got, a) {
-		t.Errorf("it arrives as %+v, %v", got, err)
-	}
-	if len(message) > maxArrival/2 {
-		t.Errorf("it has %d bytes", len(message))
+	for _, kept := range []bool{false, true} {
+		message, err := packArrival(a, kept)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := unpackArrival(message)
+		if err != nil || (got.Keep() == nil) != kept {
+			t.Errorf("it arrives as %+v, %v", got, err)
+		}
+		if got.Keep = nil; !reflect.DeepEqual(got, a) {
+			t.Errorf("it arrives as %+v", got)
+		}
+		if len(message) > maxArrival/2 {
+			t.Errorf("it has %d bytes", len(message))
+		}
 	}
 }
 
 func FuzzArrival(f *testing.F) {
-	message, err := packArrival(someArrival())
+	message, err := packArrival(someArrival(), true)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -71,11 +78,13 @@ func FuzzArrival(f *testing.F) {
 		if len(a.Opening) != tunnel.OpeningSize || len(message) > maxArrival {
 			t.Errorf("%d bytes of opening out of %d", len(a.Opening), len(message))
 		}
-		again, err := packArrival(a)
+		again, err := packArrival(a, a.Keep() == nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if b, err := unpackArrival(again); len(again) <= maxArrival && (err != nil || !reflect.DeepEqual(a, b)) {
+		b, err := unpackArrival(again)
+		a.Keep, b.Keep = nil, nil
+		if len(again) <= maxArrival && (err != nil || !reflect.DeepEqual(a, b)) {
 			t.Errorf("%+v becomes %+v, %v", a, b, err)
 		}
 	})

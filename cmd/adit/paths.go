@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/crypto/ipsec"
+	"github.com/adit-net/adit/server/door"
 	"github.com/adit-net/adit/tunnel"
 	"github.com/adit-net/adit/tunnel/socks"
 )
@@ -51,22 +54,94 @@ func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, fu
 		return p.server.Admit(ctx, a)
 	}
 	var path atomic.Pointer[ipsec.Followed]
+	at := ipsec.Path{Local: a.Local, Remote: a.Remote}
+	k := &keeper{paths: p.paths, path: at}
 	a.Below = func() []string {
-		if f := path.Load(); f != nil {
-			return ipsecWords(f.Protection())
+		switch f := path.Load(); {
+		case f != nil:
+			return k.words(f.Protection())
+		case a.Protection.Carrier == overWireGuard:
+			return nil
 		}
-		return nil
+		return k.words(p.paths.Look(context.WithoutCancel(ctx), at))
+	}
+	if a.Keep == nil {
+		a.Keep = k.keep
 	}
 	answer, serve := p.server.Admit(ctx, a)
 	if serve == nil {
 		return answer, serve
 	}
 	return answer, func(ctx context.Context, conn net.Conn) {
-		f := p.paths.Follow(ctx, ipsec.Path{Local: a.Local, Remote: a.Remote}, nil)
+		f := p.paths.Follow(ctx, at, nil)
 		defer f.Stop()
 		path.Store(f)
+		k.use(conn)
 		serve(ctx, conn)
 	}
+}
+
+// keeper ties a connection to what protects its path, once. Its methods are safe for
+// concurrent use.
+type keeper struct {
+	paths *ipsec.Paths
+	path  ipsec.Path
+
+	mu   sync.Mutex
+	conn *net.TCPConn // nil: there is none
+	kept bool
+	peer string // whom the path ended at then; empty if that is not known
+}
+
+var errNoSocket = errors.New("the connection has no socket that could be tied to IPsec")
+
+// use names the connection, which may be in another one.
+func (k *keeper) use(c net.Conn) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	for k.conn == nil {
+		switch below := c.(type) {
+		case *net.TCPConn:
+			k.conn = below
+		case interface{ NetConn() net.Conn }:
+			c = below.NetConn()
+		default:
+			return
+		}
+	}
+}
+
+func (k *keeper) keep() error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case k.kept:
+		return nil
+	case k.conn == nil:
+		return errNoSocket
+	}
+	raw, err := k.conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	f, err := k.paths.Tie(context.Background(), k.path, raw)
+	if err != nil {
+		return err
+	}
+	k.kept, k.peer = true, f.Protection().Peer
+	f.Stop()
+	return nil
+}
+
+// words are those for what protects the path now. One that ends at somebody else than when it was
+// tied, who may have the same address, is not protected.
+func (k *keeper) words(now ipsec.Protection) []string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.peer != "" && now.Peer != "" && now.Peer != k.peer {
+		return nil
+	}
+	return ipsecWords(now)
 }
 
 // guard has a listener take only what IPsec protects.
@@ -80,17 +155,19 @@ func (p *serverProcess) guard(ln net.Listener) net.Listener {
 }
 
 // belowDoor is what a door is told of the path of an app.
-func (p *serverProcess) belowDoor(ctx context.Context, local, remote netip.AddrPort, _ func()) (words func() []string, stop func()) {
-	f := p.paths.Follow(ctx, ipsec.Path{Local: local, Remote: remote}, nil)
-	return func() []string { return ipsecWords(f.Protection()) }, f.Stop
+func (p *serverProcess) belowDoor(ctx context.Context, e socks.Entry, _ func()) door.Path {
+	path := ipsec.Path{Local: e.Local, Remote: e.Source}
+	f, k := p.paths.Follow(ctx, path, nil), &keeper{paths: p.paths, path: path}
+	k.use(e.Conn)
+	return door.Path{Words: func() []string { return k.words(f.Protection()) }, Keep: k.keep, Stop: f.Stop}
 }
 
 // belowGuardedDoor gives what is belowDoor where an app is lost whose path is not protected any
 // more, and stays so for as long as patience says, or ends at somebody else.
-func (p *serverProcess) belowGuardedDoor(patience time.Duration) func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
-	return func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func()) {
-		path := ipsec.Path{Local: local, Remote: remote}
-		g := guardedPath{peer: p.peerOf(ctx, local, remote), patience: patience, lost: lost}
+func (p *serverProcess) belowGuardedDoor(patience time.Duration) func(ctx context.Context, e socks.Entry, lost func()) door.Path {
+	return func(ctx context.Context, e socks.Entry, lost func()) door.Path {
+		path := ipsec.Path{Local: e.Local, Remote: e.Source}
+		g := guardedPath{peer: p.peerOf(ctx, e.Local, e.Source), patience: patience, lost: lost}
 		g.waiting = time.AfterFunc(patience, func() {
 			if !p.paths.Look(context.WithoutCancel(ctx), path).Protected() {
 				lost()
@@ -100,9 +177,13 @@ func (p *serverProcess) belowGuardedDoor(patience time.Duration) func(ctx contex
 		if g.takenOver(f.Protection()) {
 			lost()
 		}
-		return func() []string { return ipsecWords(f.Protection()) }, func() {
-			f.Stop()
-			g.waiting.Stop()
+		return door.Path{
+			Words: func() []string { return ipsecWords(f.Protection()) },
+			Keep:  func() error { return nil }, // the listener has seen to it
+			Stop: func() {
+				f.Stop()
+				g.waiting.Stop()
+			},
 		}
 	}
 }

@@ -80,10 +80,9 @@ type Config struct {
 	// Names gives the users that certificates stand for, for [Certificate].
 	Names Names
 
-	// Below tells what protects the path between two ends below the door: words gives it at
-	// each moment, in the words of rules, until stop is called. It may call lost at any time,
-	// which ends the app's stay. nil: nothing is known to.
-	Below func(ctx context.Context, local, remote netip.AddrPort, lost func()) (words func() []string, stop func())
+	// Below gives the path of an app below the door. It may call lost at any time, which ends
+	// the app's stay. nil: nothing is known of it.
+	Below func(ctx context.Context, e socks.Entry, lost func()) Path
 
 	// Peer tells who the other end of a path has proved to be to what protects it, and
 	// Identities which users those are, for [IKE].
@@ -98,6 +97,13 @@ type Config struct {
 	UDP bool
 
 	Log *slog.Logger // nil: nothing is logged
+}
+
+// Path is what is known of an app's path below the door.
+type Path struct {
+	Words func() []string // for what protects it at the moment, as rules call it
+	Keep  func() error    // see [server.Visitor]
+	Stop  func()          // ends looking at it
 }
 
 // Door is a door of the server's. Its methods are safe for concurrent use.
@@ -175,25 +181,25 @@ func (v visit) Close() {
 }
 
 func (d *Door) enter(ctx context.Context, e socks.Entry) (socks.Stay, error) {
-	below, stop := func() []string { return nil }, func() {}
+	path := Path{Words: func() []string { return nil }, Stop: func() {}}
 	here, lost := context.WithCancel(context.WithoutCancel(ctx))
 	if d.cfg.Below != nil {
-		below, stop = d.cfg.Below(ctx, e.Local, e.Source, lost)
+		path = d.cfg.Below(ctx, e, lost)
 	}
 	came := d.came(ctx, e)
-	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Came: func() policy.Who {
+	v, err := d.cfg.Server.Visit(ctx, server.Visitor{User: e.User, Keep: path.Keep, Came: func() policy.Who {
 		now := came
-		now.Protection = slices.Concat(came.Protection, gssWords(e.GSS()), below())
+		now.Protection = slices.Concat(came.Protection, gssWords(e.GSS()), path.Words())
 		return now
 	}})
 	if err != nil {
-		stop()
+		path.Stop()
 		lost()
 		return nil, err
 	}
 	context.AfterFunc(here, v.Close) // at once, if it has been lost meanwhile
 	d.apps.Add(1)
-	return visit{v, d, func() { stop(); lost() }}, nil
+	return visit{v, d, func() { path.Stop(); lost() }}, nil
 }
 
 // gssWords are what rules call a level of protection.

@@ -217,12 +217,12 @@ func TestStayEndsWithItsPath(t *testing.T) {
 	for name, early := range map[string]bool{"while it enters": true, "later": false} {
 		paths := make(chan func(), 1)
 		stopped := make(chan struct{})
-		g := open(t, Config{Methods: []Method{Password}, Below: func(_ context.Context, _, _ netip.AddrPort, lost func()) (func() []string, func()) {
+		g := open(t, Config{Methods: []Method{Password}, Below: func(_ context.Context, _ socks.Entry, lost func()) Path {
 			if early {
 				lost()
 			}
 			paths <- lost
-			return func() []string { return nil }, func() { close(stopped) }
+			return Path{Words: func() []string { return nil }, Stop: func() { close(stopped) }}
 		}})
 		c := g.dial()
 		_, err := io.WriteString(c, "\x05\x01\x02"+login)
