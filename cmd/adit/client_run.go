@@ -20,6 +20,8 @@ import (
 
 const clientRunHelp = `Run the client until SIGINT or SIGTERM: it keeps a session with the server, and
 lets apps in at its door, with SOCKS 4, 4a, 5, 6 and as an HTTP proxy on one port.
+With early_reply under [door] in client.toml, apps need one round trip less for
+targets at the ports that it names, and learn of a refusal by a reset.
 SIGHUP reads client.toml again.
 
 When apps can come in and the server has let this device in, it prints a line that
@@ -172,7 +174,7 @@ func (p *clientProcess) reload() error {
 	for key, same := range map[string]bool{
 		"lanes":      cfg.Lanes == p.cfg.Lanes,
 		"server":     reflect.DeepEqual(cfg.Server, p.cfg.Server),
-		"door":       cfg.Door == p.cfg.Door,
+		"door":       reflect.DeepEqual(cfg.Door, p.cfg.Door),
 		"ipsec":      reflect.DeepEqual(cfg.IPsec, p.cfg.IPsec),
 		"log.format": cfg.Log.Format == p.cfg.Log.Format,
 	} {

@@ -51,6 +51,8 @@ type doorConfig struct {
 	Admission    string `toml:"admission"`
 	User         string `toml:"user"`
 	PasswordFile string `toml:"password_file"`
+
+	EarlyReply []uint16 `toml:"early_reply"` // ports of targets
 }
 
 // The values of door.admission.
@@ -75,7 +77,7 @@ func defaultClientConfig() clientConfig {
 		Drain:  duration{5 * time.Second},
 		Lanes:  1,
 		Server: remoteConfig{Fingerprint: "chrome", Carriers: []string{overTLS, overWireGuard}},
-		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit"},
+		Door:   doorConfig{Listen: defaultDoor, Admission: admitAuto, User: "adit", EarlyReply: []uint16{}},
 		IPsec:  defaultIPsecConfig(),
 		Log:    defaultLogConfig(),
 	}
@@ -178,6 +180,9 @@ func (c doorConfig) validate(report func(key, what, todo string)) {
 	}
 	if c.User == "" || len(c.User) > 255 {
 		report("door.user", "a user name has 1 to 255 bytes", `write user = "adit"`)
+	}
+	if slices.Contains(c.EarlyReply, 0) {
+		report("door.early_reply", "there is no port 0", "write ports from 1 to 65535: [443]")
 	}
 }
 

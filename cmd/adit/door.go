@@ -21,7 +21,7 @@ import (
 // openDoors opens the client's door wherever the config says, and notes in
 // p.way how to come in.
 func (p *clientProcess) openDoors(ctx context.Context) (*socks.Door, error) {
-	door := &socks.Door{Relay: p.client, Log: p.log.Logger}
+	door := &socks.Door{Relay: p.client, Log: p.log.Logger, EarlyReply: p.cfg.Door.EarlyReply}
 	cfg := p.cfg.Door
 	p.way = doorReport{Admission: cfg.admission()}
 	switch p.way.Admission {

@@ -295,6 +295,9 @@ func (a *app) carry(ctx context.Context, g *guest, r *Request, answer answer) er
 	}
 	a.conn.SetDeadline(time.Time{})
 	a.note(ctx, "connection", r)
+	if a.early(r) {
+		return a.carryEarly(ctx, g, r, answer)
+	}
 	target, reply, err := a.connect(ctx, g, r)
 	if errors.Is(err, errGone) {
 		return err
@@ -319,6 +322,11 @@ func (a *app) join(ctx context.Context, target relay.Conn, answer []byte) error 
 		target.Reset()
 		return err
 	}
+	return a.relay(ctx, target)
+}
+
+// relay relays between an app that has had its last answer and a target.
+func (a *app) relay(ctx context.Context, target relay.Conn) error {
 	conn := relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
 	a.in.Reset(nil) // its buffer is not needed while the connection lasts
 	aheads.Put(a.in)

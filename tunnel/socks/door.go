@@ -59,6 +59,12 @@ type Door struct {
 	// concurrent use.
 	Enter func(ctx context.Context, e Entry) (Stay, error)
 
+	// EarlyReply are ports of targets for which an app hears that it is connected before
+	// it is. What it says then travels with the request, which saves its way there and
+	// back. There is a price: a refusal shows as a reset, and no address is told.
+	// SOCKS 6 has other means for that.
+	EarlyReply []uint16
+
 	// Names are what the door's own host is called. Under them, its IP addresses and
 	// "localhost" there is a proxy auto-configuration file, as /proxy.pac and
 	// /wpad.dat, for whoever asks.

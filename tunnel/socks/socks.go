@@ -5,6 +5,9 @@
 // SOCKS 5 is RFC 1928, RFC 1929 and RFC 1961, SOCKS 6 is draft-olteanu-intarea-socks-6,
 // HTTP CONNECT is RFC 9110 section 9.3.6.
 //
+// With [Door.EarlyReply] apps are told that they are connected while the Relay is still
+// asked, and what they say first is in [Request.Initial].
+//
 // Kerberos tickets let apps of SOCKS 5 in alone. RFC 1961 protects all that comes after
 // a method is chosen; SOCKS 6 has its request and early data before that, and its draft
 // does not say what then is protected, and how. A door refuses the method there.
