@@ -59,6 +59,10 @@ type Config struct {
 	// whether the machine has slept, until ctx ends. nil means the network itself.
 	Network func(ctx context.Context, changed func(slept bool))
 
+	// Welcomed is told what the server says on every carrier that it takes; it must not wait,
+	// and is called concurrently. nil: nobody is told.
+	Welcomed func(tunnel.Welcome)
+
 	// Log gets what happens to the session. nil means slog.Default.
 	Log *slog.Logger
 }
@@ -330,5 +334,5 @@ func Enrol(ctx context.Context, carrier Carrier, device tunnel.Signer, join tunn
 		return tunnel.Welcome{}, err
 	}
 	defer conn.Close()
-	return tunnel.ParseAnswer(answer)
+	return tunnel.ParseJoined(answer)
 }

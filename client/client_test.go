@@ -297,7 +297,7 @@ func TestEnrolSendsTheToken(t *testing.T) {
 		answer []byte
 		want   tunnel.Refusal
 	}{
-		{tunnel.Welcome{}.Bytes(), 0},
+		{tunnel.Welcome{Key: [32]byte{7}, WireGuardPort: 8}.Bytes(), 0},
 		{tunnel.RefusedInviteUsed.Bytes(), tunnel.RefusedInviteUsed},
 	} {
 		h := newHub(t, nil)
@@ -309,12 +309,24 @@ func TestEnrolSendsTheToken(t *testing.T) {
 			}
 		}
 		carrier, _ := h.dial(t.Context())
-		_, err := client.Enrol(t.Context(), carrier, device, join)
+		welcome, err := client.Enrol(t.Context(), carrier, device, join)
+		if want := (tunnel.Welcome{Key: [32]byte{7}, WireGuardPort: 8}); err == nil && welcome != want {
+			t.Errorf("Enrol gives %+v", welcome)
+		}
 		if got, _ := errors.AsType[tunnel.Refusal](err); got != test.want || (err == nil) != (test.want == 0) {
 			t.Errorf("Enrol gives %v, want %v", err, test.want)
 		}
 		if _, err := carrier.(*hubCarrier).near.Write([]byte{1}); err == nil {
 			t.Error("the carrier is still open")
 		}
+	}
+}
+
+func TestWhatTheServerSaysIsPassedOn(t *testing.T) {
+	h := newHub(t, nil)
+	heard := make(chan tunnel.Welcome, 10)
+	start(t, h, func(cfg *client.Config) { cfg.Welcomed = func(w tunnel.Welcome) { heard <- w } })
+	if w := receive(t, heard, "what the server says"); w.Epoch != 1 {
+		t.Errorf("it is %+v", w)
 	}
 }

@@ -61,6 +61,9 @@ func (c *Client) attach(ctx context.Context, carrier Carrier, hello tunnel.Hello
 		conn.Close()
 		return nil, welcome, fmt.Errorf("attach to the server: %w", err)
 	}
+	if c.cfg.Welcomed != nil {
+		c.cfg.Welcomed(welcome)
+	}
 	return conn, welcome, nil
 }
 

@@ -61,6 +61,7 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 
 		WireGuard:     s.cfg.WireGuard,
 		WireGuardPort: s.cfg.WireGuardPort,
+		IPsec:         s.cfg.IPsec,
 	}
 	return welcome.Bytes(), c.serve
 }
@@ -119,7 +120,7 @@ func (s *Server) enrol(ctx context.Context, a tunnel.Arrival, j *tunnel.Join) []
 		log.Info("device enrolled", "user", device.User, "device", device.Name)
 		s.counts.attempted("invite", false)
 		s.note(audit.Act, audit.Origin{User: device.User, Device: device.Name, Method: "invite"}, a.Remote, "device enrolled", nil)
-		return tunnel.Welcome{WireGuard: s.cfg.WireGuard, WireGuardPort: s.cfg.WireGuardPort}.Bytes()
+		return tunnel.Welcome{WireGuard: s.cfg.WireGuard, WireGuardPort: s.cfg.WireGuardPort, IPsec: s.cfg.IPsec, Key: s.cfg.Key}.Bytes()
 	case errors.Is(err, users.ErrInviteUnknown):
 		s.counts.attempted("invite", true)
 		return nil

@@ -137,10 +137,16 @@ func join(h *house, key *keys.Device, token keys.Token) []byte {
 }
 
 func TestInviteEnrolsOneDeviceOnce(t *testing.T) {
-	h := newHouse(t, nil)
+	ways := tunnel.Welcome{WireGuard: [32]byte{9}, WireGuardPort: 51820, IPsec: netip.MustParseAddrPort("[fd00::1]:8444"), Key: [32]byte{8}}
+	h := newHouse(t, func(c *Config) {
+		c.WireGuard, c.WireGuardPort, c.IPsec, c.Key = ways.WireGuard, ways.WireGuardPort, ways.IPsec, ways.Key
+	})
 	key, token := h.newKey(), h.invite("anna", time.Hour)
 	answer, serve := h.come(join(h, key, token))
 	wantRefusal(t, answer, 0)
+	if welcome, err := tunnel.ParseJoined(answer); err != nil || welcome != ways {
+		t.Errorf("it is told %+v, %v", welcome, err)
+	}
 	if serve != nil {
 		t.Error("a JOIN is served a session")
 	}
@@ -301,7 +307,8 @@ func TestHelloThatCannotBeginLeavesNothingBehind(t *testing.T) {
 // TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine has a device use a
 // WireGuard key that is not its own.
 func TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine(t *testing.T) {
-	h := newHouse(t, func(c *Config) { c.WireGuard, c.WireGuardPort = [32]byte{9}, 51820 })
+	ipsec := netip.MustParseAddrPort("10.8.0.1:8444")
+	h := newHouse(t, func(c *Config) { c.WireGuard, c.WireGuardPort, c.IPsec, c.Key = [32]byte{9}, 51820, ipsec, [32]byte{8} })
 	key, other := h.device("anna"), h.device("bob")
 	for _, test := range []struct {
 		through [32]byte
@@ -320,7 +327,7 @@ func TestOpeningThatComesThroughAnotherDevicesTunnelIsNotGenuine(t *testing.T) {
 			continue
 		}
 		welcome, err := tunnel.ParseAnswer(answer)
-		if err != nil || welcome.WireGuard != [32]byte{9} || welcome.WireGuardPort != 51820 {
+		if err != nil || welcome.WireGuard != [32]byte{9} || welcome.WireGuardPort != 51820 || welcome.IPsec != ipsec || welcome.Key != [32]byte{} {
 			t.Errorf("welcome %+v, %v", welcome, err)
 		}
 	}

@@ -77,6 +77,11 @@ type Config struct {
 	WireGuard     [32]byte
 	WireGuardPort uint16
 
+	// IPsec is where the server takes carriers over IPsec, without an address if that is its
+	// own, and Key is what those know it by; devices are told both. Port 0: it takes none.
+	IPsec netip.AddrPort
+	Key   [32]byte
+
 	// Policy decides what flows there may be, beside Relay. nil: Relay alone does.
 	Policy *policy.Policy
 

@@ -205,7 +205,7 @@ func (r Refusal) Error() string {
 func (r Refusal) Temporary() bool { return r == RefusedBusy || r == RefusedStale }
 
 // Welcome is the answer to a [Hello] or [Join] that was taken. After a Join only what
-// says how to reach the server by WireGuard is set, and the carrier ends.
+// says how to reach the server otherwise is set, and the carrier ends.
 type Welcome struct {
 	Session  [16]byte
 	Epoch    uint64
@@ -218,20 +218,37 @@ type Welcome struct {
 	// the UDP port at its address. Port 0: it takes none.
 	WireGuard     [32]byte
 	WireGuardPort uint16
+
+	// IPsec is where the server takes carriers over IPsec: without an address, at its own.
+	// Port 0: it takes none.
+	IPsec netip.AddrPort
+
+	// Key is what those know the server by: the SHA-256 of its key's SubjectPublicKeyInfo.
+	// It is for who joins, and after a Hello it is zero.
+	Key [32]byte
 }
 
 // Bytes gives the answer's bytes.
 func (w Welcome) Bytes() []byte {
 	b := make([]byte, AnswerSize)
 	b[0] = Version
-	copy(b[4:20], w.Session[:])
-	binary.BigEndian.PutUint64(b[20:], w.Epoch)
-	binary.BigEndian.PutUint64(b[28:], w.Received)
+	if w.Key != [32]byte{} {
+		copy(b[4:36], w.Key[:])
+	} else {
+		copy(b[4:20], w.Session[:])
+		binary.BigEndian.PutUint64(b[20:], w.Epoch)
+		binary.BigEndian.PutUint64(b[28:], w.Received)
+	}
 	binary.BigEndian.PutUint32(b[36:], w.Streams)
 	binary.BigEndian.PutUint32(b[40:], w.Grace)
 	b[44] = w.Lanes
 	copy(b[64:96], w.WireGuard[:])
 	binary.BigEndian.PutUint16(b[96:], w.WireGuardPort)
+	binary.BigEndian.PutUint16(b[98:], w.IPsec.Port())
+	if at := w.IPsec.Addr(); at.IsValid() {
+		at16 := at.As16()
+		copy(b[100:116], at16[:])
+	}
 	return b
 }
 
@@ -265,6 +282,21 @@ func ParseAnswer(b []byte) (Welcome, error) {
 	}
 	copy(w.Session[:], b[4:])
 	copy(w.WireGuard[:], b[64:])
+	at := netip.AddrFrom16([16]byte(b[100:116])).Unmap()
+	if at.IsUnspecified() {
+		at = netip.Addr{}
+	}
+	w.IPsec = netip.AddrPortFrom(at, binary.BigEndian.Uint16(b[98:]))
+	return w, nil
+}
+
+// ParseJoined reads the server's answer to a [Join], as ParseAnswer does that to a [Hello].
+func ParseJoined(b []byte) (Welcome, error) {
+	w, err := ParseAnswer(b)
+	if err != nil {
+		return w, err
+	}
+	w.Session, w.Epoch, w.Received, w.Key = [16]byte{}, 0, 0, [32]byte(b[4:36])
 	return w, nil
 }
 

@@ -58,6 +58,10 @@ func TestProtocolsExamplesAreWhatTheCodeSpeaks(t *testing.T) {
 	}
 	const raise = 4*maxWindow - firstWindow
 	want := map[string][]byte{
+		"answer to a JOIN: the server's key is 3333…33; WireGuard at port 51820 with key 1111…11, IPsec at 10.8.0.1:8444": Welcome{
+			Key: [32]byte(bytes.Repeat([]byte{0x33}, 32)), WireGuard: [32]byte(bytes.Repeat([]byte{0x11}, 32)), WireGuardPort: 51820,
+			IPsec: netip.MustParseAddrPort("10.8.0.1:8444"),
+		}.Bytes(),
 		"answer: welcome to session 000102…0f in epoch 1, 10000 streams, 8 lanes": Welcome{Session: session, Epoch: 1, Streams: DefaultStreams, Lanes: MaxLanes}.Bytes(),
 		"answer: refused, the device is revoked":                                  RefusedDeviceRevoked.Bytes(),
 		"frame 0xad: header of an opening, and of an answer":                      {0, OpeningSize >> 8, 0, 0xad, 0, 0, 0, 0, 0, 0, 0, AnswerSize, 0xad, 0, 0, 0, 0, 0},

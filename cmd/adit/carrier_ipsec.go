@@ -30,14 +30,13 @@ func ipsecProtection() tunnel.Protection {
 	return tunnel.Protection{Carrier: overIPsec, Version: "plain TCP"}
 }
 
-// dialIPsec gives the dialer for carriers over IPsec. The config is valid, and says where.
-func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
-	pin, err := keys.ParsePin(cfg.Pin)
+// dialIPsec gives the dialer for carriers over IPsec. The config is valid.
+func dialIPsec(cfg remoteConfig, paths *ipsec.Paths, where *ipsecPlace) (client.Dialer, error) {
+	pin, err := keys.ParsePin(cmp.Or(cfg.IPsecPin, cfg.Pin))
 	if err != nil {
 		return nil, err
 	}
-	d := &ipseclink.Dialer{
-		Address: cfg.IPsecAddress,
+	base := ipseclink.Dialer{
 		Pin:     pin,
 		Control: cfg.steer(paths.Detector.Control),
 		Watch: func(ctx context.Context, local, remote netip.AddrPort, lost func()) (stop func()) {
@@ -49,6 +48,11 @@ func dialIPsec(cfg remoteConfig, paths *ipsec.Paths) (client.Dialer, error) {
 		Tune: tlslink.Tune,
 	}
 	return func(ctx context.Context) (client.Carrier, error) {
+		d := base
+		var err error
+		if d.Address, err = where.address(); err != nil {
+			return nil, err
+		}
 		c, err := d.Dial(ctx)
 		if err != nil {
 			return nil, err

@@ -104,7 +104,7 @@ func (f clockFile) write(at time.Time) {
 
 // dialCarriers gives the dialers for a server, the one to prefer first. dir is the
 // client's.
-func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir string) ([]client.Dialer, error) {
+func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, where *ipsecPlace, dir string) ([]client.Dialer, error) {
 	var all []client.Dialer
 	for _, kind := range cfg.Carriers {
 		var dial client.Dialer
@@ -113,7 +113,7 @@ func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir
 		case kind == overTLS:
 			dial, err = dialServer(cfg, paths.Detector)
 		case kind == overIPsec:
-			dial, err = dialIPsec(cfg, paths)
+			dial, err = dialIPsec(cfg, paths, where)
 		case cfg.WireGuardKey != "":
 			dial, err = dialWireGuard(cfg, paths, device, dir)
 		default:

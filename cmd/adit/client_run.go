@@ -99,12 +99,13 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	if p.cfg.Server.watchesPaths() {
 		parts = append(parts, func(ctx context.Context) error { paths.Serve(ctx); return nil })
 	}
-	dials, err := dialCarriers(p.cfg.Server, paths, device, o.dir)
+	where := newIPsecPlace(p.cfg.Server, filepath.Join(o.dir, ipsecPlaceFile))
+	dials, err := dialCarriers(p.cfg.Server, paths, device, where, o.dir)
 	if err != nil {
 		return err
 	}
 	last := len(dials) - 1
-	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Log: p.log.Logger})
+	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Welcomed: where.hear, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
 	if o.lean {
 		parts = append(parts, stayLean)

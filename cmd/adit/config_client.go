@@ -41,7 +41,8 @@ type remoteConfig struct {
 	Carriers         []string `toml:"carriers"`
 	WireGuardKey     string   `toml:"wireguard_key"`
 	WireGuardAddress string   `toml:"wireguard_address"`
-	IPsecAddress     string   `toml:"ipsec_address"`
+	IPsecAddress     string   `toml:"ipsec_address"` // empty: where the server says
+	IPsecPin         string   `toml:"ipsec_pin"`     // empty: Pin
 }
 
 // doorConfig says where apps come in, and which.
@@ -142,11 +143,15 @@ func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
 	case len(c.Carriers) == 1 && c.Carriers[0] == overWireGuard && c.WireGuardKey == "":
 		report("server.carriers", "nothing says how to reach the server by WireGuard", "adit join writes it, if the server takes WireGuard")
 	}
-	switch over := slices.Contains(c.Carriers, overIPsec); {
-	case over && badAddress(c.IPsecAddress):
+	over, alone := slices.Contains(c.Carriers, overIPsec), len(c.Carriers) == 1
+	switch {
+	case c.IPsecAddress != "" && badAddress(c.IPsecAddress), c.IPsecAddress == "" && over && alone:
 		report("server.ipsec_address", strconv.Quote(c.IPsecAddress)+" is not HOST:PORT", `write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`)
-	case over && c.CA:
-		report("server.carriers", "over IPsec the server proves who it is by its pinned key", "write pin in place of ca, or leave ipsec out")
+	case over && c.CA && c.IPsecPin == "":
+		report("server.ipsec_pin", "over IPsec the server proves who it is by its pinned key", "write the pin that adit check prints where the server runs; adit join does")
+	}
+	if _, err := keys.ParsePin(c.IPsecPin); c.IPsecPin != "" && err != nil {
+		report("server.ipsec_pin", "not a pin", "it has 43 characters; adit join writes it")
 	}
 	if c.RequireIPsec && c.MPTCP {
 		report("server.mptcp", "Multipath TCP would take ways that IPsec does not protect", "write mptcp = false")

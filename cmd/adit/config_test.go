@@ -88,10 +88,13 @@ func TestLanesReachFromOneToEight(t *testing.T) {
 func TestClientSaysHowItReachesItsServer(t *testing.T) {
 	const tls = "carriers = [\"tls\"]\n"
 	for text, want := range map[string]string{
-		tls + "require_ipsec = true":                                         "",
-		"carriers = [\"ipsec\", \"tls\"]\nipsec_address = \"10.8.0.1:8444\"": "c:2:1: server.carriers: over IPsec the server proves who it is by its pinned key | write pin in place of ca, or leave ipsec out",
-		"carriers = [\"ipsec\"]":                                             `c: server.ipsec_address: "" is not HOST:PORT | write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`,
-		tls + "mptcp = true\nrequire_ipsec = true":                           "c:3:1: server.mptcp: Multipath TCP would take ways that IPsec does not protect | write mptcp = false",
+		tls + "require_ipsec = true":                                                       "",
+		"carriers = [\"ipsec\", \"tls\"]\nipsec_address = \"10.8.0.1:8444\"":               "c: server.ipsec_pin: over IPsec the server proves who it is by its pinned key | write the pin that adit check prints where the server runs; adit join does",
+		"carriers = [\"ipsec\", \"tls\"]\nipsec_pin = \"" + strings.Repeat("A", 43) + "\"": "",
+		"carriers = [\"ipsec\", \"tls\"]\nipsec_pin = \"A\"":                               "c:3:1: server.ipsec_pin: not a pin | it has 43 characters; adit join writes it",
+		"ipsec_address = \"10.8.0.1\"":                                                     `c:2:1: server.ipsec_address: "10.8.0.1" is not HOST:PORT | write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`,
+		"carriers = [\"ipsec\"]":                                                           `c: server.ipsec_address: "" is not HOST:PORT | write what "listen" under [ipsec] in server.toml says: "10.8.0.1:8444"`,
+		tls + "mptcp = true\nrequire_ipsec = true":                                         "c:3:1: server.mptcp: Multipath TCP would take ways that IPsec does not protect | write mptcp = false",
 	} {
 		c := defaultClientConfig()
 		c.Server.Address, c.Server.CA = "vpn.example:443", true

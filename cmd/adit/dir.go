@@ -26,6 +26,7 @@ const (
 	doorPasswordFile = "door-password"
 
 	wireGuardClockFile = "wireguard-clock"
+	ipsecPlaceFile     = "ipsec-address"
 	socketFile         = "admin.sock"
 )
 

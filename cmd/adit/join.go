@@ -128,19 +128,28 @@ func fillClient(ctx context.Context, f *fresh, invite keys.Invite, name string) 
 	if err != nil {
 		return dialHint(fmt.Errorf("join %s: %w", invite.Address, err))
 	}
-	return tellWireGuard(f.path(clientFile), &cfg, welcome)
+	newIPsecPlace(cfg.Server, f.path(ipsecPlaceFile)).hear(welcome)
+	return tellWays(f.path(clientFile), &cfg, welcome)
 }
 
-// tellWireGuard adds to a config how the server is reached by WireGuard, if it
-// is. The device is enrolled already, and TLS works: whatever goes wrong here must
-// not cost it that.
-func tellWireGuard(path string, cfg *clientConfig, welcome tunnel.Welcome) error {
+// tellWays adds to a config how the server is reached otherwise, if it is: where by
+// WireGuard, and by what key it is known over IPsec. The device is enrolled already, and
+// TLS works: whatever goes wrong here must not cost it that.
+func tellWays(path string, cfg *clientConfig, welcome tunnel.Welcome) error {
 	host, _, err := net.SplitHostPort(cfg.Server.Address)
-	if err != nil || welcome.WireGuardPort == 0 {
+	if err != nil {
 		return err
 	}
-	cfg.Server.WireGuardKey = keys.WireGuardText(welcome.WireGuard)
-	cfg.Server.WireGuardAddress = net.JoinHostPort(host, strconv.Itoa(int(welcome.WireGuardPort)))
+	if welcome.WireGuardPort != 0 {
+		cfg.Server.WireGuardKey = keys.WireGuardText(welcome.WireGuard)
+		cfg.Server.WireGuardAddress = net.JoinHostPort(host, strconv.Itoa(int(welcome.WireGuardPort)))
+	}
+	if cfg.Server.CA && welcome.Key != (keys.Pin{}) {
+		cfg.Server.IPsecPin = keys.Pin(welcome.Key).String()
+	}
+	if cfg.Server.WireGuardKey == "" && cfg.Server.IPsecPin == "" {
+		return nil
+	}
 	fresh := path + ".new"
 	if err := writeNew(fresh, clientText(*cfg)); err != nil {
 		return nil
@@ -179,6 +188,9 @@ func clientText(cfg clientConfig) []byte {
 	if cfg.Server.WireGuardKey != "" {
 		fmt.Fprintf(&b, "wireguard_key = %s\n", quoteTOML(cfg.Server.WireGuardKey))
 		fmt.Fprintf(&b, "wireguard_address = %s\n", quoteTOML(cfg.Server.WireGuardAddress))
+	}
+	if cfg.Server.IPsecPin != "" {
+		fmt.Fprintf(&b, "ipsec_pin = %s\n", quoteTOML(cfg.Server.IPsecPin))
 	}
 	return []byte(b.String())
 }

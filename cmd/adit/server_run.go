@@ -178,6 +178,8 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		Login:          login,
 		WireGuard:      p.wireGuard.public(),
 		WireGuardPort:  p.wireGuard.at.Port(),
+		IPsec:          p.ipsecAnnounced(),
+		Key:            p.key.Pin(),
 		Log:            p.log.Logger,
 	})
 	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.below().detector(), Changed: p.server.PathsChanged}

@@ -28,7 +28,8 @@ In server.toml the partner then gets a door, with the user who he is:
 Connections between the two networks start IPsec, and the kernel lets nothing between
 them out in clear while it is down ("trap"). adit must be allowed to see it: on Linux it
 needs CAP_NET_ADMIN, and charon's socket. Devices with a client of adit's can rest on
-the same connection: listen under [ipsec] in server.toml, ipsec_address in client.toml.`
+the same connection: listen under [ipsec] in server.toml, and "ipsec" among the carriers
+in client.toml.`
 
 // ends are those of an IPsec connection.
 type ends struct {
