@@ -81,11 +81,12 @@ func announcedBy(w tunnel.Welcome, host string) string {
 // ipsecAnnounced is where the server tells devices that it takes carriers over IPsec; port 0 is
 // nowhere.
 func (p *serverProcess) ipsecAnnounced() netip.AddrPort {
-	for _, at := range ownPorts(p.ipsecListeners) {
-		if at.Addr().IsUnspecified() {
-			return netip.AddrPortFrom(netip.Addr{}, at.Port())
-		}
-		return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	if len(p.ipsecListeners) == 0 {
+		return netip.AddrPort{}
 	}
-	return netip.AddrPort{}
+	at := ownPorts(p.ipsecListeners)[0]
+	if at.Addr().IsUnspecified() {
+		return netip.AddrPortFrom(netip.Addr{}, at.Port())
+	}
+	return netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
 }
