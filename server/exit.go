@@ -34,6 +34,10 @@ type Exit struct {
 
 	Binds Binds // for peers who come in
 
+	// Steer sets up all sockets towards targets, peers and DNS servers. nil: routes say by
+	// what way they go.
+	Steer Steer
+
 	Filtering       Filtering     // whose datagrams an association takes
 	Associations    int           // how many may be open at once; 0 means DefaultAssociations
 	AssociationIdle time.Duration // ends one that nothing passes for so long, or a bit longer; 0 means never
@@ -97,7 +101,10 @@ func (e *Exit) dial(ctx context.Context, r socks.Request, target netip.AddrPort,
 				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", address, text)}
 			}
 			w.apply(raw, target.Addr().Is4())
-			return e.permits(r, target)
+			if err := e.permits(r, target); err != nil {
+				return err
+			}
+			return e.Steer.control("", address, raw)
 		},
 	}
 	d.SetMultipathTCP(w.multipath())

@@ -90,7 +90,7 @@ var errNoPortFree = &socks.Error{Code: socks.GeneralFailure, Err: errors.New("no
 // listen opens a port on all addresses of a network: peers may come by any of them.
 // Ports of adit's own are left alone, whatever the address.
 func (e *Exit) listen(ctx context.Context, network string, wish uint16) (*net.TCPListener, error) {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive, Control: e.Steer.control}
 	lc.SetMultipathTCP(false) // as towards targets
 	last := error(errNoPortFree)
 	for port := range e.Binds.Ports.candidates(wish) {
@@ -172,7 +172,7 @@ func (e *Exit) face(f families, peers []netip.Addr) (netip.Addr, error) {
 		}
 	}
 	for _, family := range f {
-		if a, ok := ownFace(family, peers); ok {
+		if a, ok := e.ownFace(family, peers); ok {
 			return a, nil
 		}
 	}
@@ -187,7 +187,7 @@ var (
 
 // ownFace gives the address from which this host would connect to the first peer of
 // a family, or to anywhere. A host without a way out has addresses all the same.
-func ownFace(f family, peers []netip.Addr) (netip.Addr, bool) {
+func (e *Exit) ownFace(f family, peers []netip.Addr) (netip.Addr, bool) {
 	towards := anywhere4
 	if f == 6 {
 		towards = anywhere6
@@ -196,7 +196,8 @@ func ownFace(f family, peers []netip.Addr) (netip.Addr, bool) {
 		towards = peers[i]
 	}
 	// To connect such a socket asks for the route, and sends nothing.
-	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(towards, 9)))
+	d := net.Dialer{Control: e.Steer.control}
+	c, err := d.Dial("udp", netip.AddrPortFrom(towards, 9).String())
 	if err == nil {
 		defer c.Close()
 		return c.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Unmap().WithZone(""), true

@@ -102,9 +102,9 @@ func (e *Exit) answer(ctx context.Context, q dnsQuery) ([]byte, error) {
 		servers = e.systemServers()
 	}
 	if len(servers) == 0 {
-		return q.lookUp(ctx, net.DefaultResolver)
+		return q.lookUp(ctx, e.resolver())
 	}
-	return q.forward(ctx, servers)
+	return q.forward(ctx, e.Steer, servers)
 }
 
 // hostsFile gives a resolver that knows the names in this host's file of names

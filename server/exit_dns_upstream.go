@@ -36,7 +36,7 @@ var (
 
 // forward asks one server after another, and gives the answer of the first that
 // has one.
-func (q dnsQuery) forward(ctx context.Context, servers []netip.AddrPort) ([]byte, error) {
+func (q dnsQuery) forward(ctx context.Context, way Steer, servers []netip.AddrPort) ([]byte, error) {
 	query, err := q.message(dnsmessage.Header{AuthenticData: q.header.AuthenticData}, nil)
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (q dnsQuery) forward(ctx context.Context, servers []netip.AddrPort) ([]byte
 			break
 		}
 		at := i % len(servers)
-		answer, err := ask(ctx, servers[at], query, timeout)
+		answer, err := way.ask(ctx, servers[at], query, timeout)
 		if err != nil {
 			failure = err
 			continue
@@ -70,11 +70,11 @@ func (q dnsQuery) forward(ctx context.Context, servers []netip.AddrPort) ([]byte
 
 // ask asks a server over UDP, from a port of its own. Whoever wants to answer in its
 // stead has to guess the port, the ID, and which letters of the name are capital.
-func ask(ctx context.Context, server netip.AddrPort, query []byte, timeout time.Duration) ([]byte, error) {
+func (s Steer) ask(ctx context.Context, server netip.AddrPort, query []byte, timeout time.Duration) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	sent := disguise(query)
-	var d net.Dialer
+	d := net.Dialer{Control: s.control}
 	conn, err := d.DialContext(ctx, "udp", server.String())
 	if err != nil {
 		return nil, err
@@ -95,17 +95,17 @@ func ask(ctx context.Context, server netip.AddrPort, query []byte, timeout time.
 		case isTruncated(answer), !answersTo(answer, sent, bytes.Equal):
 			// A server that keeps no capital letters is asked in a way that needs
 			// none.
-			return askTCP(ctx, server, query)
+			return s.askTCP(ctx, server, query)
 		default:
 			return restore(answer, query), nil
 		}
 	}
-	return askTCP(ctx, server, query) // nobody can guess there
+	return s.askTCP(ctx, server, query) // nobody can guess there
 }
 
 // askTCP asks a server over TCP (RFC 7766).
-func askTCP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
-	var d net.Dialer
+func (s Steer) askTCP(ctx context.Context, server netip.AddrPort, query []byte) ([]byte, error) {
+	d := net.Dialer{Control: s.control}
 	conn, err := d.DialContext(ctx, "tcp", server.String())
 	if err != nil {
 		return nil, err

@@ -46,7 +46,7 @@ func (e *Exit) Echo(ctx context.Context, r socks.Request, target netip.Addr, pay
 	}
 	ctx, cancel := context.WithTimeout(ctx, echoTimeout)
 	defer cancel()
-	conn, id, err := openEcho(ctx, target)
+	conn, id, err := e.Steer.openEcho(ctx, target)
 	if err != nil {
 		return fmt.Errorf("open ICMP socket: %w", err)
 	}
@@ -117,12 +117,12 @@ func addrOf(a net.Addr) netip.Addr {
 }
 
 // dialRawEcho opens a socket that takes privileges.
-func dialRawEcho(ctx context.Context, target netip.Addr) (*net.IPConn, int, error) {
+func (s Steer) dialRawEcho(ctx context.Context, target netip.Addr) (*net.IPConn, int, error) {
 	network := "ip4:icmp"
 	if target.Is6() {
 		network = "ip6:ipv6-icmp"
 	}
-	var d net.Dialer
+	d := net.Dialer{Control: s.control}
 	conn, err := d.DialContext(ctx, network, target.String())
 	if err != nil {
 		return nil, 0, err

@@ -13,12 +13,12 @@ import (
 // openEcho opens a socket without privileges if the system lets us
 // (net.ipv4.ping_group_range), else with. It also gives the ID that echoes have
 // there.
-func openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
-	if conn, err := dialPing(target); err == nil {
+func (s Steer) openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
+	if conn, err := s.dialPing(target); err == nil {
 		id := conn.LocalAddr().(*net.UDPAddr).Port // the system writes it into all that is sent
 		return conn, id, nil
 	}
-	conn, id, err := dialRawEcho(ctx, target)
+	conn, id, err := s.dialRawEcho(ctx, target)
 	if err != nil {
 		return nil, 0, err
 	}
@@ -34,7 +34,7 @@ func openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
 }
 
 // dialPing opens a socket for echoes alone.
-func dialPing(target netip.Addr) (*net.UDPConn, error) {
+func (s Steer) dialPing(target netip.Addr) (*net.UDPConn, error) {
 	family, proto := unix.AF_INET, unix.IPPROTO_ICMP
 	var to unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte(target.AsSlice()[:4])}
 	if target.Is6() {
@@ -47,6 +47,13 @@ func dialPing(target netip.Addr) (*net.UDPConn, error) {
 	tellUnreachable(fd, target)
 	f := os.NewFile(uintptr(fd), "icmp")
 	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.control("", target.String(), raw); err != nil {
+		return nil, err
+	}
 	if err := unix.Connect(fd, to); err != nil {
 		return nil, os.NewSyscallError("connect", err)
 	}

@@ -13,7 +13,7 @@ import (
 
 // openEcho opens a socket without privileges if the system lets us, else with. It
 // also gives the ID that echoes have there.
-func openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
+func (s Steer) openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
 	network, any := "udp4", "0.0.0.0"
 	if target.Is6() {
 		network, any = "udp6", "::"
@@ -21,7 +21,7 @@ func openEcho(ctx context.Context, target netip.Addr) (echoConn, int, error) {
 	if conn, err := icmp.ListenPacket(network, any); err == nil {
 		return pingConn{conn, &net.UDPAddr{IP: target.AsSlice()}}, int(rand.Uint32() & 0xffff), nil
 	}
-	return dialRawEcho(ctx, target)
+	return s.dialRawEcho(ctx, target)
 }
 
 // pingConn is a socket for ICMP messages to one target.

@@ -27,7 +27,7 @@ func (e *Exit) resolver() Resolver {
 	switch {
 	case e.Resolver != nil:
 		return e.Resolver
-	case len(e.Upstream) == 0:
+	case len(e.Upstream) == 0 && e.Steer == nil:
 		return net.DefaultResolver
 	}
 	// One for all, as it asks but once for those who want the same at once.
@@ -67,7 +67,7 @@ func (e *Exit) newResolver(heard func(answer []byte)) *net.Resolver {
 			if err != nil {
 				return nil, fmt.Errorf("read DNS query: %w", err)
 			}
-			answer, err := q.forward(ctx, servers)
+			answer, err := q.forward(ctx, e.Steer, servers)
 			if err != nil {
 				return q.reply(dnsmessage.RCodeServerFailure)
 			}
@@ -75,7 +75,7 @@ func (e *Exit) newResolver(heard func(answer []byte)) *net.Resolver {
 			return answer, nil
 		}), nil
 	}
-	return &net.Resolver{PreferGo: len(e.Upstream) > 0, Dial: dial}
+	return &net.Resolver{PreferGo: len(e.Upstream) > 0 || e.Steer != nil, Dial: dial}
 }
 
 // life is how long the addresses of a name are good for. Its methods are safe for

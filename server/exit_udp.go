@@ -340,8 +340,8 @@ var packetLists = sync.Pool{New: func() any {
 
 // listenUDP opens a port on all addresses of this host, any if it is 0. Only the system knows
 // which addresses are a network's broadcast addresses, and refuses to send there.
-func listenUDP(ctx context.Context, port uint16) (*net.UDPConn, error) {
-	var l net.ListenConfig
+func (s Steer) listenUDP(ctx context.Context, port uint16) (*net.UDPConn, error) {
+	l := net.ListenConfig{Control: s.control}
 	pc, err := l.ListenPacket(ctx, "udp", fmt.Sprintf(":%d", port))
 	if err != nil {
 		return nil, err

@@ -46,8 +46,8 @@ type udpSocket struct {
 	events [1]unix.PollFd
 }
 
-func openUDP(ctx context.Context, port uint16) (*udpSocket, error) {
-	conn, err := listenUDP(ctx, port)
+func openUDP(ctx context.Context, way Steer, port uint16) (*udpSocket, error) {
+	conn, err := way.listenUDP(ctx, port)
 	if err != nil {
 		return nil, err
 	}

@@ -133,7 +133,7 @@ func (e *Exit) lookUp(ctx context.Context, host string) (addrs []netip.Addr, goo
 		return nil, 0, err
 	}
 	for _, a := range found {
-		if a = a.Unmap(); hasWay(a) && !slices.Contains(addrs, a) {
+		if a = a.Unmap(); e.hasWay(a) && !slices.Contains(addrs, a) {
 			addrs = append(addrs, a)
 		}
 	}
@@ -144,8 +144,9 @@ func (e *Exit) lookUp(ctx context.Context, host string) (addrs []netip.Addr, goo
 }
 
 // hasWay tells whether this host knows a way to an address. Nothing is sent.
-func hasWay(a netip.Addr) bool {
-	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(a, 9)))
+func (e *Exit) hasWay(a netip.Addr) bool {
+	d := net.Dialer{Control: e.Steer.control}
+	conn, err := d.Dial("udp", netip.AddrPortFrom(a, 9).String())
 	if err != nil {
 		return false
 	}

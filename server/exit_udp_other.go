@@ -16,8 +16,8 @@ type udpSocket struct {
 	conn *net.UDPConn
 }
 
-func openUDP(ctx context.Context, port uint16) (*udpSocket, error) {
-	conn, err := listenUDP(ctx, port)
+func openUDP(ctx context.Context, way Steer, port uint16) (*udpSocket, error) {
+	conn, err := way.listenUDP(ctx, port)
 	if err != nil {
 		return nil, err
 	}

@@ -77,9 +77,9 @@ func (e *Exit) openPort(ctx context.Context, r socks.Request) (p exitPort, err e
 	want, asked := socks.FindStack6(r.Stack, socks.StackPortParity6)
 	var got uint16
 	if asked {
-		p.socket, p.spare, got, err = openPair(ctx, want)
+		p.socket, p.spare, got, err = e.openPair(ctx, want)
 	} else {
-		p.socket, err = openUDP(ctx, 0)
+		p.socket, err = openUDP(ctx, e.Steer, 0)
 	}
 	if err != nil {
 		e.shared().open.Add(-1)
@@ -122,7 +122,7 @@ func (e *Exit) release(spare *udpSocket) {
 
 // openPair opens a port of the parity that is wanted, and the other one of its pair if
 // that is, and tells what of it could be had.
-func openPair(ctx context.Context, want uint16) (port, other *udpSocket, got uint16, err error) {
+func (e *Exit) openPair(ctx context.Context, want uint16) (port, other *udpSocket, got uint16, err error) {
 	fits := func(port uint16) bool {
 		switch want &^ socks.ParityReserve6 {
 		case socks.ParityEven6:
@@ -134,7 +134,7 @@ func openPair(ctx context.Context, want uint16) (port, other *udpSocket, got uin
 	}
 	reserve := want&socks.ParityReserve6 != 0
 	for range pairTries {
-		port, err := openUDP(ctx, 0)
+		port, err := openUDP(ctx, e.Steer, 0)
 		if err != nil {
 			return nil, nil, 0, err
 		}
@@ -142,7 +142,7 @@ func openPair(ctx context.Context, want uint16) (port, other *udpSocket, got uin
 		if fits(number) && !reserve {
 			return port, nil, want, nil
 		}
-		other, err := openUDP(ctx, number^1)
+		other, err := openUDP(ctx, e.Steer, number^1)
 		if err != nil {
 			port.close() // somebody has the other one
 			continue
@@ -156,6 +156,6 @@ func openPair(ctx context.Context, want uint16) (port, other *udpSocket, got uin
 		}
 		return port, other, want, nil
 	}
-	port, err = openUDP(ctx, 0)
+	port, err = openUDP(ctx, e.Steer, 0)
 	return port, nil, 0, err
 }

@@ -139,7 +139,10 @@ func (k *checker) server(ctx context.Context, dir string) {
 		k.port(ctx, address, running)
 	}
 	k.doors(ctx, dir, cfg, running)
-	k.dns(ctx, cfg.DNS)
+	if way := cfg.Exit.steer(); way != nil {
+		k.say("exit", "its sockets go by a way of their own", cfg.Exit.try())
+	}
+	k.dns(ctx, cfg.DNS, cfg.Exit.steer())
 }
 
 func (k *checker) client(ctx context.Context, dir string) {

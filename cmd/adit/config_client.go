@@ -114,7 +114,7 @@ func (c remoteConfig) validate(report func(key, what, todo string)) {
 	if (c.Mark != 0 || c.Interface != "") && !canSteer {
 		report("server.mark", "this system knows neither marks nor interfaces of sockets", "remove mark and interface")
 	}
-	if len(c.Interface) > 15 || strings.ContainsAny(c.Interface, "/ ") {
+	if badInterface(c.Interface) {
 		report("server.interface", strconv.Quote(c.Interface)+" is no name of an interface", `write interface = "eth0"`)
 	}
 	c.validateCarriers(report)
@@ -163,6 +163,9 @@ func (c remoteConfig) validateCarriers(report func(key, what, todo string)) {
 		report("server.wireguard_address", strconv.Quote(c.WireGuardAddress)+" is not HOST:PORT", "adit join writes it")
 	}
 }
+
+// badInterface tells whether Linux has no interface of that name; empty is none.
+func badInterface(name string) bool { return len(name) > 15 || strings.ContainsAny(name, "/ ") }
 
 // badAddress tells whether an address cannot be dialled.
 func badAddress(address string) bool {

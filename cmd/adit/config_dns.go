@@ -67,18 +67,18 @@ func parseDNSServer(text string) (netip.AddrPort, error) {
 }
 
 // dns looks whether the servers that the config names answer.
-func (k *checker) dns(ctx context.Context, cfg dnsConfig) {
+func (k *checker) dns(ctx context.Context, cfg dnsConfig, way server.Steer) {
 	servers, err := cfg.upstream()
 	if err != nil {
 		return // the config is wrong
 	}
 	for _, at := range servers {
-		k.say("dns", at.String()+" answers", askForRoot(ctx, at))
+		k.say("dns", at.String()+" answers", askForRoot(ctx, at, way))
 	}
 }
 
 // askForRoot asks a DNS server who serves the root. Whatever it answers, it is there.
-func askForRoot(ctx context.Context, at netip.AddrPort) error {
+func askForRoot(ctx context.Context, at netip.AddrPort, way server.Steer) error {
 	query, err := (&dnsmessage.Message{
 		Header:    dnsmessage.Header{RecursionDesired: true},
 		Questions: []dnsmessage.Question{{Name: dnsmessage.MustNewName("."), Type: dnsmessage.TypeNS, Class: dnsmessage.ClassINET}},
@@ -86,7 +86,7 @@ func askForRoot(ctx context.Context, at netip.AddrPort) error {
 	if err != nil {
 		return fmt.Errorf("make DNS query: %w", err)
 	}
-	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}}).Exchange(ctx, socks.Request{}, query, true)
+	answer, err := (&server.Exit{Upstream: []netip.AddrPort{at}, Steer: way}).Exchange(ctx, socks.Request{}, query, true)
 	if err != nil {
 		return err
 	}

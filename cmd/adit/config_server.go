@@ -34,6 +34,7 @@ type serverConfig struct {
 	Doors     []serverDoorConfig `toml:"door"`
 	Login     loginConfig        `toml:"login"`
 	Bind      bindConfig         `toml:"bind"`
+	Exit      exitConfig         `toml:"exit"`
 	UDP       udpConfig          `toml:"udp"`
 	DNS       dnsConfig          `toml:"dns"`
 	Bandwidth bandwidthConfig    `toml:"bandwidth"`
@@ -169,6 +170,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	validateDoors(c.Doors, report)
 	c.Login.validate(report)
 	c.Bind.validate(report)
+	c.Exit.validate(report)
 	c.UDP.validate(report)
 	c.DNS.validate(report)
 	c.Bandwidth.validate(report)

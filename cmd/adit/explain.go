@@ -168,7 +168,7 @@ func (x *explained) open(ctx context.Context) (o opinions, err error) {
 // plainExit is an exit that judges and looks up as the config says, and as a server that
 // listens where it says.
 func plainExit(cfg serverConfig) (*server.Exit, error) {
-	e := &server.Exit{}
+	e := &server.Exit{Steer: cfg.Exit.steer()}
 	var err error
 	if e.Allow, err = server.ParseAllow(cfg.Allow); err != nil {
 		return nil, err

@@ -384,6 +384,10 @@ func (p *serverProcess) apply(cfg serverConfig) error {
 		Own:      slices.Concat(ownPorts(p.allListeners()), p.own, p.wireGuard.own()),
 		Binds:    binds,
 		Upstream: upstream,
+		Steer:    cfg.Exit.steer(),
+	}
+	if err := cfg.Exit.try(); err != nil {
+		return err
 	}
 	if before := p.exit.Load(); before != nil {
 		exit.Follow(before)
