@@ -68,6 +68,8 @@ type wire struct {
 	// What is read ahead. TLS reads from one goroutine at a time.
 	poll    syscall.RawConn    // nil where readiness cannot be waited for
 	tryRead func(uintptr) bool // readReady, made once
+	tries   int                // of the last fill
+	rested  bool               // the last fill had to wait
 	in      *[inSize]byte      // nil when everything in it has been given away
 	inFrom  int
 	inTo    int
@@ -75,10 +77,13 @@ type wire struct {
 	barren  atomic.Int64 // bytes read since the last plaintext
 
 	// What is still to be written.
-	mu     sync.Mutex // guards what follows, and orders writes on Conn
-	corked bool
-	out    *[outSize]byte // nil when empty
-	outTo  int
+	mu       sync.Mutex // guards what follows, and orders writes on Conn
+	corked   bool
+	out      *[outSize]byte // nil when empty
+	outFrom  int
+	outTo    int
+	outErr   error
+	tryWrite func(uintptr) bool // writeReady, made once
 }
 
 // quicken begins gathering and reading ahead. Neither Read nor Write may be
@@ -86,7 +91,7 @@ type wire struct {
 func (w *wire) quicken() {
 	w.quick = true
 	w.poll = pollable(w.Conn)
-	w.tryRead = w.readReady
+	w.tryRead, w.tryWrite = w.readReady, w.writeReady
 }
 
 func (w *wire) Read(p []byte) (int, error) {
@@ -114,8 +119,12 @@ func (w *wire) fill() error {
 	if w.poll == nil {
 		w.in = inBuffers.Get().(*[inSize]byte)
 		w.inTo, w.inErr = w.Conn.Read(w.in[:])
-	} else if err := w.poll.Read(w.tryRead); err != nil {
-		w.inErr = err
+	} else {
+		w.tries = 0
+		if err := w.poll.Read(w.tryRead); err != nil {
+			w.inErr = err
+		}
+		w.rested = w.tries > 1
 	}
 	if w.inTo > 0 && w.barren.Add(int64(w.inTo)) < fruitless {
 		return nil
@@ -189,12 +198,24 @@ func (w *wire) flush() error {
 	if w.out == nil {
 		return nil
 	}
-	n, err := w.Conn.Write(w.out[:w.outTo])
+	n, err := w.send()
 	if w.outTo = copy(w.out[:], w.out[n:w.outTo]); w.outTo == 0 {
 		outBuffers.Put(w.out)
 		w.out = nil
 	}
 	return err
+}
+
+// send writes what is in out, and tells how much of it.
+func (w *wire) send() (int, error) {
+	if w.poll == nil {
+		return w.Conn.Write(w.out[:w.outTo])
+	}
+	w.outFrom, w.outErr = 0, nil
+	if err := w.poll.Write(w.tryWrite); err != nil {
+		return w.outFrom, err
+	}
+	return w.outFrom, w.outErr
 }
 
 func (w *wire) SetDeadline(t time.Time) error {

@@ -11,3 +11,5 @@ import (
 func pollable(net.Conn) syscall.RawConn { return nil }
 
 func (w *wire) readReady(uintptr) bool { return true }
+
+func (w *wire) writeReady(uintptr) bool { return true }

@@ -26,10 +26,15 @@ func pollable(c net.Conn) syscall.RawConn {
 // readReady reads what there is into a fresh buffer. It returns false if there
 // is nothing yet: the poller then calls it again when there is.
 func (w *wire) readReady(fd uintptr) bool {
+	w.tries++
+	read := syscall.Read
+	if w.rested || w.tries > 1 {
+		read = readNow
+	}
 	buf := inBuffers.Get().(*[inSize]byte)
-	n, err := syscall.Read(int(fd), buf[:])
+	n, err := read(int(fd), buf[:])
 	for err == syscall.EINTR {
-		n, err = syscall.Read(int(fd), buf[:])
+		n, err = read(int(fd), buf[:])
 	}
 	if n > 0 {
 		w.in, w.inTo = buf, n
@@ -42,7 +47,30 @@ func (w *wire) readReady(fd uintptr) bool {
 	case nil:
 		w.inErr = io.EOF
 	default:
-		w.inErr = &net.OpError{Op: "read", Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: os.NewSyscallError("read", err)}
+		w.inErr = w.failed("read", err)
 	}
 	return true
+}
+
+// writeReady writes what there is in out. It returns false if not all of it can go
+// yet: the poller then calls it again when more can.
+func (w *wire) writeReady(fd uintptr) bool {
+	for w.outFrom < w.outTo {
+		n, err := writeNow(int(fd), w.out[w.outFrom:w.outTo])
+		switch err {
+		case nil:
+			w.outFrom += n
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return false
+		default:
+			w.outErr = w.failed("write", err)
+			return true
+		}
+	}
+	return true
+}
+
+func (w *wire) failed(call string, err error) error {
+	return &net.OpError{Op: call, Net: "tcp", Source: w.LocalAddr(), Addr: w.RemoteAddr(), Err: os.NewSyscallError(call, err)}
 }
