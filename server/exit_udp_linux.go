@@ -13,6 +13,7 @@ import (
 	"golang.org/x/net/ipv6"
 	"golang.org/x/sys/unix"
 
+	"github.com/adit-net/adit/tunnel/mmsg"
 	"github.com/adit-net/adit/tunnel/socks"
 )
 
@@ -36,14 +37,10 @@ const (
 type udpSocket struct {
 	conn *net.UDPConn
 	raw  syscall.RawConn
-	pc   *ipv6.PacketConn // works for IPv4 sockets too: nothing in it depends on the version
+	pc   *mmsg.Conn
 
 	segment atomic.Int32 // the longest datagram that is bundled with others
 	errors  sync.Mutex   // held while the error queue is read
-
-	// wait's own.
-	look   func(fd uintptr) bool // sets events
-	events [1]unix.PollFd
 }
 
 func openUDP(ctx context.Context, way Steer, port uint16) (*udpSocket, error) {
@@ -56,12 +53,7 @@ func openUDP(ctx context.Context, way Steer, port uint16) (*udpSocket, error) {
 		conn.Close()
 		return nil, err
 	}
-	s := &udpSocket{conn: conn, raw: raw, pc: ipv6.NewPacketConn(conn)}
-	s.look = func(fd uintptr) bool {
-		s.events[0] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
-		n, err := unix.Poll(s.events[:], 0)
-		return err != nil || n > 0
-	}
+	s := &udpSocket{conn: conn, raw: raw, pc: mmsg.New(raw)}
 	// Any of these may be refused, as there may be no IPv6 or an old kernel, and
 	// the port is good without it.
 	_ = raw.Control(func(fd uintptr) {
@@ -183,7 +175,7 @@ func (s *udpSocket) write(messages []ipv6.Message, tries int) (int, error) {
 		s.errors.Lock()
 		defer s.errors.Unlock()
 	}
-	return s.pc.WriteBatch(messages, unix.MSG_DONTWAIT)
+	return s.pc.WriteBatch(messages, 0)
 }
 
 // refusesBundle tells whether an error can be about there being several datagrams in
@@ -241,14 +233,14 @@ func appendSegmentSize(control []byte, size int) []byte {
 // net.ErrClosed once the socket is closed. It tells of losses meanwhile.
 func (s *udpSocket) wait(lost func(socks.Loss)) error {
 	for {
-		err := s.raw.Read(s.look)
+		events, err := s.pc.Wait()
 		if errors.Is(err, net.ErrClosed) {
 			return err
 		}
-		if err != nil || s.events[0].Revents&unix.POLLERR != 0 {
+		if err != nil || events&unix.POLLERR != 0 {
 			s.losses(lost)
 		}
-		if err != nil || s.events[0].Revents&^unix.POLLERR != 0 {
+		if err != nil || events&^unix.POLLERR != 0 {
 			return err
 		}
 	}
@@ -274,7 +266,7 @@ func (s *udpSocket) read(deliver func([]socks.Datagram)) {
 	r := udpReaders.Get().(*udpReader)
 	defer udpReaders.Put(r)
 	for {
-		n, err := s.pc.ReadBatch(r.messages[:], unix.MSG_DONTWAIT)
+		n, err := s.pc.ReadBatch(r.messages[:], 0)
 		if err != nil {
 			return // an ICMP message's, or there is nothing: wait sees what is the case
 		}

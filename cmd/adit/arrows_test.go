@@ -18,7 +18,7 @@ const module = "github.com/adit-net/adit/"
 var arrows = map[string][]string{
 	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay"},
 	"client/netwatch":   {},
-	"server":            {"tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/decide", "server/users", "server/metrics"},
+	"server":            {"tunnel", "tunnel/mmsg", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/decide", "server/users", "server/metrics"},
 	"server/guest":      {"server", "server/policy", "server/users"},
 	"server/door":       {"server", "server/policy", "server/users", "tunnel/socks"},
 	"server/decide":     {"server/policy", "server/httpd"},
@@ -33,7 +33,8 @@ var arrows = map[string][]string{
 	"server/web":        {"server/policy", "server/audit", "server/users", "server/metrics", "server/httpd"},
 	"tunnel":            {"tunnel/resume"},
 	"tunnel/resume":     {},
-	"tunnel/socks":      {"tunnel/relay"},
+	"tunnel/mmsg":       {},
+	"tunnel/socks":      {"tunnel/mmsg", "tunnel/relay"},
 	"tunnel/udp":        {"tunnel", "tunnel/socks"},
 	"tunnel/relay":      {},
 	"tunnel/tunneltest": {"tunnel"},

@@ -100,7 +100,11 @@ func TestConnectedSocketsHaveOwners(t *testing.T) {
 func TestPacketsThatGoOutAsOneArriveApart(t *testing.T) {
 	e := newEchoes()
 	a := associate(t, openDoor(t, &Door{Relay: e}), e, anySource)
-	if !segments(a.udp, a.relay.Addr()) {
+	raw, err := a.udp.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !segments(raw, a.relay.Addr()) {
 		t.Fatal("this kernel does not know UDP segmentation offload")
 	}
 	a.echoed(t, "hello")

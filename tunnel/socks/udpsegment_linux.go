@@ -4,24 +4,34 @@ import (
 	"encoding/binary"
 	"net"
 	"net/netip"
+	"syscall"
 
 	"golang.org/x/net/ipv4"
 	"golang.org/x/sys/unix"
+
+	"github.com/adit-net/adit/tunnel/mmsg"
 )
 
 // maxSegments is how many packets the kernel makes of one at most.
 const maxSegments = 64
 
+// packetsOf gives what reads and writes a socket's packets.
+func packetsOf(c *net.UDPConn, raw syscall.RawConn, local netip.Addr) packets {
+	if local.Zone() != "" {
+		return newNetPackets(c, raw, local)
+	}
+	return mmsg.New(raw)
+}
+
 // segments tells whether the kernel cuts one long write into packets for the app (UDP
 // segmentation offload), which costs a fraction of as many writes. Over loopback no MTU
 // stands in the way.
-func segments(c *net.UDPConn, local netip.Addr) bool {
-	raw, err := c.SyscallConn()
-	if err != nil || !local.IsLoopback() {
+func segments(raw syscall.RawConn, local netip.Addr) bool {
+	if !local.IsLoopback() {
 		return false
 	}
 	known := false
-	err = raw.Control(func(fd uintptr) {
+	err := raw.Control(func(fd uintptr) {
 		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
 		known = err == nil
 	})

@@ -99,7 +99,7 @@ func openUDPSocket(local netip.AddrPort) (*udpSocket, error) {
 		conn:      conn,
 		raw:       raw,
 		local:     netip.AddrPortFrom(bound.Addr().Unmap(), bound.Port()),
-		batchConn: newBatchConn(conn, local.Addr()),
+		batchConn: newBatchConn(conn, raw, local.Addr()),
 	}, nil
 }
 

@@ -13,7 +13,7 @@ import (
 // batchConn reads and writes one packet after the other.
 type batchConn struct{}
 
-func newBatchConn(*net.UDPConn, netip.Addr) batchConn { return batchConn{} }
+func newBatchConn(*net.UDPConn, syscall.RawConn, netip.Addr) batchConn { return batchConn{} }
 
 // wait waits for something to read, or a deadline. The raw connection does so when
 // it is told that there was nothing.
