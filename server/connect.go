@@ -16,6 +16,16 @@ const requestLimit = 10 * time.Second
 
 // handle serves one stream of the lane.
 func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
+	if target := l.obey(ctx, stream); target != nil {
+		// Here, where there is little on the stack: it keeps what it takes while the
+		// flow lasts.
+		l.carry(ctx, stream, target)
+	}
+}
+
+// obey carries out what a stream is for, and gives whom it is to be relayed to from then on,
+// or nil.
+func (l *lane) obey(ctx context.Context, stream *tunnel.Stream) relay.Conn {
 	growStack()
 	stream.SetDeadline(time.Now().Add(requestLimit))
 	request, err := socks.ReadRequest6(stream)
@@ -24,7 +34,7 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 		l.tun.Strike()
 		stream.Reset()
 		l.log.Debug("bad request", "error", err)
-		return
+		return nil
 	}
 	r := socks.Request{
 		Command: request.Command,
@@ -35,18 +45,18 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	}
 	if r.Initial, err = socks.ReadInitial6(stream, request.Options.Offer); err != nil {
 		stream.Reset() // the client has changed its mind
-		return
+		return nil
 	}
 	c := l.callerFor(request.Options)
 	if c == nil {
 		l.reject(stream)
-		return
+		return nil
 	}
 	switch r.Command {
 	case socks.Noop:
 		l.login(ctx, stream, request.Options)
 	case socks.Connect:
-		l.connect(ctx, stream, c, r)
+		return l.connect(ctx, stream, c, r)
 	case socks.Bind:
 		l.bind(ctx, stream, c, r, request.Options)
 	case socks.Associate:
@@ -54,6 +64,7 @@ func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	default:
 		l.refuse(stream, socks.CommandNotSupported)
 	}
+	return nil
 }
 
 // growStack gives the goroutine's stack what a request needs of it, while there is little on it. It
@@ -65,8 +76,8 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// connect carries out a CONNECT.
-func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request) {
+// connect carries out a CONNECT, and gives the target, or nil.
+func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request) relay.Conn {
 	target, reply, err := c.Connect(ctx, r)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -75,15 +86,15 @@ func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r 
 			l.tun.Strike()
 		}
 		l.refuse(stream, socks.CodeOf(err))
-		return
+		return nil
 	}
 	if err := answer(stream, reply); err != nil {
 		relay.Fail(target, err)
 		stream.Reset()
-		return
+		return nil
 	}
 	stream.SetDeadline(time.Time{})
-	l.carry(ctx, stream, target)
+	return target
 }
 
 // lastWords is how long a target has to take what the app had sent before it

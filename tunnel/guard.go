@@ -35,6 +35,7 @@ type guard struct {
 	next []byte // what yamux reads next
 	body []byte // what it reads after that
 	head header
+	last *Stream // whom the frame that yamux has got last is for; nil: nobody who waits for it
 
 	mu      sync.Mutex
 	dropped []uint32      // streams that yamux is to forget
@@ -65,6 +66,10 @@ func (g *guard) Read(p []byte) (int, error) {
 
 // advance handles one frame. If yamux is to see it, next and body are set.
 func (g *guard) advance() error {
+	if g.last != nil { // yamux has done with it
+		g.last.arrived()
+		g.last = nil
+	}
 	if id, ok := g.takeDropped(); ok {
 		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0), nil)
 		return nil
@@ -166,6 +171,7 @@ func (g *guard) judge(h header, body []byte) error {
 	}
 	g.s.received.Add(int64(len(body)))
 	g.give(h, body)
+	g.last = st
 	if flags&flagFIN != 0 {
 		g.s.settle(st)
 	}

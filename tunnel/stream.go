@@ -67,6 +67,7 @@ type Stream struct {
 	gone       bool  // out of the session's table
 	linger     *time.Timer
 	abandon    context.CancelFunc // ends the handler's context; nil if there is none
+	awaiting   func()             // called once there is something to read; nil: nobody waits so
 }
 
 func newStream(s *Session, id uint32) *Stream {
@@ -103,6 +104,34 @@ func (s *Stream) WaitRead() error {
 		return nil
 	}
 	return err
+}
+
+// Await has f called, once and soon, when Read has something to give: bytes, the end or
+// an error. It gives false, and does not call f, if it has that already. f does not wait,
+// and does not use the stream itself. Nobody else reads meanwhile, and no deadline ends it.
+func (s *Stream) Await(f func()) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed || s.gone || s.peerEnded || s.peerReset != nil || s.recv.unread() {
+		return false
+	}
+	s.awaiting = f
+	return true
+}
+
+// wake tells whoever awaits something to read that there is. The caller holds mu.
+func (s *Stream) wake() {
+	if f := s.awaiting; f != nil {
+		s.awaiting = nil
+		f()
+	}
+}
+
+// arrived notes that yamux has all that has come for the stream.
+func (s *Stream) arrived() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.wake()
 }
 
 func (s *Stream) mayRead() error {
@@ -269,6 +298,7 @@ func (s *Stream) Close() error {
 		return s.Reset()
 	}
 	s.closed = true
+	s.wake()
 	if !s.peerEnded && s.peerReset == nil && !s.gone {
 		s.linger = time.AfterFunc(closeLinger, func() { s.reset(resetByPeer) })
 	}
@@ -291,6 +321,7 @@ func (s *Stream) reset(code resetCode) {
 	again := s.localReset
 	known := s.peerReset == nil && !s.gone // to the peer
 	s.closed, s.localReset = true, true
+	s.wake()
 	s.mu.Unlock()
 	if again {
 		return // the peer may not have been told yet, and yamux would tell it of an end
@@ -388,6 +419,7 @@ func (s *Stream) leave() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.gone = true
+	s.wake()
 	if s.linger != nil {
 		s.linger.Stop()
 	}

@@ -33,16 +33,22 @@ const lastWords = 5 * time.Second
 // What an end had sent before it was reset still goes to the other one, as it
 // does without a relay, unless that takes nothing for 5 s.
 func Copy(ctx context.Context, a, b Conn) Result {
-	c := copying{a: newEnd(a), b: newEnd(b), reset: make(chan struct{})}
+	c := &copying{a: newEnd(a), b: newEnd(b), reset: make(chan struct{})}
+	c.up.between(c, c.b, c.a)
+	c.down.between(c, c.a, c.b)
 	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
 	defer stop()
 
-	var r Result
-	var down sync.WaitGroup
-	down.Go(func() { r.Down = c.direction(c.a, c.b) })
-	r.Up = c.direction(c.b, c.a)
-	down.Wait()
+	c.open.Add(2)
+	other, own := &c.up, &c.down
+	if own.from.tells != nil {
+		other, own = own, other
+	}
+	other.start()
+	own.run() // here, and not in a goroutine of its own
+	c.open.Wait()
 
+	r := Result{Up: c.up.n, Down: c.down.n}
 	if p := c.err.Load(); p != nil {
 		r.Err = *p
 		<-c.reset // a Close that is faster would be a clean end
@@ -56,9 +62,11 @@ func Copy(ctx context.Context, a, b Conn) Result {
 
 // copying is what the two directions of a [Copy] share.
 type copying struct {
-	a, b  *end
-	err   atomic.Pointer[error] // what broke the connection
-	reset chan struct{}         // closed when both ends have been reset
+	a, b     *end
+	up, down direction
+	open     sync.WaitGroup        // directions that have not ended, and their goroutines
+	err      atomic.Pointer[error] // what broke the connection
+	reset    chan struct{}         // closed when both ends have been reset
 }
 
 // fail resets both ends and keeps the first reason.
@@ -71,46 +79,82 @@ func (c *copying) fail(err error) {
 }
 
 // direction carries from src to dst until src ends or dst takes no more.
-func (c *copying) direction(dst, src *end) (n int64) {
-	defer src.drained(c)
-	r := newReader(src)
-	defer r.release()
+type direction struct {
+	*copying
+	dst, src *end
+	from     reader // of src
+	n        int64  // bytes so far
+}
+
+func (d *direction) between(c *copying, dst, src *end) {
+	d.copying, d.dst, d.src = c, dst, src
+	d.from.read(src)
+}
+
+// start begins the direction, in goroutines that Copy waits for.
+func (d *direction) start() {
+	d.from.again = func() { d.open.Go(d.run) }
+	if !d.from.silent() {
+		d.from.again()
+	}
+}
+
+// run goes on until the direction is over, or its source has nothing for now and tells
+// when that changes: then it starts anew, and nobody needs a goroutine meanwhile.
+func (d *direction) run() {
 	for {
-		p, err := r.next()
-		for len(p) > 0 {
-			k, err := pace(dst, src, len(p))
-			if err != nil {
-				c.fail(err)
-				return n
-			}
-			if err := dst.write(p[:k]); err != nil {
-				dst.refuses(c, fmt.Errorf("write: %w", err))
-				return n
-			}
-			p = p[k:]
-			n += int64(k)
-			if src.follower != nil {
-				src.follower.Passed()
-			}
-			src.goesOn()
+		p, err := d.from.next()
+		if errors.Is(err, errSilent) {
+			return // and touches nothing any more
 		}
-		switch {
-		case err == nil:
-		case !errors.Is(err, io.EOF):
-			c.fail(fmt.Errorf("read: %w", err))
-			return n
-		case src.wasReset():
-			c.fail(fmt.Errorf("read: %w", errReset))
-			return n
-		case dst.endsWithClose():
-			return n
-		default:
-			if err := dst.CloseWrite(); err != nil {
-				dst.refuses(c, fmt.Errorf("end: %w", err))
-			}
-			return n
+		if d.pass(p) && !d.ends(err) {
+			continue
+		}
+		d.from.release()
+		d.src.drained(d.copying)
+		d.open.Done()
+		return
+	}
+}
+
+// pass writes p in turn, and tells whether dst has taken it.
+func (d *direction) pass(p []byte) bool {
+	for len(p) > 0 {
+		k, err := pace(d.dst, d.src, len(p))
+		if err != nil {
+			d.fail(err)
+			return false
+		}
+		if err := d.dst.write(p[:k]); err != nil {
+			d.dst.refuses(d.copying, fmt.Errorf("write: %w", err))
+			return false
+		}
+		p = p[k:]
+		d.n += int64(k)
+		if d.src.follower != nil {
+			d.src.follower.Passed()
+		}
+		d.src.goesOn()
+	}
+	return true
+}
+
+// ends tells whether err is the end of src, and passes it on.
+func (d *direction) ends(err error) bool {
+	switch {
+	case err == nil:
+		return false
+	case !errors.Is(err, io.EOF):
+		d.fail(fmt.Errorf("read: %w", err))
+	case d.src.wasReset():
+		d.fail(fmt.Errorf("read: %w", errReset))
+	case d.dst.endsWithClose():
+	default:
+		if err := d.dst.CloseWrite(); err != nil {
+			d.dst.refuses(d.copying, fmt.Errorf("end: %w", err))
 		}
 	}
+	return true
 }
 
 // end is one of the two conns.
@@ -216,28 +260,58 @@ func (e *end) endsWithClose() bool {
 
 var errReset = errors.New("connection reset by peer")
 
+// teller is a source that tells when it has something, so that an idle one costs no
+// goroutine.
+type teller interface {
+	// Await has f called, once and soon, when Read has something to give: bytes, the
+	// end or an error. It gives false, and does not call f, if it has that already. f
+	// does not wait.
+	Await(f func()) bool
+}
+
 // waiter is a source that can wait for bytes, or for its end, without a
 // buffer to read them into.
 type waiter interface {
 	WaitRead() error
 }
 
+// errSilent says that again will be called when there is something to read.
+var errSilent = errors.New("nothing to read for now")
+
 // reader reads from one conn and gives its buffer back whenever it has to
 // wait, so that an idle connection costs no buffer.
 type reader struct {
 	src   Conn
 	raw   *rawReader // nil if src is no plain socket
+	tells teller     // nil if src does not tell
 	wait  waiter     // nil if src cannot wait without a buffer
 	watch watched    // nil if src does not ask
 	first []byte     // what a prefix left to deliver before all else
 	buf   *[]byte
+	again func() // for tells; nil: wait
 }
 
-func newReader(src *end) *reader {
-	r := &reader{src: src.Conn, first: src.first, raw: newRawReader(src.Conn)}
+// read sets what is read.
+func (r *reader) read(src *end) {
+	r.src, r.first, r.raw = src.Conn, src.first, newRawReader(src.Conn)
+	r.tells, _ = r.src.(teller)
 	r.wait, _ = r.src.(waiter)
 	r.watch, _ = r.src.(watched)
-	return r
+}
+
+// silent tells whether there is nothing to read and again will be called.
+func (r *reader) silent() bool {
+	if r.tells == nil || r.again == nil || len(r.first) > 0 {
+		return false
+	}
+	b := r.buf
+	r.buf = nil // for whom again wakes
+	if !r.tells.Await(r.again) {
+		r.buf = b
+		return false
+	}
+	buffers.put(&b)
+	return true
 }
 
 // next gives the next bytes, which are valid until the next call. Bytes and an
@@ -254,7 +328,10 @@ func (r *reader) next() ([]byte, error) {
 		}
 		return b, err
 	}
-	if r.wait != nil {
+	switch {
+	case r.silent():
+		return nil, errSilent
+	case r.wait != nil && r.again == nil:
 		r.release()
 		if err := r.wait.WaitRead(); err != nil {
 			return nil, err

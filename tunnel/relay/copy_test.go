@@ -386,3 +386,125 @@ func TestNobodyIsClosedBeforeHeIsReset(t *testing.T) {
 		}
 	})
 }
+
+// telling is a conn that tells when it has something to read, and is not read before.
+type telling struct {
+	*net.TCPConn // what is written goes there
+	t            *testing.T
+
+	mu    sync.Mutex
+	words []string
+	err   error
+	tell  func()
+}
+
+func (c *telling) say(words string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if words != "" {
+		c.words = append(c.words, words)
+	}
+	c.err = err
+	if c.tell != nil {
+		c.tell()
+		c.tell = nil
+	}
+}
+
+func (c *telling) Await(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.words) > 0 || c.err != nil {
+		return false
+	}
+	if c.tell != nil {
+		c.t.Error("two await it")
+	}
+	c.tell = f
+	return true
+}
+
+func (c *telling) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.words) > 0 {
+		n := copy(p, c.words[0])
+		c.words = c.words[1:]
+		return n, nil
+	}
+	if c.err == nil {
+		c.t.Error("it is read although it has nothing")
+	}
+	return 0, c.err
+}
+
+func (c *telling) Reset() error {
+	c.TCPConn.SetLinger(0)
+	c.TCPConn.Close()
+	c.say("", net.ErrClosed)
+	return nil
+}
+
+// SyscallConn is not promoted: the conn is no plain socket.
+func (c *telling) SyscallConn() (syscall.RawConn, error) { return nil, errors.ErrUnsupported }
+
+func TestASourceThatTellsIsReadOnlyWhenItHasSomething(t *testing.T) {
+	for _, name := range []string{"up", "down"} {
+		for _, last := range []error{io.EOF, syscall.ECONNRESET} {
+			t.Run(name+" "+last.Error(), func(t *testing.T) {
+				app, a := tcpPair(t)
+				target, b := tcpPair(t)
+				a.SetDeadline(time.Time{})
+				b.SetDeadline(time.Time{})
+				source := &telling{TCPConn: a, t: t}
+				source.say("early, ", nil)
+				result := make(chan Result, 1)
+				go func() {
+					if name == "up" {
+						result <- Copy(t.Context(), source, TCP(b))
+					} else {
+						result <- Copy(t.Context(), TCP(b), source)
+					}
+				}()
+				expect(t, target, "early, ")
+				for range 100 {
+					source.say("some", nil)
+					expect(t, target, "some")
+					send(t, target, "back")
+					expect(t, app, "back")
+				}
+				source.say("and the last", last)
+				if last == io.EOF {
+					expect(t, target, "and the last")
+					expectEnd(t, target)
+					target.CloseWrite()
+					expectEnd(t, app)
+				}
+				got := <-result
+				want := Result{Up: 419, Down: 400}
+				if name == "down" {
+					want.Up, want.Down = want.Down, want.Up
+				}
+				if got.Up != want.Up || got.Down != want.Down || (got.Err == nil) != (last == io.EOF) {
+					t.Errorf("result %+v, want %+v", got, want)
+				}
+			})
+		}
+	}
+}
+
+func TestASourceThatIsSilentIsResetWhenItsContextEnds(t *testing.T) {
+	app, a := tcpPair(t)
+	target, b := tcpPair(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	result := make(chan Result, 1)
+	go func() { result <- Copy(ctx, &telling{TCPConn: a, t: t}, TCP(b)) }()
+	send(t, target, "hello")
+	expect(t, app, "hello")
+	cancel()
+	expectReset(t, app)
+	expectReset(t, target)
+	if got := <-result; !errors.Is(got.Err, context.Canceled) || got.Down != 5 {
+		t.Errorf("result %+v", got)
+	}
+}

@@ -38,7 +38,8 @@ func TestResetIsNoEndForTheReaderIfAWriteHasTakenTheError(t *testing.T) {
 				if err := e.write([]byte("x")); !errors.Is(err, test.writeErr) {
 					t.Fatalf("write: %v, want %v", err, test.writeErr)
 				}
-				r := newReader(e)
+				var r reader
+				r.read(e)
 				defer r.release()
 				var got []byte
 				for {

@@ -61,6 +61,7 @@ type app struct {
 	known   *guest         // for an app that need not say who it is
 	stay    *stay          // of the last guest; nil if the door keeps no books
 	place   *place         // among the door's strangers
+	target  relay.Conn     // to relay to, once it is all settled; nil: none
 	level   *atomic.Uint32 // a GSSLevel
 }
 
@@ -106,12 +107,10 @@ type unixConn struct{ *net.UnixConn }
 // Reset can do no more than close: a Unix socket has no reset to send.
 func (c unixConn) Reset() error { return c.Close() }
 
-// serve speaks with the app until its connection has ended.
+// serve speaks with the app until its connection is over, or is to be relayed to target.
 func (a *app) serve(ctx context.Context) error {
 	conn := a.conn
-	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { conn.Reset() })()
-	defer func() { a.stay.end() }()
 	conn.SetDeadline(time.Now().Add(a.door.HandshakeTimeout))
 	if err := a.arrive(ctx); err != nil {
 		return err
@@ -305,7 +304,7 @@ func (a *app) carry(ctx context.Context, g *guest, r *Request, answer answer) er
 	if err != nil {
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	}
-	return a.join(ctx, target, answer(reply))
+	return a.join(target, answer(reply))
 }
 
 // note logs what an app asks for. Most logs do not want to know, and it costs nothing then.
@@ -315,23 +314,24 @@ func (a *app) note(ctx context.Context, what string, r *Request) {
 	}
 }
 
-// join gives an app its last answer, and relays between it and whom it wants to
-// talk to.
-func (a *app) join(ctx context.Context, target relay.Conn, answer []byte) error {
+// join gives an app its last answer. It is relayed between the app and the target
+// when all that has led here has returned.
+func (a *app) join(target relay.Conn, answer []byte) error {
 	if err := a.tell(answer); err != nil {
 		target.Reset()
 		return err
 	}
-	return a.relay(ctx, target)
+	a.target = target
+	return nil
 }
 
-// relay relays between an app that has had its last answer and a target.
-func (a *app) relay(ctx context.Context, target relay.Conn) error {
+// relay relays between the app and its target.
+func (a *app) relay(ctx context.Context) error {
 	conn := relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
 	a.in.Reset(nil) // its buffer is not needed while the connection lasts
 	aheads.Put(a.in)
 	a.in = nil
-	return relay.Copy(ctx, conn, target).Err
+	return relay.Copy(ctx, conn, a.target).Err
 }
 
 // tell sends an answer that is good.

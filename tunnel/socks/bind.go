@@ -42,7 +42,7 @@ func (a *app) meet(ctx context.Context, answer answer, await func(context.Contex
 	case err != nil:
 		return a.refuse(&Error{CodeOf(err), err}, answer)
 	}
-	return a.join(ctx, peer, answer(reply))
+	return a.join(peer, answer(reply))
 }
 
 // await gives the first answer, and the peer who comes after that. If there is an

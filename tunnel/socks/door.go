@@ -162,28 +162,45 @@ func (s *serving) serve(ctx context.Context, conn net.Conn) {
 
 // open sees one connection from accept to its end.
 func (s *serving) open(ctx context.Context, conn net.Conn) {
+	a := s.receive(conn)
+	if a == nil {
+		conn.Close()
+		return
+	}
+	defer a.place.leave()
+	defer a.conn.Close()
+	defer func() { a.stay.end() }()
+	err := a.serve(ctx)
+	if a.target != nil {
+		// Here, where there is little on the stack: it keeps what it takes while the
+		// connection lasts.
+		err = a.relay(ctx)
+	}
+	a.tellEnd(ctx, err)
+}
+
+// receive gives nil for a connection that may not be here at all.
+func (s *serving) receive(conn net.Conn) *app {
 	a, err := newApp(s, conn)
 	if err != nil {
-		conn.Close()
 		s.Log.Error("cannot serve this kind of listener", "error", err)
-		return
+		return nil
 	}
 	if !s.mayCome(a.source.Addr()) {
 		a.turnAway("nobody may come from there")
-		return
+		return nil
 	}
 	place, ok := s.strangers.enter(a.source.Addr(), s.MaxStrangers, s.MaxHostStrangers)
 	if !ok {
 		a.turnAway("too many have not been let in yet")
-		return
+		return nil
 	}
-	defer place.leave()
 	a.place = place
-	a.tellEnd(ctx, a.serve(ctx))
+	return a
 }
 
+// turnAway logs why an app may not be here.
 func (a *app) turnAway(why string) {
-	a.conn.Close()
 	if a.door.warn.Allows() {
 		a.door.Log.Warn("turned an app away: "+why, "app", a.source)
 	}

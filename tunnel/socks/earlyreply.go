@@ -36,7 +36,8 @@ func (a *app) carryEarly(ctx context.Context, g *guest, r *Request, answer answe
 		return err
 	}
 	_, _ = a.in.Discard(len(r.Initial)) // they are there
-	return a.relay(ctx, target)
+	a.target = target
+	return nil
 }
 
 // firstWords gives what an app says at once, and leaves it in a.in: an end that follows

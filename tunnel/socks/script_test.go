@@ -218,7 +218,9 @@ func run(t testing.TB, d *Door, app *script) outcome {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = a.serve(context.Background())
+	if _ = a.serve(t.Context()); a.target != nil {
+		_ = a.relay(t.Context())
+	}
 	o := outcome{asked: r.asked, answers: withoutID(withoutDate(app.answers.String()))}
 	for _, s := range r.sinks {
 		o.got += s.got.String()
