@@ -231,6 +231,9 @@ func (p *serverProcess) process(a *admin) *process {
 	if p.audit != nil {
 		parts = append(parts, p.audit.Serve)
 	}
+	if p.command != nil { // the process is its own
+		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, func(memory) {}) })
+	}
 	for _, ln := range p.listeners {
 		if p.cfg.RequireIPsec {
 			ln = p.guard(ln)
