@@ -52,6 +52,7 @@ var (
 // app is one app's connection from accept to the end of its handshake.
 type app struct {
 	conn    relay.Conn
+	came    net.Conn      // as the listener gave it
 	in      *bufio.Reader // of conn
 	source  netip.AddrPort
 	door    *serving
@@ -76,7 +77,7 @@ func newApp(s *serving, c net.Conn) (*app, error) {
 	if s.TLS != nil {
 		conn = serveTLS(conn, s.TLS)
 	}
-	a := &app{conn: conn, in: aheads.Get().(*bufio.Reader), door: s, level: new(atomic.Uint32)}
+	a := &app{conn: conn, came: c, in: aheads.Get().(*bufio.Reader), door: s, level: new(atomic.Uint32)}
 	a.in.Reset(conn)
 	if t, ok := c.RemoteAddr().(*net.TCPAddr); ok {
 		a.source = unmapped(t.AddrPort())

@@ -29,7 +29,7 @@ type Entry struct {
 	Source netip.AddrPort
 	Local  netip.AddrPort       // where the app has come in; not valid at a Unix socket
 	TLS    *tls.ConnectionState // nil where the app speaks none
-	Conn   net.Conn             // the app's, for its socket's sake alone
+	Conn   net.Conn             // the app's as the listener gave it, for its socket's sake alone
 
 	// GSS gives the level of protection that the app has agreed on with its ticket, which
 	// stands fast before the app asks for anything. It is safe for concurrent use.
@@ -53,7 +53,7 @@ func (a *app) enterStay(ctx context.Context, g *guest) error {
 		return nil
 	}
 	level := a.level
-	e := Entry{User: g.user, By: g.by, Source: g.source, Conn: a.conn, GSS: func() GSSLevel { return GSSLevel(level.Load()) }}
+	e := Entry{User: g.user, By: g.by, Source: g.source, Conn: a.came, GSS: func() GSSLevel { return GSSLevel(level.Load()) }}
 	if t, ok := a.conn.LocalAddr().(*net.TCPAddr); ok {
 		e.Local = unmapped(t.AddrPort())
 	}

@@ -131,10 +131,17 @@ func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--
 // directory. Its config is what init writes between top and end, and then where charon is.
 func (l *ipsecLab) startHub(at, top, end string) (dir string) {
 	l.t.Helper()
+	return l.startHubWith(func(string) {}, at, top, end)
+}
+
+// startHubWith is startHub where something more is put into the directory.
+func (l *ipsecLab) startHubWith(prepare func(dir string), at, top, end string) (dir string) {
+	l.t.Helper()
 	dir = l.path("server")
 	adit(l.t, hubNS, "server", "init", "--dir", dir, "--listen", at+":8443", "--name", at, "--allow", "private")
 	adit(l.t, hubNS, "user", "add", "acme", "--dir", dir)
 	l.configure(hubNS, filepath.Join(dir, "server.toml"), top, end)
+	prepare(dir)
 	l.run(hubNS, "server", "run", "--dir", dir)
 	return dir
 }
@@ -180,6 +187,18 @@ func (l *ipsecLab) run(ns namespace, args ...string) *program {
 // ports, until the test ends.
 func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64 {
 	t.Helper()
+	seen := new([1 << 16]atomic.Int64)
+	ns.watchWire(t, name, func(from, to uint16, _ int) {
+		seen[from].Add(1)
+		seen[to].Add(1)
+	})
+	return seen
+}
+
+// watchWire shows each packet of TCP that an interface sees outside of ESP, with its ports and
+// how many bytes of the stream are in it, until the test ends.
+func (ns namespace) watchWire(t *testing.T, name string, see func(from, to uint16, payload int)) {
+	t.Helper()
 	var wire *os.File
 	err := ns.do(func() error {
 		dev, err := net.InterfaceByName(name)
@@ -197,7 +216,7 @@ func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64
 	if err != nil {
 		t.Fatal(err)
 	}
-	seen, ended := new([1 << 16]atomic.Int64), make(chan struct{})
+	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		const header = 14
@@ -212,11 +231,11 @@ func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64
 			if p := b[header+9]; p != unix.IPPROTO_TCP && p != unix.IPPROTO_UDP {
 				continue
 			}
-			ports := b[header+4*int(b[header]&0xf):]
-			seen[binary.BigEndian.Uint16(ports)].Add(1)
-			seen[binary.BigEndian.Uint16(ports[2:])].Add(1)
+			at := header + 4*int(b[header]&0xf)
+			tcp := b[at:]
+			end := header + int(binary.BigEndian.Uint16(b[header+2:])) // of the packet, which the link may have filled up
+			see(binary.BigEndian.Uint16(tcp), binary.BigEndian.Uint16(tcp[2:]), end-at-4*int(tcp[12]>>4))
 		}
 	}()
 	t.Cleanup(func() { wire.Close(); <-ended })
-	return seen
 }

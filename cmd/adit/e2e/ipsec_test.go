@@ -224,10 +224,10 @@ type download struct {
 	done chan error
 }
 
-func (l *ipsecLab) download(t *testing.T, door, page string) *download {
+func (l *ipsecLab) download(t *testing.T, door, page string, more ...string) *download {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
-	cmd := command(ctx, t.TempDir(), "curl", "-sS", "-x", "socks5h://"+door, "http://"+page+"/endless")
+	cmd := command(ctx, t.TempDir(), "curl", append(more, "-sS", "-x", "socks5h://"+door, "http://"+page+"/endless")...)
 	out, err := cmd.StdoutPipe()
 	if err == nil {
 		err = officeNS.do(cmd.Start)

@@ -170,7 +170,13 @@ func talk(t *testing.T, c net.Conn, d time.Duration) (longest time.Duration) {
 // until waits for what no event tells.
 func until(t *testing.T, what string, happened func() bool) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); !happened(); time.Sleep(time.Millisecond) {
+	within(t, 20*time.Second, what, happened)
+}
+
+// within is until for what takes its time.
+func within(t *testing.T, limit time.Duration, what string, happened func() bool) {
+	t.Helper()
+	for end := time.Now().Add(limit); !happened(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal(what + " does not happen")
 		}
