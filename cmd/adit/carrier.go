@@ -44,9 +44,10 @@ func dialServer(cfg remoteConfig, below *ipsec.Detector) (client.Dialer, error) 
 		Fingerprint: cfg.Fingerprint,
 		Multipath:   cfg.MPTCP,
 	}
-	d.Control = cfg.steer(below.Fit)
+	var narrow narrows
+	d.Control = narrow.control(cfg.steer(below.Fit))
 	if cfg.RequireIPsec {
-		d.Control = cfg.steer(below.Control)
+		d.Control = narrow.control(cfg.steer(below.Control))
 	}
 	if !cfg.CA {
 		pin, err := keys.ParsePin(cfg.Pin)
@@ -55,13 +56,13 @@ func dialServer(cfg remoteConfig, below *ipsec.Detector) (client.Dialer, error) 
 		}
 		d.Pin = pin
 	}
-	return func(ctx context.Context) (client.Carrier, error) {
+	return narrow.dial(func(ctx context.Context) (client.Carrier, error) {
 		c, err := d.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return carrier{c}, nil
-	}, nil
+	}), nil
 }
 
 // admitter judges arrivals, as a [server.Server] does.

@@ -49,9 +49,9 @@ func wireGuardProtection(p wglink.Protection) tunnel.Protection {
 	return tunnel.Protection{Carrier: overWireGuard, Version: p.Version, Cipher: p.Cipher, KeyExchange: p.KeyExchange}
 }
 
-// dialWireGuard gives the dialer for carriers over WireGuard. The config is
+// newWireGuardDialer makes the dialer for carriers over WireGuard. The config is
 // valid, and says where. dir is the client's.
-func dialWireGuard(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir string) (client.Dialer, error) {
+func newWireGuardDialer(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, dir string) (*wglink.Dialer, error) {
 	key, err := keys.ParseWireGuardPublic(cfg.WireGuardKey)
 	if err != nil {
 		return nil, err
@@ -73,13 +73,18 @@ func dialWireGuard(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, di
 	if cfg.RequireIPsec {
 		d.Guard = paths.Detector.Tie
 	}
+	return d, nil
+}
+
+// dialWireGuard gives what dials by one.
+func dialWireGuard(d *wglink.Dialer) client.Dialer {
 	return func(ctx context.Context) (client.Carrier, error) {
 		c, err := d.Dial(ctx)
 		if err != nil {
 			return nil, err
 		}
 		return wireGuardCarrier{c}, nil
-	}, nil
+	}
 }
 
 // clockFile is a file that remembers a time. All it is good for is to explain
@@ -102,29 +107,28 @@ func (f clockFile) write(at time.Time) {
 	_ = os.WriteFile(string(f), []byte(at.UTC().Format(time.RFC3339)+"\n"), 0o600)
 }
 
-// dialCarriers gives the dialers for a server, the one to prefer first. dir is the
-// client's.
-func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, where *ipsecPlace, dir string) ([]client.Dialer, error) {
-	var all []client.Dialer
+// dialCarriers gives the dialers for a server, the one to prefer first, and who knows where it is
+// by WireGuard; nil if that is not used. dir is the client's.
+func dialCarriers(cfg remoteConfig, paths *ipsec.Paths, device *keys.Device, where *ipsecPlace, dir string) (all []client.Dialer, wireGuard *wglink.Dialer, err error) {
 	for _, kind := range cfg.Carriers {
 		var dial client.Dialer
-		var err error
 		switch {
 		case kind == overTLS:
 			dial, err = dialServer(cfg, paths.Detector)
 		case kind == overIPsec:
 			dial, err = dialIPsec(cfg, paths, where)
 		case cfg.WireGuardKey != "":
-			dial, err = dialWireGuard(cfg, paths, device, dir)
+			wireGuard, err = newWireGuardDialer(cfg, paths, device, dir)
+			dial = dialWireGuard(wireGuard)
 		default:
 			continue // the server takes none
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		all = append(all, dial)
 	}
-	return all, nil
+	return all, wireGuard, nil
 }
 
 // admitWireGuard judges what arrives inside WireGuard. Devices move, and what protects the path

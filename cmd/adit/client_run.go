@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/adit-net/adit/client"
 	"github.com/adit-net/adit/crypto/ipsec"
 	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/crypto/wglink"
 )
 
 const clientRunHelp = `Run the client until SIGINT or SIGTERM: it keeps a session with the server, and
@@ -73,6 +75,8 @@ type clientProcess struct {
 	client *client.Client
 	doors  []*doorListener
 	way    doorReport
+
+	wireGuard *wglink.Dialer // nil if it is not used
 }
 
 // runClient runs a client until ctx ends and its streams have ended.
@@ -100,10 +104,11 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 		parts = append(parts, func(ctx context.Context) error { paths.Serve(ctx); return nil })
 	}
 	where := newIPsecPlace(p.cfg.Server, filepath.Join(o.dir, ipsecPlaceFile))
-	dials, err := dialCarriers(p.cfg.Server, paths, device, where, o.dir)
+	dials, wireGuard, err := dialCarriers(p.cfg.Server, paths, device, where, o.dir)
 	if err != nil {
 		return err
 	}
+	p.wireGuard = wireGuard
 	last := len(dials) - 1
 	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Welcomed: where.hear, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
@@ -211,10 +216,15 @@ func (p *clientProcess) drain(ctx context.Context) {
 
 // below says what protects the path of the client's carrier.
 func (p *clientProcess) below(st client.Status) []string {
-	if !st.Remote.IsValid() {
+	path := p.cfg.Server.path(st.Local, st.Remote)
+	if st.Protection.Carrier == overWireGuard {
+		path = p.cfg.Server.path(netip.AddrPort{}, p.wireGuard.Place())
+		path.UDP = true
+	}
+	if !path.Remote.IsValid() {
 		return nil
 	}
-	protection, err := p.cfg.IPsec.detector().Look(context.Background(), p.cfg.Server.path(st.Local, st.Remote))
+	protection, err := p.cfg.IPsec.detector().Look(context.Background(), path)
 	if err != nil {
 		p.log.Debug("look at the path to the server", "error", err)
 	}

@@ -24,3 +24,14 @@ func steerSocket(c syscall.RawConn, mark uint32, device string) error {
 	}
 	return err
 }
+
+// setSegment has both ends of a connection that is about to begin send no segments of more bytes.
+func setSegment(c syscall.RawConn, size int) error {
+	var err error
+	if e := c.Control(func(fd uintptr) {
+		err = os.NewSyscallError("setsockopt", unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, size))
+	}); e != nil {
+		return e
+	}
+	return err
+}

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"io/fs"
 	"net"
+	"os"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/adit-net/adit/client"
 )
 
 func TestConnectionsToTheServerAreSteered(t *testing.T) {
@@ -61,4 +64,45 @@ func loopbackIndex(t *testing.T) int {
 		t.Fatal(err)
 	}
 	return lo.Index
+}
+
+func TestSegmentsAreSmallAfterNothingCameBack(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	var n narrows
+	connect := func() (segment int) {
+		t.Helper()
+		d := net.Dialer{ControlContext: n.control(nil)}
+		c, err := d.DialContext(t.Context(), "tcp", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		raw, err := c.(*net.TCPConn).SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = raw.Control(func(fd uintptr) { segment, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) })
+		if err != nil {
+			t.Fatal(err)
+		}
+		return segment
+	}
+	fails := func(ctx context.Context, with error) {
+		_, _ = n.dial(func(context.Context) (client.Carrier, error) { return nil, with })(ctx)
+	}
+	over, end := context.WithCancel(t.Context())
+	end()
+	fails(t.Context(), syscall.ECONNREFUSED)
+	fails(over, context.DeadlineExceeded)
+	if s := connect(); s <= narrowSegment {
+		t.Errorf("after other failures segments have %d bytes", s)
+	}
+	fails(t.Context(), &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded})
+	if s := connect(); s > narrowSegment {
+		t.Errorf("after nothing came back segments have %d bytes", s)
+	}
 }

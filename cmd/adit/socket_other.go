@@ -10,3 +10,5 @@ import (
 const canSteer = false
 
 func steerSocket(syscall.RawConn, uint32, string) error { return errors.ErrUnsupported }
+
+func setSegment(syscall.RawConn, int) error { return errors.ErrUnsupported }

@@ -29,10 +29,13 @@ func (s *trails) mtu(ctx context.Context, to netip.AddrPort) int {
 	return s.paths.Look(ctx, s.path(to)).MTU
 }
 
-// guard tells whether the path to a place is protected.
-func (s *trails) guard(place netip.AddrPort) (open func() bool, stop func()) {
+// guard tells whether the path to a place is protected, as long as packets leave by a device.
+func (s *trails) guard(place netip.AddrPort) (way func() (device uint32, open bool), stop func()) {
 	f := s.paths.Follow(context.Background(), s.path(place), nil)
-	return func() bool { return f.Protection().Protected() }, f.Stop
+	return func() (uint32, bool) {
+		p := f.Protection()
+		return p.Device(), p.Protected()
+	}, f.Stop
 }
 
 // follow says what protects the path to where a peer is, until stop.

@@ -30,11 +30,11 @@ func TestWhatProtectsAPeerIsThatOfThePlaceWhereItIs(t *testing.T) {
 		if got := words(); !slices.Equal(got, to.want) || changes != to.changes {
 			t.Errorf("at %v: %q after %d changes, not %q after %d", at, got, changes, to.want, to.changes)
 		}
-		if open, end := s.guard(at); open() != (to.want != nil) {
-			t.Errorf("at %v the guard says %v", at, open())
-		} else {
-			end()
+		way, end := s.guard(at)
+		if device, open := way(); device != 0 || open != (to.want != nil) {
+			t.Errorf("at %v the guard says %v, by interface %d", at, open, device)
 		}
+		end()
 	}
 	stop()
 	if len(s.all) > 0 {

@@ -18,6 +18,8 @@ type hold struct {
 	out, in template
 }
 
+func (h hold) by() (device uint32) { return h.device }
+
 // template asks for an association like this one, also under another key.
 func (s *state) template() template {
 	t := template{protocol: s.protocol, mode: s.mode, reqID: s.reqID}

@@ -94,6 +94,10 @@ type Protection struct {
 // Protected tells whether there is any protection.
 func (p Protection) Protected() bool { return p.Mechanism != None }
 
+// Device is the number of the interface that packets must leave by to be protected; 0 where the
+// kernel's policies see to that, or nothing does.
+func (p Protection) Device() uint32 { return p.hold.by() }
+
 // Detector looks at paths. The zero value can be used; its fields may not change
 // after that. Safe for concurrent use.
 type Detector struct {

@@ -13,6 +13,7 @@ import (
 type hold struct{}
 
 func (hold) tie(syscall.RawConn) error { return errors.ErrUnsupported }
+func (hold) by() uint32                { return 0 }
 
 // markOf: there are no marks.
 func markOf(syscall.RawConn) uint32 { return 0 }

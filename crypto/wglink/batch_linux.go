@@ -32,6 +32,7 @@ type batchIO struct {
 	udp *net.UDPConn
 	pc  *ipv6.PacketConn // works for IPv4 sockets too: nothing in it depends on the version
 	gso atomic.Bool
+	v4  bool // the socket knows nothing else
 
 	writing sync.Pool // of *[]ipv6.Message
 
@@ -44,7 +45,8 @@ type batchIO struct {
 }
 
 func newBatchIO(udp *net.UDPConn) *batchIO {
-	b := &batchIO{udp: udp, pc: ipv6.NewPacketConn(udp), in: make([]ipv6.Message, bundles)}
+	v4 := udp.LocalAddr().(*net.UDPAddr).AddrPort().Addr().Is4()
+	b := &batchIO{udp: udp, v4: v4, pc: ipv6.NewPacketConn(udp), in: make([]ipv6.Message, bundles)}
 	if raw, err := udp.SyscallConn(); err == nil {
 		_ = raw.Control(func(fd uintptr) {
 			// Kernels older than 4.18 and 5.0 refuse.
@@ -60,7 +62,7 @@ func newBatchIO(udp *net.UDPConn) *batchIO {
 	b.writing.New = func() any {
 		messages := make([]ipv6.Message, batch)
 		for i := range messages {
-			messages[i].OOB = make([]byte, 0, unix.CmsgSpace(segmentSize))
+			messages[i].OOB = make([]byte, 0, unix.CmsgSpace(segmentSize)+unix.CmsgSpace(unix.SizeofInet6Pktinfo))
 		}
 		return &messages
 	}
@@ -126,10 +128,11 @@ func coalesced(control []byte) int {
 	return 0
 }
 
-// write sends datagrams to one place. It is safe for concurrent use.
-func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
+// write sends datagrams to one place, by one interface unless its number is 0. It is safe for
+// concurrent use.
+func (b *batchIO) write(packets [][]byte, to netip.AddrPort, device uint32) error {
 	if b.gso.Load() {
-		err := b.writeAll(packets, to, true)
+		err := b.writeAll(packets, to, device, true)
 		if err == nil {
 			return nil
 		}
@@ -139,10 +142,10 @@ func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
 		// Where one is too long for the path, all are refused. What was sent is sent
 		// again, and WireGuard drops it there.
 	}
-	return b.writeAll(packets, to, false)
+	return b.writeAll(packets, to, device, false)
 }
 
-func (b *batchIO) writeAll(packets [][]byte, to netip.AddrPort, gso bool) error {
+func (b *batchIO) writeAll(packets [][]byte, to netip.AddrPort, device uint32, gso bool) error {
 	messages := b.writing.Get().(*[]ipv6.Message)
 	defer b.writing.Put(messages)
 	address := net.UDPAddrFromAddrPort(to)
@@ -158,6 +161,7 @@ func (b *batchIO) writeAll(packets [][]byte, to netip.AddrPort, gso bool) error 
 		if k > 1 {
 			m.OOB = appendSegmentSize(m.OOB, len(rest[0]))
 		}
+		m.OOB = b.appendDevice(m.OOB, to.Addr(), device)
 		rest = rest[k:]
 	}
 	used := (*messages)[:n]
@@ -195,6 +199,21 @@ func alike(packets [][]byte) int {
 		}
 	}
 	return min(len(packets), maxSegments)
+}
+
+// appendDevice has a datagram leave by an interface, or not at all, whatever routes say.
+func (b *batchIO) appendDevice(control []byte, to netip.Addr, device uint32) []byte {
+	switch {
+	case device == 0:
+		return control
+	case b.v4:
+		return append(control, unix.PktInfo4(&unix.Inet4Pktinfo{Ifindex: int32(device)})...)
+	}
+	info := unix.Inet6Pktinfo{Ifindex: device}
+	if to.Is4() { // of a socket for both versions
+		info.Addr = netip.AddrFrom16(netip.IPv4Unspecified().As16()).As16()
+	}
+	return append(control, unix.PktInfo6(&info)...)
 }
 
 func appendSegmentSize(control []byte, size int) []byte {

@@ -30,7 +30,7 @@ func (b *batchIO) read(packets [][]byte, sizes []int, from []conn.Endpoint) (int
 	return 1, nil
 }
 
-func (b *batchIO) write(packets [][]byte, to netip.AddrPort) error {
+func (b *batchIO) write(packets [][]byte, to netip.AddrPort, _ uint32) error {
 	var tooLarge error // those that are lost, and others are not
 	for _, p := range packets {
 		if _, err := b.udp.WriteToUDPAddrPort(p, to); isTooLarge(err) {

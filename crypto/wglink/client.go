@@ -108,6 +108,17 @@ func (d *Dialer) Dial(ctx context.Context) (*Carrier, error) {
 	return c, nil
 }
 
+// Place is where the server is, as far as its latest answer tells; invalid while there are no
+// carriers.
+func (d *Dialer) Place() netip.AddrPort {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.link == nil {
+		return netip.AddrPort{}
+	}
+	return d.link.place()
+}
+
 func (d *Dialer) dial(ctx context.Context) (*Carrier, error) {
 	mtu, err := d.check()
 	if err != nil {

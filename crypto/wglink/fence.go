@@ -15,9 +15,14 @@ const (
 	maxUnused = 3
 )
 
+// Guard says whether a place may be talked to, until stop. way is called for each packet, and
+// says by which interface those to the place must leave, by its number; 0: by any. Only on
+// Linux can that be had.
+type Guard func(place netip.AddrPort) (way func() (device uint32, open bool), stop func())
+
 // fence says which places may be talked to. A nil one is around nobody.
 type fence struct {
-	guard func(place netip.AddrPort) (open func() bool, stop func())
+	guard Guard
 
 	mu   sync.RWMutex // guards what follows
 	ways map[netip.AddrPort]*way
@@ -25,28 +30,28 @@ type fence struct {
 
 // way is one to a place that was open when somebody came by it.
 type way struct {
-	open   func() bool
+	now    func() (device uint32, open bool)
 	stop   func()
 	unused atomic.Int32 // for so many sweeps
 }
 
-func newFence(guard func(netip.AddrPort) (func() bool, func())) *fence {
+func newFence(guard Guard) *fence {
 	return &fence{guard: guard, ways: map[netip.AddrPort]*way{}}
 }
 
-// passes tells whether packets may come from a place, and go there. Nobody is asked but whoever
-// watches a place that somebody has come from.
-func (f *fence) passes(at netip.AddrPort) bool {
+// passes tells whether packets may come from a place, and go there, and by which interface.
+// Nobody is asked but whoever watches a place that somebody has come from.
+func (f *fence) passes(at netip.AddrPort) (device uint32, open bool) {
 	f.mu.RLock()
 	w := f.ways[at]
 	f.mu.RUnlock()
 	if w == nil {
-		return false
+		return 0, false
 	}
 	if w.unused.Load() > 0 {
 		w.unused.Store(0)
 	}
-	return w.open()
+	return w.now()
 }
 
 // admits tells the same about a place that nobody may have come from yet. It is called by one
@@ -56,14 +61,15 @@ func (f *fence) admits(from netip.AddrPort) bool {
 	known, full := f.ways[from] != nil, len(f.ways) >= maxWays
 	f.mu.RUnlock()
 	if known {
-		return f.passes(from)
+		_, open := f.passes(from)
+		return open
 	}
 	if full {
 		return false
 	}
 	w := &way{}
-	w.open, w.stop = f.guard(from)
-	if !w.open() {
+	w.now, w.stop = f.guard(from)
+	if _, open := w.now(); !open {
 		w.stop()
 		return false
 	}

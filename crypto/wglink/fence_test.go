@@ -15,9 +15,9 @@ import (
 func TestNobodyIsHeardWhoseWayIsNotOpen(t *testing.T) {
 	var open atomic.Bool
 	var asked, stopped atomic.Int64
-	e := startWith(t, genuine(echo), ServerConfig{Guard: func(netip.AddrPort) (func() bool, func()) {
+	e := startWith(t, genuine(echo), ServerConfig{Guard: func(netip.AddrPort) (func() (uint32, bool), func()) {
 		asked.Add(1)
-		return open.Load, func() { stopped.Add(1) }
+		return func() (uint32, bool) { return 0, open.Load() }, func() { stopped.Add(1) }
 	}})
 	d := e.dialer(t)
 	d.HandshakeTimeout = time.Second

@@ -86,10 +86,9 @@ type ServerConfig struct {
 	Moved func()
 
 	// Guard, if it is set, has the server talk to those places alone that are open. It is
-	// asked about a place when somebody who knows the server's key comes from there, and stop
-	// is called when nobody has for minutes. open is called for each packet. Whoever comes from
-	// elsewhere is neither answered nor heard.
-	Guard func(place netip.AddrPort) (open func() bool, stop func())
+	// asked about a place when somebody who knows the server's key comes from there, until
+	// nobody has for minutes. Whoever comes from elsewhere is neither answered nor heard.
+	Guard Guard
 
 	// Host carries out what guests do. nil: there are no guests.
 	Host Host

@@ -179,7 +179,10 @@ func (s *socket) receive(packets [][]byte, sizes []int, from []conn.Endpoint) (i
 // initiations the gate is the judge.
 func (s *socket) keepOut(packets [][]byte, sizes []int, from []conn.Endpoint) {
 	for i, p := range packets {
-		if sizes[i] > 0 && p[0] != messageInitiation && !s.fence.passes(from[i].(*remote).AddrPort) {
+		if sizes[i] == 0 || p[0] == messageInitiation {
+			continue
+		}
+		if _, open := s.fence.passes(from[i].(*remote).AddrPort); !open {
 			sizes[i] = 0
 		}
 	}
@@ -232,10 +235,14 @@ func (s *socket) Send(packets [][]byte, to conn.Endpoint) error {
 var errFenced = errors.New("the way there is not protected")
 
 func (s *socket) write(packets [][]byte, to netip.AddrPort) error {
-	if s.fence != nil && !s.fence.passes(to) {
-		return errFenced
+	var device uint32
+	if s.fence != nil {
+		var open bool
+		if device, open = s.fence.passes(to); !open {
+			return errFenced
+		}
 	}
-	err := s.io.write(packets, to)
+	err := s.io.write(packets, to, device)
 	if isTooLarge(err) && s.tooLarge != nil {
 		s.tooLarge(to.Addr())
 	}

@@ -68,6 +68,27 @@ func TestCarriersFitIntoIPsecAndRestOnIt(t *testing.T) {
 	}
 }
 
+// Somebody in between drops what is large, and says nothing. No carrier stays stuck there.
+func TestCarriersComeThroughWhereLargePacketsVanish(t *testing.T) {
+	l := layIPsec(t)
+	page := l.serveAtHub()
+	l.up()
+	dir := l.startHub(hubInner, "", "[wireguard]\nlisten = \":51820\"")
+	client := l.join(dir, "carriers = [\"wireguard\"]")
+	for ns, dev := range map[namespace]string{officeNS: "o0", hubNS: "h0"} {
+		rules := "add table ip hole; add chain ip hole in { type filter hook prerouting priority -300; }; add rule ip hole in iifname " + dev + " meta length > 1300 drop"
+		if _, err := ns.output(command(t.Context(), l.dir, "nft", rules)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, over := range []string{byWireGuard, byTLS} {
+		l.edit(client+"/client.toml", fmt.Sprintf("carriers = [%q]", byWireGuard), fmt.Sprintf("carriers = [%q]", over))
+		c := l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
+		t.Logf("over %s: %.0f Mbit/s", over, l.load(t, 4<<20, "-x", "socks5h://127.0.0.1:1080", "http://"+page+"/endless"))
+		c.stop()
+	}
+}
+
 // load has curl load so much at the office, and gives how fast that was, in Mbit/s.
 func (l *ipsecLab) load(t *testing.T, amount int64, args ...string) float64 {
 	t.Helper()

@@ -123,6 +123,42 @@ func TestNothingIsInClearWhileIPsecIsRequired(t *testing.T) {
 	}
 }
 
+// The same by WireGuard: its packets leave by no other way, and who comes by one is not answered.
+func TestWireGuardStaysInIPsecWhileThatIsRequired(t *testing.T) {
+	l := layIPsec(t)
+	page := l.serveAtHub()
+	l.up()
+	dir := l.startHub(hubInner, "require_ipsec = true", "[wireguard]\nlisten = \":51820\"")
+	client := l.join(dir, "require_ipsec = true\ncarriers = [\"wireguard\"]")
+	clear := hubNS.watchClear(t, "h0")
+	l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
+	const both = "WireGuard, X25519, in IPsec (aes-gcm-128)"
+	for ns, at := range map[namespace]string{officeNS: client, hubNS: dir} {
+		if text := adit(t, ns, "status", "--dir", at); !strings.Contains(text, both) {
+			t.Errorf("the status at %s is\n%s", ns, text)
+		}
+	}
+	d := l.download(t, "127.0.0.1:1080", page)
+	d.passes(t, 8<<20)
+	l.down()
+	until(t, "that the server sees its path unprotected", func() bool {
+		return !strings.Contains(adit(t, hubNS, "status", "--dir", dir), "in IPsec")
+	})
+	l.reachInClear()
+	l.up()
+	d.passes(t, 8<<20)
+	d.finish(t)
+	if n := clear[51820].Load(); n > 0 {
+		t.Errorf("%d packets were in clear", n)
+	}
+	if clear[4500].Load() == 0 {
+		t.Error("nothing was seen")
+	}
+	if records := adit(t, hubNS, "audit", "--dir", dir, "--format", "json", "--by", "carrier,ipsec"); !strings.Contains(records, `"aes-gcm-128"`) {
+		t.Errorf("the records say\n%s", records)
+	}
+}
+
 // A download moves to TLS when the association ends, and back when there is one again.
 func TestDownloadMovesBetweenIPsecAndTLS(t *testing.T) {
 	l := layIPsec(t)
