@@ -33,16 +33,26 @@ type ipsecLab struct {
 	t        *testing.T
 	dir      string     // with a short name, for Unix sockets
 	programs []*program // of adit, in the order in which they were started
+	charons  map[namespace]*program
 }
 
-// layIPsec makes the two places, with a charon in each, and no association.
+// layIPsec makes the two places, with a charon in each that does ESP in user space, and no
+// association.
 func layIPsec(t *testing.T) *ipsecLab {
+	t.Helper()
+	l, config := layPlaces(t, "--user-space")
+	l.connect(strings.ReplaceAll(config, "start_action = start", "start_action = none"), "kernel-libipsec kernel-netlink") // up starts it
+	return l
+}
+
+// layPlaces makes the two places, and gives what adit prints for strongSwan there.
+func layPlaces(t *testing.T, args ...string) (l *ipsecLab, config string) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "ipsec")
 	if err != nil {
 		t.Fatal(err)
 	}
-	l := &ipsecLab{t: t, dir: dir}
+	l = &ipsecLab{t: t, dir: dir, charons: make(map[namespace]*program)}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	err = ip(
 		"netns add office", "netns add hub",
@@ -55,27 +65,30 @@ func layIPsec(t *testing.T) *ipsecLab {
 	if err != nil {
 		t.Fatal(err)
 	}
-	config := adit(t, hubNS, "server", "print-strongswan", "--user-space", "--hub", hubOuter, "--partner", officeOuter,
-		"--hub-net", hubInner+"/32", "--partner-net", officeInner+"/32", "--hub-id", "hub.test", "--partner-id", "office.test")
-	config = strings.ReplaceAll(config, "start_action = start", "start_action = none") // up does that
+	return l, adit(t, hubNS, append([]string{"server", "print-strongswan", "--hub", hubOuter, "--partner", officeOuter,
+		"--hub-net", hubInner + "/32", "--partner-net", officeInner + "/32", "--hub-id", "hub.test", "--partner-id", "office.test"}, args...)...)
+}
+
+// connect starts both charons, with what each is to have of a config.
+func (l *ipsecLab) connect(config, kernel string) {
+	l.t.Helper()
 	atHub, atOffice, both := strings.Cut(config, "# For the partner")
 	if !both {
-		t.Fatalf("there are not both ends in\n%s", config)
+		l.t.Fatalf("there are not both ends in\n%s", config)
 	}
-	l.charon(hubNS, atHub)
-	l.charon(officeNS, "#"+atOffice)
-	return l
+	l.charon(hubNS, atHub, kernel)
+	l.charon(officeNS, "#"+atOffice, kernel)
 }
 
 func (l *ipsecLab) path(name string) string { return filepath.Join(l.dir, name) }
 
 func (l *ipsecLab) vici(ns namespace) string { return l.path(string(ns) + ".vici") }
 
-// charon starts the charon of a place, and gives it a config.
-func (l *ipsecLab) charon(ns namespace, config string) {
+// charon starts the charon of a place, with plugins that know the kernel, and gives it a config.
+func (l *ipsecLab) charon(ns namespace, config, kernel string) {
 	l.t.Helper()
 	for name, text := range map[string]string{".swanctl": config, ".conf": fmt.Sprintf(`charon {
- load = random nonce aes aesni sha1 sha2 hmac kdf gcm openssl socket-default kernel-libipsec kernel-netlink vici
+ load = random nonce aes aesni sha1 sha2 hmac kdf gcm openssl socket-default %s vici
  filelog {
   stderr {
    default = 1
@@ -88,7 +101,7 @@ func (l *ipsecLab) charon(ns namespace, config string) {
   }
  }
 }
-`, l.vici(ns))} {
+`, kernel, l.vici(ns))} {
 		if err := os.WriteFile(l.path(string(ns)+name), []byte(text), 0o600); err != nil {
 			l.t.Fatal(err)
 		}
@@ -99,6 +112,7 @@ func (l *ipsecLab) charon(ns namespace, config string) {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.charons[ns] = p
 	l.t.Cleanup(func() {
 		p.stop()
 		if l.t.Failed() {

@@ -301,15 +301,18 @@ func (d *download) check(out io.Reader) error {
 // passes waits until so many more bytes have come.
 func (d *download) passes(t *testing.T, bytes int64) {
 	t.Helper()
-	enough := d.read.Load() + bytes
-	for end := time.Now().Add(time.Minute); d.read.Load() < enough; time.Sleep(time.Millisecond) {
+	last, since := d.read.Load(), time.Now()
+	for enough := last + bytes; last < enough; time.Sleep(time.Millisecond) {
 		select {
 		case err := <-d.done:
 			t.Fatalf("the download has ended: %v", err)
 		default:
 		}
-		if time.Now().After(end) {
-			t.Fatalf("after a minute there are %d bytes, not %d", d.read.Load(), enough)
+		if now := d.read.Load(); now > last {
+			last, since = now, time.Now()
+		}
+		if time.Since(since) > time.Minute {
+			t.Fatalf("after %d bytes of %d there is none for a minute", last, enough)
 		}
 	}
 }
