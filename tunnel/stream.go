@@ -115,6 +115,9 @@ func (s *Stream) Await(f func()) bool {
 	if s.closed || s.gone || s.peerEnded || s.peerReset != nil || s.recv.unread() {
 		return false
 	}
+	if s.recv.young() {
+		s.mux.Shrink() // most say little more, and the buffer for that would stay
+	}
 	s.awaiting = f
 	return true
 }

@@ -141,6 +141,13 @@ func (w *recvWindow) any() bool {
 	return w.received > 0
 }
 
+// young tells whether the reader has taken little so far.
+func (w *recvWindow) young() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.consumed <= minWindow
+}
+
 // unread tells whether there are bytes that the reader has not taken.
 func (w *recvWindow) unread() bool {
 	w.mu.Lock()

@@ -67,6 +67,7 @@ func giveBack(ctx context.Context, collected func(memory)) error {
 			look.Reset(quietPeriod)
 		case now.allocated-given >= worthBytes:
 			given = now.allocated
+			runtime.GC() // a sync.Pool loses what it has in the second run only
 			debug.FreeOSMemory()
 		}
 	}

@@ -315,24 +315,24 @@ func (a *app) note(ctx context.Context, what string, r *Request) {
 	}
 }
 
-// join gives an app its last answer. It is relayed between the app and the target
-// when all that has led here has returned.
+// join gives an app its last answer, and has it relayed between the app and the target.
 func (a *app) join(target relay.Conn, answer []byte) error {
 	if err := a.tell(answer); err != nil {
 		target.Reset()
 		return err
 	}
-	a.target = target
+	a.relayTo(target)
 	return nil
 }
 
-// relay relays between the app and its target.
-func (a *app) relay(ctx context.Context) error {
-	conn := relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
+// relayTo has it relayed between the app and a target when all that has led here has
+// returned.
+func (a *app) relayTo(target relay.Conn) {
+	a.conn = relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
+	a.target = target
 	a.in.Reset(nil) // its buffer is not needed while the connection lasts
 	aheads.Put(a.in)
 	a.in = nil
-	return relay.Copy(ctx, conn, a.target).Err
 }
 
 // tell sends an answer that is good.

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/relay"
 )
 
 // Limits of a [Door] that leaves them at zero.
@@ -174,7 +176,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	if a.target != nil {
 		// Here, where there is little on the stack: it keeps what it takes while the
 		// connection lasts.
-		err = a.relay(ctx)
+		err = relay.Copy(ctx, a.conn, a.target).Err
 	}
 	a.tellEnd(ctx, err)
 }

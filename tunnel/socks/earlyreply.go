@@ -36,7 +36,7 @@ func (a *app) carryEarly(ctx context.Context, g *guest, r *Request, answer answe
 		return err
 	}
 	_, _ = a.in.Discard(len(r.Initial)) // they are there
-	a.target = target
+	a.relayTo(target)
 	return nil
 }
 

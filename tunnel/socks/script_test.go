@@ -219,7 +219,7 @@ func run(t testing.TB, d *Door, app *script) outcome {
 		t.Fatal(err)
 	}
 	if _ = a.serve(t.Context()); a.target != nil {
-		_ = a.relay(t.Context())
+		relay.Copy(t.Context(), a.conn, a.target)
 	}
 	o := outcome{asked: r.asked, answers: withoutID(withoutDate(app.answers.String()))}
 	for _, s := range r.sinks {
