@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"syscall"
+	"time"
 )
 
 // ErrUnprotected is in the errors of what demands protection and has none.
@@ -142,7 +143,25 @@ func (l guarded) admit(c net.Conn) error {
 		return err
 	}
 	path := Path{Local: addrPort(tcp.LocalAddr()), Remote: addrPort(tcp.RemoteAddr())}
-	return l.paths.Look(context.Background(), path).tie(raw)
+	p := l.paths.Look(context.Background(), path)
+	if err := p.tie(raw); err != nil {
+		return err
+	}
+	if age, ok := ageOf(raw); ok && p.youngerThan(age) {
+		return errEarlier
+	}
+	return nil
+}
+
+// errEarlier refuses what may have begun in clear, and have waited until it was accepted.
+var errEarlier = fmt.Errorf("%w: the connection is older than the association", ErrUnprotected)
+
+// sinceWithin is how exactly it is known when an association began: to the second.
+const sinceWithin = time.Second
+
+// youngerThan tells whether there has certainly been something before the protection that is so old.
+func (p Protection) youngerThan(age time.Duration) bool {
+	return !p.Since.IsZero() && age > time.Since(p.Since)+sinceWithin
 }
 
 func addrPort(a net.Addr) netip.AddrPort {

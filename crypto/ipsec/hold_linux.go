@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -87,6 +88,16 @@ func markOf(c syscall.RawConn) (mark uint32) {
 		}
 	})
 	return mark
+}
+
+// ageOf tells how long ago a TCP connection came in by which nothing has been sent yet.
+func ageOf(c syscall.RawConn) (age time.Duration, ok bool) {
+	_ = c.Control(func(fd uintptr) {
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			age, ok = time.Duration(info.Last_data_sent)*time.Millisecond, true
+		}
+	})
+	return age, ok
 }
 
 // setSegment says how large the segments of a TCP connection may be, either way.

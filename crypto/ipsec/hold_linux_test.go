@@ -216,3 +216,51 @@ func watchWire(t *testing.T, name string) *[1 << 16]atomic.Int32 {
 	t.Cleanup(func() { wire.Close(); <-ended })
 	return &seen
 }
+
+// It may have been sent to in clear before it was accepted.
+func TestGuardRefusesWhatIsOlderThanTheAssociation(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	raw, err := s.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+		age, ok := ageOf(raw)
+		if ok && age > 10*time.Millisecond && age < 30*time.Second {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatalf("it is said to be %v old, %t", age, ok)
+		}
+	}
+	now := time.Now()
+	for _, c := range []struct {
+		since time.Time
+		age   time.Duration
+		want  bool
+	}{
+		{now, 10 * time.Second, true},
+		{now, time.Second / 2, false},
+		{now.Add(-time.Minute), 10 * time.Second, false},
+		{now.Add(-time.Minute), 2 * time.Minute, true},
+		{time.Time{}, time.Hour, false},
+	} {
+		if got := (Protection{Since: c.since}).youngerThan(c.age); got != c.want {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}

@@ -27,6 +27,14 @@
 // directions. A route only says where packets leave. Who wants it for those that
 // come, too, sets the interfaces below to drop packets from an address that is
 // not routed to them (net.ipv4.conf.*.rp_filter = 1).
+//
+// A connection that is tied to an interface does not exist for what comes by another one: an
+// end that goes on in clear is told so by the kernel's reset, which has no bytes, instead of
+// waiting. A packet filter at either end that drops what is in clear makes it wait.
+//
+// What came in clear before a connection was tied is in its queue, and cannot be told
+// from the rest. So [Paths.Guard] takes no connection that was there before the
+// association, as far as that is known: to the second.
 package ipsec
 
 import (

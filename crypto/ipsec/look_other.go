@@ -7,6 +7,7 @@ import (
 	"errors"
 	"sync"
 	"syscall"
+	"time"
 )
 
 // hold is nothing.
@@ -20,6 +21,9 @@ func markOf(syscall.RawConn) uint32 { return 0 }
 
 // setSegment is not needed, as nothing is known of what fits.
 func setSegment(uintptr, int) error { return errors.ErrUnsupported }
+
+// ageOf: what began before the statement is as good as what began after it.
+func ageOf(syscall.RawConn) (age time.Duration, ok bool) { return 0, false }
 
 // sources are none.
 type sources struct{}
