@@ -19,6 +19,10 @@ config, and gets the listeners whose addresses are still in it; these keep their
 "mptcp". If it does not serve within 30 seconds the old one goes on as if nothing
 had happened, and the error says why. Under systemd the unit follows the new process.
 
+Rules hold in the old process, too, also new ones that say require_ipsec. Where the new config
+says it of a listener or a door, connections that are there already are not held to it: they go on
+in the old process until they end, or that is ended by SIGTERM.
+
 What survives what:
   upgrade  All sessions and doors. New streams are the new process's. The old one stays
            for those that it has, also when a client loses its connection later and

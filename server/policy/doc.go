@@ -110,7 +110,14 @@ does not match, and the ones behind it decide, also about flows that there are.
 
 The path is that from the app to the server, as far as it is not on one machine: a session's
 carrier, or an app's connection to a door of the server's. What is behind the server, the
-rule says nothing of.
+rule says nothing of. The server ties the path to what protects it before the first such flow
+passes anything; where that cannot be done, as for datagrams at a door, it is not protected.
+
+A session may have another carrier meanwhile, and its other flows go on there. But what the
+server has sent of a flow that stands still and the client has not got, only a protected
+carrier may bring: the session waits for one as long as there is such a flow, and is over if it comes
+back by another one after that. What a client sends by a carrier of its own choice is the
+client's concern, see require_ipsec in client.toml; the server passes nothing of it on meanwhile.
 
 # Expressions
 
