@@ -177,6 +177,9 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 	c.Decider.validate(report)
 	c.Audit.validate(report)
 	c.IPsec.validate(report)
+	if port := portIn(c.IPsec.Listen); port != "" && port != "0" && port == portIn(c.WireGuard.Listen) {
+		report("ipsec.listen", "UDP port "+port+", which datagrams need here, is WireGuard's", "listen on another port")
+	}
 	c.Metrics.validate(report)
 	c.Limits.validate(report)
 	c.Log.validate(report)
@@ -224,6 +227,15 @@ func badListen(address string) string {
 		return strconv.Quote(address) + ": the host is no name and no IP address"
 	}
 	return ""
+}
+
+// portIn is the port of an address to listen on; empty if that is none.
+func portIn(address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return ""
+	}
+	return port
 }
 
 // badName tells whether s is neither a host name nor an IP address, with or

@@ -236,6 +236,9 @@ func TestConfigErrorsSayWhereAndWhatToDo(t *testing.T) {
 		{"too much replay memory", "[limits]\nreplay_memory_mib = 65537", []string{`c:2:1: limits.replay_memory_mib: 65537 is out of range | write a number from 16 to 65536`}},
 		{"two sites", "[site]\ndir = \"/\"\nproxy = \"http://[::1]/\"", []string{`c:1:2: site: dir and proxy exclude each other | keep one of them`}},
 		{"WireGuard in place of IPsec", "[wireguard]\nlisten = \":4500\"", []string{`c:2:1: wireguard.listen: UDP port 4500 is IPsec's | write listen = ":51820"`}},
+		{"WireGuard where datagrams over IPsec come in", "wireguard.listen = \":8444\"\n[ipsec]\nlisten = \"10.8.0.1:8444\"", []string{
+			`c:3:1: ipsec.listen: UDP port 8444, which datagrams need here, is WireGuard's | listen on another port`,
+		}},
 		{"network of guests that is none", "[wireguard]\nnetwork = \"10.83\"", []string{badNetworkLine(2, "10.83", "is no IPv4 network")}},
 		{"network of guests in IPv6", "wireguard.network = \"fd00::/64\"", []string{badNetworkLine(1, "fd00::/64", "is no IPv4 network")}},
 		{"network of guests with an address", "wireguard.network = \"10.83.0.1/16\"", []string{badNetworkLine(1, "10.83.0.1/16", "is no network, but an address in 10.83.0.0/16")}},

@@ -77,11 +77,9 @@ type sealer struct {
 }
 
 // seal makes a message in b, behind its margin. It encrypts nothing, as the path does that.
-func (s *sealer) seal(b []byte, kind byte, parts ...[]byte) []byte {
+func (s *sealer) seal(b []byte, kind byte, content []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b[:margin], uint64(kind)<<numberBits|s.last.Add(1))
-	for _, part := range parts {
-		b = append(b, part...)
-	}
+	b = append(b, content...)
 	return s.key.Seal(b, b[:margin+headSize], nil, b[margin:])
 }
 
