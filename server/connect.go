@@ -126,8 +126,18 @@ func (l *lane) carry(ctx context.Context, stream *tunnel.Stream, target relay.Co
 // answer sends the authentication reply, which is always good because the
 // session is authenticated, and the operation reply in one piece.
 func answer(stream *tunnel.Stream, r socks.Reply) error {
-	return send(stream, socks.AuthReply6{OK: true}, operation(r))
+	b, err := socks.AuthReply6{OK: true}.AppendBinary(make([]byte, 0, usualAnswer))
+	if err == nil {
+		b, err = operation(r).AppendBinary(b)
+	}
+	if err != nil {
+		return err
+	}
+	return write(stream, b)
 }
+
+// usualAnswer is how many bytes most answers fit into.
+const usualAnswer = 64
 
 func operation(r socks.Reply) socks.OperationReply6 {
 	return socks.OperationReply6{
@@ -146,6 +156,10 @@ func send(stream *tunnel.Stream, messages ...encoding.BinaryAppender) error {
 			return err
 		}
 	}
+	return write(stream, b)
+}
+
+func write(stream *tunnel.Stream, b []byte) error {
 	// The target may have taken longer than the request was allowed to.
 	stream.SetDeadline(time.Now().Add(requestLimit))
 	_, err := stream.Write(b)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/adit-net/adit/tunnel/socks"
@@ -42,17 +43,14 @@ func (e *Exit) targets(ctx context.Context, r socks.Request) ([]netip.AddrPort, 
 		return nil, err
 	}
 	var (
-		targets []netip.AddrPort
+		targets = make([]netip.AddrPort, 0, len(addrs))
 		denied  error
-		known   = make(map[netip.Addr]bool)
 	)
-	for _, a := range addrs {
-		a = a.Unmap()
-		if known[a] {
+	for i, a := range addrs {
+		if slices.ContainsFunc(addrs[:i], func(b netip.Addr) bool { return b.Unmap() == a.Unmap() }) {
 			continue
 		}
-		known[a] = true
-		t := netip.AddrPortFrom(a, dst.Port)
+		t := netip.AddrPortFrom(a.Unmap(), dst.Port)
 		if err := e.permits(r, t); err != nil {
 			denied = err
 			continue
@@ -119,6 +117,9 @@ func literal(host string) (netip.Addr, error) {
 // interleave lets the address families take turns, starting with the first
 // address's, and keeps the order within each (RFC 8305 section 4).
 func interleave(targets []netip.AddrPort) []netip.AddrPort {
+	if len(targets) == 1 {
+		return targets
+	}
 	var first, other []netip.AddrPort
 	for _, t := range targets {
 		if t.Addr().Is4() == targets[0].Addr().Is4() {
