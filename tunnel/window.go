@@ -14,12 +14,18 @@ const (
 	sessionWindow = 64 << 20
 )
 
+// catchUp is how long the reader of half a window may take for the window to become as wide as
+// that of others. A stream that comes when those fill the path's queues finds it so long that
+// it would never seem to need more.
+const catchUp = time.Second
+
 // budget is what the streams of one session have been granted together, on
 // top of minWindow each.
 type budget struct {
 	mu      sync.Mutex
 	used    int64
 	streams int64
+	widest  int64 // the largest window that a stream has needed
 }
 
 // join gives a new stream its first grant: a share of what is free, small when
@@ -38,10 +44,15 @@ func (b *budget) join() int64 {
 }
 
 // grow adds to a stream's window of size window, by doubling it while that takes at most half of what
-// is free.
-func (b *budget) grow(window int64) int64 {
+// is free. Unless it needs that, it gets no more than the widest has.
+func (b *budget) grow(window int64, needs bool) int64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if needs {
+		b.widest = max(b.widest, min(2*window, maxWindow))
+	} else if 2*window > b.widest {
+		return 0
+	}
 	more := min(window, maxWindow-window, (sessionWindow-b.used)/2)
 	if more < minWindow {
 		return 0
@@ -68,7 +79,7 @@ func (b *budget) shrink(n int64) {
 // recvWindow is the receiving half of a stream's flow control. A sender may be
 // ahead of the reader by the window's size, which grows while it is what
 // limits the stream: that is, while the reader takes half of it in less than two
-// round trips.
+// round trips. It grows to what others have needed for less.
 type recvWindow struct {
 	mu       sync.Mutex
 	budget   *budget
@@ -107,8 +118,10 @@ func (w *recvWindow) consume(n int64, now time.Time, rtt time.Duration) int64 {
 	if due < w.size/2 || w.left {
 		return 0
 	}
-	if now.Sub(w.last) < 2*rtt {
-		more := w.budget.grow(w.size)
+	took := now.Sub(w.last)
+	needs := took < 2*rtt
+	if needs || took < catchUp && w.received-w.consumed < w.size/4 {
+		more := w.budget.grow(w.size, needs)
 		w.size += more
 		due += more
 	}
