@@ -196,7 +196,7 @@ func (s *session) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 			return nil, nil, err
 		}
 		if l != nil {
-			stream, err := l.Open(ctx)
+			stream, err := l.OpenQuietly(ctx)
 			s.opened(l)
 			if !errors.Is(err, tunnel.ErrSessionLost) {
 				return l, stream, err

@@ -34,7 +34,7 @@ func TestWhoeverAwaitsIsCalledWhenThereIsSomethingToRead(t *testing.T) {
 				peer.Write([]byte("first"))
 				io.ReadFull(here, make([]byte, 5))
 				called := make(chan struct{}, 2)
-				if !here.Await(func() { called <- struct{}{} }) {
+				if !here.Await(nil, func() { called <- struct{}{} }) {
 					t.Fatal("there is something to read before anybody has said anything")
 				}
 				if test.want == nil {
@@ -46,13 +46,13 @@ func TestWhoeverAwaitsIsCalledWhenThereIsSomethingToRead(t *testing.T) {
 				return
 			}
 			called := make(chan struct{}, 2)
-			here.Await(func() { called <- struct{}{} }) // in place of the one before
+			here.Await(nil, func() { called <- struct{}{} }) // in place of the one before
 			test.do(p, here, peer)
 			awaitCall(t, called)
 			if n, err := here.Read(make([]byte, 1)); n != 0 || !errors.Is(err, test.want) {
 				t.Errorf("Read gives %d bytes and %v, want %v", n, err, test.want)
 			}
-			if here.Await(func() { t.Error("it is called although there was something to read") }) {
+			if here.Await(nil, func() { t.Error("it is called although there was something to read") }) {
 				t.Error("there is nothing to read any more")
 			}
 		})
@@ -62,7 +62,7 @@ func TestWhoeverAwaitsIsCalledWhenThereIsSomethingToRead(t *testing.T) {
 func expectByte(t *testing.T, s *tunnel.Stream, called <-chan struct{}) {
 	t.Helper()
 	awaitCall(t, called)
-	if s.Await(func() { t.Error("it is called although there was something to read") }) {
+	if s.Await(nil, func() { t.Error("it is called although there was something to read") }) {
 		t.Error("nothing is there to be read")
 	}
 	if n, err := s.Read(make([]byte, 2)); n != 1 || err != nil {

@@ -41,6 +41,18 @@ func (d *deadline) wait() <-chan struct{} {
 	return d.gone
 }
 
+// waitIfSet is wait, or nil while there is no deadline: whoever waits is told of one in some
+// other way.
+func (d *deadline) waitIfSet() <-chan struct{} {
+	d.mu.Lock()
+	set := !d.at.IsZero()
+	d.mu.Unlock()
+	if !set {
+		return nil
+	}
+	return d.wait()
+}
+
 // arm starts the clock if there is somebody to tell. The caller holds mu.
 func (d *deadline) arm() {
 	if d.gone == nil || d.at.IsZero() || isClosed(d.gone) {

@@ -62,6 +62,13 @@ func (h *header) stream() uint32 { return binary.BigEndian.Uint32(h[4:]) }
 // value is the length of data, a window's increment, or what the type says.
 func (h *header) value() uint32 { return binary.BigEndian.Uint32(h[8:]) }
 
+func (h *header) setValue(v uint32) { binary.BigEndian.PutUint32(h[8:], v) }
+
+func (h *header) isData() bool { return h.version() == yamuxVersion && h.kind() == typeData }
+
+// prefix is all but the value.
+func (h *header) prefix() uint64 { return binary.BigEndian.Uint64(h[:]) }
+
 func makeHeader(version, kind byte, flags uint16, stream, value uint32) header {
 	var h header
 	h[0], h[1] = version, kind

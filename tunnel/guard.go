@@ -27,15 +27,14 @@ func violation(format string, args ...any) error {
 //
 // yamux calls Read from one goroutine and Write from another.
 type guard struct {
-	s    *Session
-	pipe io.ReadWriteCloser
+	s      *Session
+	pipe   io.ReadWriteCloser
+	source io.Reader // pipe, for who has sent what is to be sent before it waits
 
 	// Read's own state.
 	in   inbox
 	next []byte // what yamux reads next
-	body []byte // what it reads after that
 	head header
-	last *Stream // whom the frame that yamux has got last is for; nil: nobody who waits for it
 
 	mu      sync.Mutex
 	dropped []uint32      // streams that yamux is to forget
@@ -50,10 +49,6 @@ const maxDropped = 256
 // Read gives yamux its next bytes.
 func (g *guard) Read(p []byte) (int, error) {
 	for len(g.next) == 0 {
-		if len(g.body) > 0 {
-			g.next, g.body = g.body, nil
-			break
-		}
 		if err := g.advance(); err != nil {
 			g.s.fail(err)
 			return 0, err
@@ -64,17 +59,13 @@ func (g *guard) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// advance handles one frame. If yamux is to see it, next and body are set.
+// advance handles one frame. If yamux is to see it, next is set.
 func (g *guard) advance() error {
-	if g.last != nil { // yamux has done with it
-		g.last.arrived()
-		g.last = nil
-	}
 	if id, ok := g.takeDropped(); ok {
-		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0), nil)
+		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0))
 		return nil
 	}
-	h, body, err := g.in.frame(g.pipe)
+	h, body, err := g.in.frame(g.source)
 	if err != nil {
 		return err
 	}
@@ -87,9 +78,9 @@ func (g *guard) advance() error {
 	return violation("frame version %d", h.version())
 }
 
-func (g *guard) give(h header, body []byte) {
+func (g *guard) give(h header) {
 	g.head = h
-	g.next, g.body = g.head[:], body
+	g.next = g.head[:]
 }
 
 // forget drops a stream that has been reset here. yamux can be told only when
@@ -157,7 +148,7 @@ func (g *guard) judge(h header, body []byte) error {
 	if flags&flagSYN != 0 {
 		ok, err := g.s.incoming(h)
 		if ok {
-			g.give(h, nil)
+			g.give(h)
 		}
 		return err
 	}
@@ -169,9 +160,13 @@ func (g *guard) judge(h header, body []byte) error {
 	if err != nil || !pass {
 		return err
 	}
-	g.s.received.Add(int64(len(body)))
-	g.give(h, body)
-	g.last = st
+	if h.kind() == typeData {
+		// yamux would copy it twice, and wake its reader for every frame.
+		g.s.received.Add(int64(len(body)))
+		st.deliver(body)
+		return nil
+	}
+	g.give(h)
 	if flags&flagFIN != 0 {
 		g.s.settle(st)
 	}
@@ -201,7 +196,7 @@ func (g *guard) obey(h header) error {
 		if !s.pings.allow(1, time.Now()) {
 			return violation("ping flood")
 		}
-		s.control(typePong, 0, h.value())
+		s.controlLater(typePong, 0, h.value())
 	case typePong:
 		s.rtt.pong(h.value(), time.Now())
 	case typeDrain:
@@ -222,9 +217,21 @@ func (g *guard) reset(st *Stream, code resetCode) {
 		err = ErrRefused
 	}
 	if ended := st.resetByPeer(err); !ended {
-		g.give(makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0), nil)
+		g.give(makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0))
 	}
 	g.s.remove(st.id)
+}
+
+// attentive reads from the pipe. What is due to the peer goes out before that, because it
+// may take long.
+type attentive struct {
+	pipe io.Reader
+	out  *outbox
+}
+
+func (a attentive) Read(p []byte) (int, error) {
+	a.out.push()
+	return a.pipe.Read(p)
 }
 
 // Write takes yamux's frames, one at a time. They are window updates: data
@@ -237,6 +244,9 @@ func (g *guard) Write(p []byte) (int, error) {
 	if err := g.s.out.put(p); err != nil {
 		return 0, err
 	}
+	if h.flags()&(flagSYN|flagACK) == 0 || h.flags()&flagFIN != 0 {
+		g.s.out.push()
+	} // else more follows: what it was opened for, or the answer
 	if h.flags()&flagFIN != 0 {
 		if st := g.s.lookup(h.stream()); st != nil {
 			st.sentEnd()
@@ -282,7 +292,7 @@ func (b *inbox) frame(pipe io.Reader) (h header, body []byte, err error) {
 	}
 	copy(h[:], b.buf[b.r:])
 	size := headerSize
-	if h.version() == yamuxVersion && h.kind() == typeData {
+	if h.isData() {
 		if h.value() == 0 || h.value() > maxFrameData {
 			return h, nil, violation("data frame of %d bytes", h.value())
 		}
@@ -291,9 +301,29 @@ func (b *inbox) frame(pipe io.Reader) (h header, body []byte, err error) {
 	if err := b.need(pipe, size); err != nil {
 		return h, nil, err
 	}
-	body = b.buf[b.r+headerSize : b.r+size]
+	from, to := b.r+headerSize, b.r+size
 	b.r += size
-	return h, body, nil
+	if h.isData() {
+		to = b.join(&h, to)
+	}
+	return h, b.buf[from:to], nil
+}
+
+// join moves the payload of the stream's data frames that follow, as far as they are there, behind
+// that of the first, which ends at to: they become one.
+func (b *inbox) join(first *header, to int) int {
+	for b.w-b.r >= headerSize {
+		h := header(b.buf[b.r:])
+		size := int(h.value())
+		if h.prefix() != first.prefix() || size == 0 || size > maxFrameData || b.w-b.r-headerSize < size {
+			break
+		}
+		from := b.r + headerSize
+		to += copy(b.buf[to:], b.buf[from:from+size])
+		first.setValue(first.value() + h.value())
+		b.r = from + size
+	}
+	return to
 }
 
 // need reads until n bytes are there.

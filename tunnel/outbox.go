@@ -32,8 +32,12 @@ type outbox struct {
 	waiters []*waiter // for room, first come first served
 	err     error     // set once: nothing more can be sent
 	writing bool      // the pipe has bytes that it has not taken yet
+	pushing bool      // and push writes them, not run
 	wake    chan struct{}
 	drained chan struct{} // not nil while somebody waits in flush
+
+	pipe  *resume.Pipe // what push writes to; nil if only run can
+	stuck *[]byte      // what push could not write without waiting: run writes it before all else
 }
 
 type waiter struct {
@@ -41,8 +45,10 @@ type waiter struct {
 	ready chan struct{} // closed when the room is reserved or the outbox has failed
 }
 
-func newOutbox() *outbox {
-	return &outbox{wake: make(chan struct{}, 1)}
+func newOutbox(pipe io.Writer) *outbox {
+	o := &outbox{wake: make(chan struct{}, 1)}
+	o.pipe, _ = pipe.(*resume.Pipe)
+	return o
 }
 
 var errControlFlood = errors.New("the peer does not read what it makes us send")
@@ -84,16 +90,68 @@ func (o *outbox) take() (batch *[]byte, err error) {
 	if o.err != nil {
 		return nil, o.err
 	}
-	batch, o.pending = o.pending, nil
-	o.writing = batch != nil
+	if o.pushing {
+		return nil, nil // whoever does looks again
+	}
+	o.writing = o.stuck != nil || o.pending != nil
 	if !o.writing {
 		o.flushed()
 		return nil, nil
 	}
-	o.data -= o.inFrame
-	o.inFrame = 0
+	if batch, o.stuck = o.stuck, nil; batch != nil {
+		return batch, nil
+	}
+	batch = o.detach()
 	o.admit()
 	return batch, nil
+}
+
+// detach gives what is pending. The caller holds mu.
+func (o *outbox) detach() *[]byte {
+	batch := o.pending
+	o.pending = nil
+	o.data -= o.inFrame
+	o.inFrame = 0
+	return batch
+}
+
+// pushes is how many batches one push writes. More are others' work.
+const pushes = 2
+
+// push writes what is pending in the goroutine of whoever has put it in, if nobody
+// writes and that takes no waiting. All else it leaves to run: waking that for every
+// batch costs more than the batch.
+func (o *outbox) push() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.writing || o.pending == nil {
+		return // whoever writes looks again
+	}
+	if o.pipe == nil {
+		o.signal()
+		return
+	}
+	for range pushes {
+		if o.pending == nil {
+			break
+		}
+		batch := o.detach()
+		o.writing, o.pushing = true, true
+		o.mu.Unlock()
+		ok := o.pipe.TryWriteBuffer(batch)
+		o.mu.Lock()
+		o.writing, o.pushing = !ok, false
+		o.admit() // now: others who put something in before would have it written by run
+		if !ok {
+			o.stuck = batch
+			break
+		}
+	}
+	if o.stuck != nil || o.pending != nil {
+		o.signal()
+	} else {
+		o.flushed()
+	}
 }
 
 // reserve waits for room for a data frame of n bytes, header included.
@@ -170,6 +228,14 @@ func dataSize(n int) int {
 // goroutine and wait for that, which costs more than all the rest; its own window never
 // binds, and it has sent SYN or ACK before.
 func (o *outbox) putData(stream uint32, p []byte) error {
+	if err := o.addData(stream, p); err != nil {
+		return err
+	}
+	o.push()
+	return nil
+}
+
+func (o *outbox) addData(stream uint32, p []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.err != nil {
@@ -183,11 +249,10 @@ func (o *outbox) putData(stream uint32, p []byte) error {
 		o.append(p[:n])
 		p = p[n:]
 	}
-	o.signal()
 	return nil
 }
 
-// put appends a frame without payload.
+// put appends a frame without payload. It goes out with the next push.
 func (o *outbox) put(frame []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -199,7 +264,6 @@ func (o *outbox) put(frame []byte) error {
 		o.fail(errControlFlood)
 		return o.err
 	}
-	o.signal()
 	return nil
 }
 
@@ -213,6 +277,7 @@ func (o *outbox) append(p []byte) {
 
 // flush waits until all has been given to the pipe, for a limited time.
 func (o *outbox) flush(limit time.Duration) {
+	o.push()
 	t := time.NewTimer(limit)
 	defer t.Stop()
 	o.mu.Lock()
@@ -271,7 +336,7 @@ func (o *outbox) fail(err error) {
 		return
 	}
 	o.err = err
-	o.pending = nil
+	o.pending, o.stuck = nil, nil
 	o.admit()
 	o.flushed()
 	o.signal()

@@ -117,7 +117,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		cfg:      cfg,
 		pipe:     pipe,
 		client:   client,
-		out:      newOutbox(),
+		out:      newOutbox(pipe),
 		slots:    make(chan struct{}, cfg.Streams),
 		arrive:   make(chan struct{}, arrivals),
 		started:  make(chan struct{}),
@@ -128,7 +128,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		streams:  make(map[uint32]*Stream),
 		fresh:    make(map[uint32]*Stream),
 	}
-	s.guard = &guard{s: s, pipe: pipe}
+	s.guard = &guard{s: s, pipe: pipe, source: attentive{pipe, s.out}}
 	return s
 }
 
@@ -188,6 +188,14 @@ func (s *Session) muxConfig() *yamux.Config {
 // Open opens a stream. It waits while as many are open as the session allows,
 // and while the session has no carrier; the error is then [ErrDetached].
 func (s *Session) Open(ctx context.Context) (*Stream, error) {
+	st, err := s.OpenQuietly(ctx)
+	s.out.push()
+	return st, err
+}
+
+// OpenQuietly is Open for who is about to write: the peer learns of the stream together with
+// what is written first.
+func (s *Session) OpenQuietly(ctx context.Context) (*Stream, error) {
 	select {
 	case <-s.draining:
 		return nil, ErrDraining
@@ -218,7 +226,7 @@ func (s *Session) Open(ctx context.Context) (*Stream, error) {
 	return s.openInSlot()
 }
 
-// OpenNow is Open for who does not wait: it gives nil if that would have to, or would
+// OpenNow is OpenQuietly for who does not wait: it gives nil if that would have to, or would
 // fail.
 func (s *Session) OpenNow() *Stream {
 	if !isClosed(s.started) || isClosed(s.draining) || !s.isAttached() || !s.guard.isSettled() {
@@ -302,6 +310,13 @@ func (s *Session) handled() {
 
 // control puts a frame of the guard's own into the outbox.
 func (s *Session) control(kind byte, id, value uint32) {
+	s.controlLater(kind, id, value)
+	s.out.push()
+}
+
+// controlLater is control for the goroutine that receives: it goes out with what else
+// there is before that waits again.
+func (s *Session) controlLater(kind byte, id, value uint32) {
 	h := makeHeader(guardVersion, kind, 0, id, value)
 	if err := s.out.put(h[:]); err != nil {
 		s.fail(err)

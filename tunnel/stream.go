@@ -42,8 +42,9 @@ type Stream struct {
 	id      uint32
 	mux     *yamux.Stream // set before anybody else sees the stream
 
-	recv recvWindow
-	send *sendCredit
+	recv   recvWindow
+	unread unread
+	send   *sendCredit
 
 	writing     sync.Mutex // one Write at a time
 	bulkOut     bool       // the last Write was none of chat; under writing
@@ -72,6 +73,7 @@ type Stream struct {
 
 func newStream(s *Session, id uint32) *Stream {
 	st := &Stream{session: s, id: id, send: newSendCredit(), noMoreWrite: make(chan struct{})}
+	st.unread.moved = make(chan struct{}, 1)
 	st.muxWindow.Store(firstWindow) // as yamux's specification has it
 	st.moved.Store(time.Now().UnixNano())
 	return st
@@ -83,42 +85,65 @@ func (s *Stream) ID() uint32 { return s.id }
 // Read reads what the peer has written. It gives io.EOF after the peer's last
 // byte if the peer has ended its direction, and only then.
 func (s *Stream) Read(p []byte) (int, error) {
-	if err := s.mayRead(); err != nil {
-		return 0, err
+	for {
+		if err := s.mayRead(); err != nil {
+			return 0, err
+		}
+		end := s.readEnd() // before the last byte, which comes before it
+		if n := s.unread.take(p); n > 0 {
+			s.grant(n, s.session.control)
+			return n, nil
+		}
+		if end != nil {
+			s.recv.close()
+			s.unread.tell() // others wait, too
+			return 0, end
+		}
+		if len(p) == 0 {
+			return 0, nil
+		}
+		s.await()
 	}
-	n, err := s.mux.Read(p)
-	if n > 0 {
-		s.grant(n)
-	}
-	if err != nil {
-		return n, s.readError(err)
-	}
-	return n, nil
 }
 
 // WaitRead waits until Read has something to give: bytes, the end or an
 // error. It needs no buffer.
 func (s *Stream) WaitRead() error {
-	_, err := s.Read(nil)
-	if errors.Is(err, io.EOF) {
-		return nil
+	for {
+		if err := s.mayRead(); err != nil {
+			return err
+		}
+		if s.readEnd() != nil || s.unread.any() {
+			s.unread.tell() // others wait, too
+			return nil
+		}
+		s.await()
 	}
-	return err
+}
+
+// await waits until there may be something new to who reads.
+func (s *Stream) await() {
+	select {
+	case <-s.unread.moved:
+	case <-s.readLimit.waitIfSet():
+	}
 }
 
 // Await has f called, once and soon, when Read has something to give: bytes, the end or
 // an error. It gives false, and does not call f, if it has that already. f does not wait,
 // and does not use the stream itself. Nobody else reads meanwhile, and no deadline ends it.
-func (s *Stream) Await(f func()) bool {
+//
+// If take is not nil, it is offered what comes meanwhile, in the goroutine that receives for
+// the whole session. It does not wait, and tells how much it takes; Read gives the rest, and f is
+// called if there is any. Withdraw ends the offer.
+func (s *Stream) Await(take func(b []byte) int, f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed || s.gone || s.peerEnded || s.peerReset != nil || s.recv.unread() {
 		return false
 	}
-	if s.recv.young() {
-		s.mux.Shrink() // most say little more, and the buffer for that would stay
-	}
 	s.awaiting = f
+	s.unread.offer(take)
 	return true
 }
 
@@ -130,12 +155,8 @@ func (s *Stream) wake() {
 	}
 }
 
-// arrived notes that yamux has all that has come for the stream.
-func (s *Stream) arrived() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.wake()
-}
+// Withdraw ends what Await has offered: take is not called any more when it returns.
+func (s *Stream) Withdraw() { s.unread.withdraw() }
 
 func (s *Stream) mayRead() error {
 	s.mu.Lock()
@@ -143,41 +164,51 @@ func (s *Stream) mayRead() error {
 	s.mu.Unlock()
 	switch {
 	case closed:
+		s.unread.tell()
 		return net.ErrClosed
 	case s.readLimit.passed():
+		s.unread.tell()
 		return os.ErrDeadlineExceeded
 	}
 	return nil
 }
 
-// readError tells what yamux's error means.
-func (s *Stream) readError(err error) error {
+// readEnd tells how the peer's direction has ended, or nil.
+func (s *Stream) readEnd() error {
+	over := s.session.over()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
-	case s.closed:
-		return net.ErrClosed
-	case errors.Is(err, yamux.ErrTimeout):
-		return os.ErrDeadlineExceeded
 	case s.peerReset != nil && !s.peerEnded:
-		s.recv.close()
 		return s.peerReset
 	case s.peerEnded:
-		// yamux says io.EOF for a lost session too; but then no end had come.
-		s.recv.close()
 		return io.EOF
+	case over:
+		return ErrSessionLost
 	}
-	s.recv.close()
-	return ErrSessionLost
+	return nil
 }
 
-// grant tells the sender that n bytes more have been read.
-func (s *Stream) grant(n int) {
+// grant tells the sender by control that n bytes more have been read.
+func (s *Stream) grant(n int, control func(kind byte, id, value uint32)) {
 	now := time.Now()
 	s.moved.Store(now.UnixNano())
 	if more := s.recv.consume(int64(n), now, s.session.rtt.get()); more > 0 {
 		s.session.rtt.refresh(s.session)
-		s.session.control(typeCredit, s.id, uint32(more))
+		control(typeCredit, s.id, uint32(more))
+	}
+}
+
+// deliver takes payload that the peer was granted.
+func (s *Stream) deliver(b []byte) {
+	n := s.unread.add(b)
+	if n > 0 {
+		s.grant(n, s.session.controlLater)
+	}
+	if n < len(b) {
+		s.mu.Lock()
+		s.wake()
+		s.mu.Unlock()
 	}
 }
 
@@ -347,7 +378,8 @@ func (s *Stream) stopWriting() {
 // stopReading wakes a Read that waits, and gives up what nobody will read.
 func (s *Stream) stopReading() {
 	s.recv.close()
-	s.mux.SetReadDeadline(time.Unix(1, 0))
+	s.unread.clear()
+	s.unread.tell()
 }
 
 // resetByPeer notes that the peer has reset the stream, and tells whether its
@@ -360,6 +392,8 @@ func (s *Stream) resetByPeer(err error) (ended bool) {
 	if s.abandon != nil {
 		s.abandon()
 	}
+	s.unread.tell()
+	s.wake()
 	return s.peerEnded
 }
 
@@ -396,6 +430,10 @@ func (s *Stream) receive(h header) (pass bool, err error) {
 	s.peerEnded = s.peerEnded || h.flags()&flagFIN != 0
 	unwanted := s.closed && h.kind() == typeData
 	pass = err == nil && !s.localReset && !unwanted
+	if h.flags()&flagFIN != 0 {
+		s.unread.tell()
+		s.wake()
+	}
 	s.mu.Unlock()
 	if unwanted && err == nil {
 		s.reset(resetByPeer)
@@ -449,7 +487,8 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 		return net.ErrClosed
 	}
 	s.readLimit.set(t)
-	return s.mux.SetReadDeadline(t)
+	s.unread.tell()
+	return nil
 }
 
 // SetWriteDeadline bounds Write, the one that waits included.

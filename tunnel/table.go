@@ -17,9 +17,14 @@ func (s *Session) hand(mux *yamux.Stream) *Stream {
 	return st
 }
 
+// grantFirst makes a stream's first grant. That goes out with the request or the answer, unless
+// the peer seems to need it before.
 func (s *Session) grantFirst(st *Stream) {
 	if more := st.recv.size - minWindow; more > 0 {
-		s.control(typeCredit, st.id, uint32(more))
+		s.controlLater(typeCredit, st.id, uint32(more))
+	}
+	if st.recv.got() >= minWindow/2 {
+		s.out.push() // else it goes out when more has come
 	}
 }
 
@@ -128,7 +133,7 @@ func (s *Session) remove(id uint32) {
 	delete(s.streams, id)
 	s.tellIdle()
 	var err error
-	if s.peers(id) && !st.recv.any() {
+	if s.peers(id) && st.recv.got() == 0 {
 		// Opened for nothing: whoever does this all the time wants us to work.
 		err = s.strike()
 	}
@@ -168,6 +173,7 @@ func (s *Session) breakStreams() {
 	defer s.mu.Unlock()
 	for _, st := range s.streams {
 		st.stopWriting()
+		st.unread.tell()
 		st.leave()
 	}
 	clear(s.streams)

@@ -147,18 +147,11 @@ func (w *recvWindow) release(n int64) bool {
 	return true
 }
 
-// any tells whether the sender has ever sent anything.
-func (w *recvWindow) any() bool {
+// got gives how many bytes the sender has sent.
+func (w *recvWindow) got() int64 {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.received > 0
-}
-
-// young tells whether the reader has taken little so far.
-func (w *recvWindow) young() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.consumed <= minWindow
+	return w.received
 }
 
 // unread tells whether there are bytes that the reader has not taken.

@@ -236,7 +236,7 @@ func (d *Dialer) verifyPin(raw [][]byte, _ [][]*x509.Certificate) error {
 // Carrier is a TLS connection to a server that has proved who it is. It
 // becomes a session's carrier by [Carrier.Attach].
 type Carrier struct {
-	conn       *conn
+	conn       net.Conn
 	timeout    time.Duration
 	server     keys.Pin
 	channel    [32]byte

@@ -25,18 +25,32 @@ type conn struct {
 
 // newConn makes a carrier of a TLS connection whose handshake is done and which nobody
 // uses at the moment.
-func newConn(tls net.Conn, w *wire) *conn {
+func newConn(tls net.Conn, w *wire) net.Conn {
 	w.quicken()
-	return &conn{Conn: tls, wire: w}
+	c := &conn{Conn: tls, wire: w}
+	if w.poll != nil {
+		return eagerConn{c}
+	}
+	return c
 }
 
 // NetConn gives the connection below, for its socket's sake alone.
 func (c *conn) NetConn() net.Conn { return c.wire.Conn }
 
+// Read gives the next bytes. TLS gives a record's at a time; of those that have been read ahead
+// whole, Read gives as many as fit.
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
+	for n > 0 && n < len(p) && err == nil && c.wire.in != nil {
+		var more int
+		c.wire.hasty = true
+		more, err = c.Conn.Read(p[n:])
+		c.wire.hasty = false
+		n += more
+	}
 	if n > 0 {
 		c.wire.barren.Store(0)
+		return n, nil // TLS gives an error of its own again
 	}
 	return n, err
 }
@@ -64,6 +78,28 @@ func (c *conn) writeBurst(p []byte) (int, error) {
 	}
 	return n, err
 }
+
+// eagerConn is a conn that can be written to without waiting.
+type eagerConn struct{ *conn }
+
+// WriteNow is Write without waiting. It tells whether something is left that the kernel
+// did not take; Flush has to be called then.
+func (c eagerConn) WriteNow(p []byte) (left bool, err error) {
+	c.writing.Lock()
+	defer c.writing.Unlock()
+	if err := c.wire.cork(); err != nil {
+		return false, err
+	}
+	_, err = c.Conn.Write(p)
+	left, flushed := c.wire.uncorkNow()
+	if err == nil {
+		err = flushed
+	}
+	return left, err
+}
+
+// Flush waits until nothing is left.
+func (c eagerConn) Flush() error { return c.wire.uncork() }
 
 // Close tells the peer by a close_notify alert if that takes no longer than
 // 250 ms, and closes the connection. Whoever is stuck in Read or Write comes

@@ -148,7 +148,7 @@ func TestRecordsAreFullFromTheStart(t *testing.T) {
 		_, _ = c.Write(make([]byte, burst))
 		_, _ = io.Copy(io.Discard, c)
 	}))
-	conn := e.attach(t, "chrome")
+	conn := asConn(e.attach(t, "chrome")).Conn
 	buf := make([]byte, burst)
 	for range burst / record {
 		if n, err := conn.Read(buf); n != record || err != nil {
@@ -157,7 +157,7 @@ func TestRecordsAreFullFromTheStart(t *testing.T) {
 	}
 	up := make(chan int, 1)
 	e = start(t, &Server{}, genuine(func(_ context.Context, c net.Conn) {
-		n, _ := c.Read(make([]byte, burst))
+		n, _ := asConn(c).Conn.Read(make([]byte, burst))
 		up <- n
 	}))
 	if _, err := e.attach(t, "chrome").Write(make([]byte, burst)); err != nil {
@@ -242,7 +242,7 @@ func TestCleanEndIsTold(t *testing.T) {
 func TestCutConnectionIsNoCleanEnd(t *testing.T) {
 	client, server, stop := pair(t, "chrome")
 	defer stop()
-	if err := client.(*conn).wire.Close(); err != nil {
+	if err := asConn(client).wire.Close(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadAll(server); !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -255,7 +255,7 @@ func TestIdleCarrierHoldsNoBuffers(t *testing.T) {
 	defer stop()
 	go func() { _, _ = io.Copy(server, server) }()
 	roundTrip(t, client, 1<<20)
-	w := client.(*conn).wire
+	w := asConn(client).wire
 	if w.in != nil || w.out != nil || w.poll == nil {
 		t.Errorf("reading ahead %v, writing %v, poll %v", w.in != nil, w.out != nil, w.poll)
 	}
@@ -342,4 +342,9 @@ func transfer(b *testing.B, from, to net.Conn) {
 
 type onlyReader struct{ io.Reader }
 
-func asConn(c net.Conn) *conn { return c.(*conn) }
+func asConn(c net.Conn) *conn {
+	if e, ok := c.(eagerConn); ok {
+		return e.conn
+	}
+	return c.(*conn)
+}

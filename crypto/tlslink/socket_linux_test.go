@@ -11,7 +11,7 @@ func TestSocketsAreTunedOnBothSides(t *testing.T) {
 	client, server, stop := pair(t, "chrome")
 	defer stop()
 	for name, c := range map[string]net.Conn{"client": client, "server": server} {
-		raw, err := c.(*conn).wire.Conn.(*net.TCPConn).SyscallConn()
+		raw, err := asConn(c).wire.Conn.(*net.TCPConn).SyscallConn()
 		if err != nil {
 			t.Fatal(err)
 		}

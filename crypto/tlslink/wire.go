@@ -50,6 +50,16 @@ var errCut = fmt.Errorf("connection ended without close_notify: %w", io.ErrUnexp
 // fork of it does not.
 var errFruitless = errors.New("too many bytes without data")
 
+// errNotYet ends a Read that must not wait. TLS takes it for a time-out, and goes on where it
+// was with the next one.
+var errNotYet net.Error = notYet{}
+
+type notYet struct{}
+
+func (notYet) Error() string   { return "nothing has been read ahead" }
+func (notYet) Timeout() bool   { return true }
+func (notYet) Temporary() bool { return true }
+
 // wire is the connection below TLS. Until quicken is called it passes
 // everything straight on. After that it gathers the records of one
 // Write in one system call, and reads many records by one.
@@ -74,6 +84,7 @@ type wire struct {
 	inFrom  int
 	inTo    int
 	inErr   error
+	hasty   bool         // Read must not wait
 	barren  atomic.Int64 // bytes read since the last plaintext
 
 	// What is still to be written.
@@ -83,6 +94,7 @@ type wire struct {
 	outFrom  int
 	outTo    int
 	outErr   error
+	outNow   bool               // writeReady must not wait
 	tryWrite func(uintptr) bool // writeReady, made once
 }
 
@@ -100,6 +112,9 @@ func (w *wire) Read(p []byte) (int, error) {
 		return w.Conn.Read(p)
 	}
 	if w.in == nil {
+		if w.hasty {
+			return 0, errNotYet
+		}
 		if err := w.fill(); err != nil {
 			return 0, err
 		}
@@ -191,6 +206,16 @@ func (w *wire) uncork() error {
 	defer w.mu.Unlock()
 	w.corked = false
 	return w.flush()
+}
+
+// uncorkNow is uncork without waiting, and tells whether something is left in out.
+func (w *wire) uncorkNow() (left bool, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.corked, w.outNow = false, true
+	err = w.flush()
+	w.outNow = false
+	return w.out != nil, err
 }
 
 // flush writes what is in out, and keeps what cannot be written. The caller holds mu.

@@ -62,7 +62,7 @@ func (w *wire) writeReady(fd uintptr) bool {
 			w.outFrom += n
 		case syscall.EINTR:
 		case syscall.EAGAIN:
-			return false
+			return w.outNow
 		default:
 			w.outErr = w.failed("write", err)
 			return true

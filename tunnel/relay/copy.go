@@ -89,6 +89,9 @@ type direction struct {
 func (d *direction) between(c *copying, dst, src *end) {
 	d.copying, d.dst, d.src = c, dst, src
 	d.from.read(src)
+	if dst.raw != nil && dst.pacer == nil && src.pacer == nil {
+		d.from.take = d.take // what the kernel takes at once needs no goroutine
+	}
 }
 
 // start begins the direction, in goroutines that Copy waits for.
@@ -97,6 +100,14 @@ func (d *direction) start() {
 	if !d.from.silent() {
 		d.from.again()
 	}
+}
+
+// take passes on what it can of b at once, for a source that offers it in a goroutine of its own.
+func (d *direction) take(b []byte) int {
+	n := d.dst.take(b)
+	d.n += int64(n)
+	d.src.goesOn()
+	return n
 }
 
 // run goes on until the direction is over, or its source has nothing for now and tells
@@ -119,6 +130,10 @@ func (d *direction) run() {
 
 // pass writes p in turn, and tells whether dst has taken it.
 func (d *direction) pass(p []byte) bool {
+	if err := d.dst.takeErr; err != nil {
+		d.dst.refuses(d.copying, fmt.Errorf("write: %w", err))
+		return false
+	}
 	for len(p) > 0 {
 		k, err := pace(d.dst, d.src, len(p))
 		if err != nil {
@@ -165,6 +180,10 @@ type end struct {
 
 	follower Follower // nil if the pacer is none
 
+	raw     *rawWriter // nil if it is no plain socket
+	watch   watched    // nil if it does not ask
+	takeErr error      // why take has taken nothing
+
 	writing  sync.Mutex
 	writeErr error // of the last Write
 
@@ -183,7 +202,24 @@ func newEnd(c Conn) *end {
 		e.Conn, e.pacer = p.Conn, p.pacer
 		e.follower, _ = p.pacer.(Follower)
 	}
+	e.watch, _ = e.Conn.(watched)
+	e.raw = newRawWriter(e.Conn)
 	return e
+}
+
+// take writes what the socket has room for, in whatever goroutine, while there is no write.
+func (e *end) take(b []byte) (n int) {
+	if e.watch != nil && !e.watch.WillNote() {
+		return 0
+	}
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	n, e.writeErr = e.raw.write(b)
+	e.takeErr = e.writeErr
+	if e.watch != nil {
+		e.watch.DidWrite(n)
+	}
+	return n
 }
 
 func (e *end) write(p []byte) error {
@@ -266,7 +302,14 @@ type teller interface {
 	// Await has f called, once and soon, when Read has something to give: bytes, the
 	// end or an error. It gives false, and does not call f, if it has that already. f
 	// does not wait.
-	Await(f func()) bool
+	//
+	// If take is not nil it is offered what comes meanwhile, in whatever goroutine it comes,
+	// and tells how much it has taken; Read gives the rest, and f is called if there is any.
+	// take does not wait either.
+	Await(take func(b []byte) int, f func()) bool
+
+	// Withdraw waits until take is not called any more: whoever was called by f calls it.
+	Withdraw()
 }
 
 // waiter is a source that can wait for bytes, or for its end, without a
@@ -288,7 +331,8 @@ type reader struct {
 	watch watched    // nil if src does not ask
 	first []byte     // what a prefix left to deliver before all else
 	buf   *[]byte
-	again func() // for tells; nil: wait
+	again func()             // for tells; nil: wait
+	take  func(b []byte) int // for tells; may be nil
 }
 
 // read sets what is read.
@@ -306,7 +350,7 @@ func (r *reader) silent() bool {
 	}
 	b := r.buf
 	r.buf = nil // for whom again wakes
-	if !r.tells.Await(r.again) {
+	if !r.tells.Await(r.take, r.again) {
 		r.buf = b
 		return false
 	}
@@ -317,6 +361,9 @@ func (r *reader) silent() bool {
 // next gives the next bytes, which are valid until the next call. Bytes and an
 // error may come together.
 func (r *reader) next() ([]byte, error) {
+	if r.tells != nil {
+		r.tells.Withdraw()
+	}
 	if p := r.first; len(p) > 0 {
 		r.first = nil
 		return p, nil

@@ -411,7 +411,9 @@ func (c *telling) say(words string, err error) {
 	}
 }
 
-func (c *telling) Await(f func()) bool {
+func (c *telling) Withdraw() {}
+
+func (c *telling) Await(_ func([]byte) int, f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.words) > 0 || c.err != nil {

@@ -8,3 +8,10 @@ type rawReader struct{}
 func newRawReader(Conn) *rawReader { return nil }
 
 func (*rawReader) next(**[]byte) ([]byte, error) { panic("unreachable") }
+
+type rawWriter struct{}
+
+// newRawWriter gives nil: everything goes through Write.
+func newRawWriter(Conn) *rawWriter { return nil }
+
+func (*rawWriter) write([]byte) (int, error) { panic("unreachable") }

@@ -66,3 +66,56 @@ func (r *rawReader) next(buf **[]byte) ([]byte, error) {
 	}
 	return (*r.buf)[:r.n], nil
 }
+
+// rawWriter writes to a socket what it has room for.
+type rawWriter struct {
+	conn syscall.RawConn
+	try  func(fd uintptr) bool // made once, so that a write allocates nothing
+
+	buf []byte
+	n   int
+	err error
+}
+
+func newRawWriter(c Conn) *rawWriter {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	conn, err := s.SyscallConn()
+	if err != nil {
+		return nil // the plain Write says what is wrong
+	}
+	w := &rawWriter{conn: conn}
+	w.try = w.attempt
+	return w
+}
+
+// attempt never waits until fd is writable.
+func (w *rawWriter) attempt(fd uintptr) bool {
+	for w.n < len(w.buf) {
+		n, err := syscall.Write(int(fd), w.buf[w.n:])
+		switch {
+		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, syscall.EAGAIN):
+			return true
+		case err != nil:
+			w.err = os.NewSyscallError("write", err)
+			return true
+		default:
+			w.n += n
+		}
+	}
+	return true
+}
+
+// write writes what there is room for, which may be nothing.
+func (w *rawWriter) write(b []byte) (int, error) {
+	w.buf, w.n, w.err = b, 0, nil
+	err := w.conn.Write(w.try)
+	w.buf = nil
+	if err == nil {
+		err = w.err
+	}
+	return w.n, err
+}

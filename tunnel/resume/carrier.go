@@ -64,6 +64,8 @@ type Carrier struct {
 	scratch [3 * smallFrame]byte
 
 	native DatagramConn // conn; nil if it takes only bytes
+	eager  EagerConn    // conn; nil if writing to it may have to wait
+	left   bool         // a writer has left something in it to be sent, and counts as sending until then
 
 	in input // of Read
 }
@@ -122,6 +124,7 @@ func (p *Pipe) Attach(conn net.Conn, epoch, offset uint64) (*Carrier, error) {
 		in:      input{Reader: bufio.NewReaderSize(conn, inputSize)},
 	}
 	c.native, _ = conn.(DatagramConn)
+	c.eager, _ = conn.(EagerConn)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.judge(epoch, offset); err != nil {
@@ -184,10 +187,14 @@ func (c *Carrier) Serve(ctx context.Context) error {
 		select {
 		case <-c.wake:
 			p.mu.Lock()
-			p.flush(c, true)
+			p.finishLeft(c)
+			p.flush(c, true, true)
 			p.mu.Unlock()
 			continue
 		case <-c.gone:
+			p.mu.Lock()
+			p.finishLeft(c)
+			p.mu.Unlock()
 		}
 		break
 	}

@@ -3,6 +3,7 @@ package resume_test
 import (
 	"context"
 	"errors"
+	"net"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -103,9 +104,13 @@ func (s *schedule) attach(how int, w *wire) {
 
 // join attaches one end, unless a later carrier is there or the pipe is over.
 func (s *schedule) join(e *end, w *wire, epoch, offset uint64) {
-	conn := wireEnd{w, 0}
+	plain := wireEnd{w, 0}
 	if e == s.ends[1] {
-		conn.side = 1
+		plain.side = 1
+	}
+	var conn net.Conn = plain
+	if (s.seed+epoch)%2 == 0 {
+		conn = eagerEnd{plain, new([]byte)}
 	}
 	c, err := e.Attach(conn, epoch, offset)
 	if err != nil {

@@ -91,6 +91,9 @@ func (e *end) put(b []byte, hand bool) (int, error) {
 		return e.Write(b)
 	}
 	*buffer = append(*buffer, b...)
+	if len(b)%2 == 0 && e.TryWriteBuffer(buffer) {
+		return len(b), nil
+	}
 	if err := e.WriteBuffer(buffer); err != nil {
 		return 0, err
 	}

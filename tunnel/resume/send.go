@@ -17,7 +17,7 @@ func (p *Pipe) Write(b []byte) (int, error) {
 		}
 		p.out.add(b[done : done+n])
 		done += n
-		p.flush(p.carrier, false)
+		p.flush(p.carrier, true, false)
 	}
 	return done, nil
 }
@@ -26,7 +26,7 @@ func (p *Pipe) Write(b []byte) (int, error) {
 // one needs no copying.
 func (p *Pipe) WriteBuffer(b *[]byte) error {
 	payload := (*b)[Headroom:]
-	if cap(*b) != classes[len(classes)-1] || classOf(len(payload)) != len(classes)-1 {
+	if !full(b) {
 		_, err := p.Write(payload)
 		FreeBuffer(b)
 		return err
@@ -38,8 +38,14 @@ func (p *Pipe) WriteBuffer(b *[]byte) error {
 		return err
 	}
 	p.out.adopt(b)
-	p.flush(p.carrier, false)
+	p.flush(p.carrier, true, false)
 	return nil
+}
+
+// full tells whether a buffer holds so much that it can be kept as it is.
+func full(b *[]byte) bool {
+	n := len(*b) - Headroom
+	return cap(*b) == classes[len(classes)-1] && n <= maxData && classOf(n) == len(classes)-1
 }
 
 // room waits until n bytes may be added, and books their memory. The caller
@@ -49,7 +55,7 @@ func (p *Pipe) room(n int) error {
 	for tried := false; p.err == nil; {
 		c := p.carrier
 		switch {
-		case c == nil || c.next < p.out.past():
+		case c == nil || c.next < p.out.past() || c.left:
 		case p.out.held+size > p.limit:
 			c.rate.starved = true
 		case p.yields(c, time.Now()):
@@ -79,10 +85,11 @@ func (p *Pipe) evict() bool {
 	return p.cfg.Memory.evict()
 }
 
-// flush writes to c until there is nothing to send or c is lost; if not all is
-// asked for, it leaves what has no end to Serve when the data is out. If somebody else
+// flush writes to c until there is nothing to send or c is lost. If it may not wait it
+// leaves what c does not take at once to Serve, and if not all is
+// asked for, so it does with what has no end when the data is out. If somebody else
 // writes already, it leaves everything to them. The caller holds mu.
-func (p *Pipe) flush(c *Carrier, all bool) {
+func (p *Pipe) flush(c *Carrier, wait, all bool) {
 	if p.sending || c == nil {
 		return
 	}
@@ -98,13 +105,10 @@ func (p *Pipe) flush(c *Carrier, all bool) {
 		if batch == nil {
 			break
 		}
-		p.mu.Unlock()
-		_, err := c.conn.Write(batch)
-		p.mu.Lock()
-		p.out.finish()
-		p.outbound.retake()
-		if err != nil {
-			p.lose(c, err)
+		if p.write(c, batch, wait) {
+			c.left = true
+			c.prompt()
+			return // still sending
 		}
 	}
 	p.sending = false

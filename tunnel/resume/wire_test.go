@@ -113,7 +113,37 @@ type wireEnd struct {
 	side int
 }
 
-func (e wireEnd) Write(p []byte) (n int, err error) {
+func (e wireEnd) Write(p []byte) (n int, err error) { return e.write(p, true) }
+
+// eagerEnd is a wireEnd that can be written to without waiting.
+type eagerEnd struct {
+	wireEnd
+	left *[]byte // of what was written last; whoever writes does it alone
+}
+
+func (e eagerEnd) Write(p []byte) (int, error) {
+	if len(*e.left) > 0 {
+		e.complain("something is written before what is left")
+	}
+	return e.wireEnd.Write(p)
+}
+
+func (e eagerEnd) WriteNow(p []byte) (left bool, err error) {
+	if len(*e.left) > 0 {
+		e.complain("something is written before what is left")
+	}
+	n, err := e.write(p, false)
+	*e.left = bytes.Clone(p[n:])
+	return len(*e.left) > 0, err
+}
+
+func (e eagerEnd) Flush() error {
+	n, err := e.write(*e.left, true)
+	*e.left = (*e.left)[n:]
+	return err
+}
+
+func (e wireEnd) write(p []byte, wait bool) (n int, err error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	d := &e.dirs[e.side]
@@ -137,6 +167,8 @@ func (e wireEnd) Write(p []byte) (n int, err error) {
 		case hit && d.fault != still:
 			e.hit(d, d.fault)
 			continue
+		case len(d.buf) >= d.room && !wait:
+			return n, nil
 		case len(d.buf) >= d.room:
 			e.moved.Wait()
 			continue

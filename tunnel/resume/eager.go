@@ -1,0 +1,79 @@
+package resume
+
+import (
+	"net"
+	"time"
+)
+
+// EagerConn is a conn that can be written to without waiting, so that whoever has
+// something to send can do it at once, and no other goroutine need be woken for it.
+type EagerConn interface {
+	net.Conn
+
+	// WriteNow is Write without waiting: it takes all of b, and tells whether some of that is left
+	// to be sent. If so, Flush has to be called before anything else is written.
+	WriteNow(b []byte) (left bool, err error)
+
+	// Flush waits until what WriteNow has left is sent, as Write would have.
+	Flush() error
+}
+
+// TryWriteBuffer is [Pipe.WriteBuffer] if that takes no waiting, and otherwise does
+// nothing and gives false. It is not to be called while a Write or WriteBuffer is under way.
+func (p *Pipe) TryWriteBuffer(b *[]byte) bool {
+	payload := (*b)[Headroom:]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c := p.carrier
+	if p.err != nil || c == nil || c.eager == nil || p.sending || c.next < p.out.past() || len(payload) > maxData {
+		return false
+	}
+	if size := sizeOf(len(payload)); p.out.held+size > p.limit || p.yields(c, time.Now()) || !p.book(size) {
+		return false
+	}
+	if full(b) {
+		p.out.adopt(b)
+	} else {
+		p.out.add(payload)
+		FreeBuffer(b)
+	}
+	p.flush(c, false, false)
+	return true
+}
+
+// write writes to c for flush. If c takes without waiting and that is not enough, it
+// leaves the rest to Serve, and nothing is written meanwhile. The caller
+// holds mu, which is let go of meanwhile.
+func (p *Pipe) write(c *Carrier, b []byte, wait bool) (left bool) {
+	p.mu.Unlock()
+	var err error
+	if c.eager != nil && !wait {
+		left, err = c.eager.WriteNow(b)
+	} else {
+		_, err = c.conn.Write(b)
+	}
+	p.mu.Lock()
+	p.out.finish()
+	p.outbound.retake()
+	if err != nil {
+		p.lose(c, err)
+	}
+	return left && p.carrier == c // else Serve does not look for it any more
+}
+
+// finishLeft sends what a writer has left, if one has. The caller holds mu, which is
+// let go of meanwhile.
+func (p *Pipe) finishLeft(c *Carrier) {
+	if !c.left {
+		return
+	}
+	p.mu.Unlock()
+	err := c.eager.Flush()
+	p.mu.Lock()
+	c.left = false
+	p.sending = false
+	if err != nil {
+		p.lose(c, err)
+	}
+	p.moved.Broadcast()
+}
