@@ -105,16 +105,17 @@ func (c *Conn) WriteBatch(messages []ipv4.Message, flags int) (int, error) {
 // do makes a system call.
 func (c *Conn) do(b *batch, call func(fd uintptr)) error {
 	for {
-		if err := c.raw.Control(call); err != nil {
-			return err
+		err := c.raw.Control(call)
+		if err == nil {
+			switch b.err {
+			case 0:
+				return nil
+			case unix.EINTR:
+				continue
+			}
+			err = b.err
 		}
-		switch b.err {
-		case 0:
-			return nil
-		case unix.EINTR:
-			continue
-		}
-		b.done = 0
-		return b.err
+		b.done = 0 // it may be what b has done for somebody before
+		return err
 	}
 }

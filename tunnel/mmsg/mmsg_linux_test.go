@@ -152,6 +152,26 @@ func TestWaitEndsWithItsDeadlineAndWithItsSocket(t *testing.T) {
 	}
 }
 
+// TestClosedSocketTakesNothing has batches come back from the pool, with what they did last.
+func TestClosedSocketTakesNothing(t *testing.T) {
+	in, _ := socket(t, "udp4", "127.0.0.1")
+	_, sender := socket(t, "udp4", "127.0.0.1")
+	shut, closed := socket(t, "udp4", "127.0.0.1")
+	shut.Close()
+	messages := make([]ipv4.Message, 10)
+	for i := range messages {
+		messages[i].Addr = in.LocalAddr()
+	}
+	for range 10 { // the pool may lose a batch
+		if n, err := sender.WriteBatch(messages, 0); n == 0 || err != nil {
+			t.Fatalf("%d messages were sent, %v", n, err)
+		}
+		if n, err := closed.WriteBatch(messages[:1], 0); n != 0 || !errors.Is(err, net.ErrClosed) {
+			t.Fatalf("a closed socket takes %d messages, %v", n, err)
+		}
+	}
+}
+
 func TestOnlyReaderWhoHasRestedGoesUnwatched(t *testing.T) {
 	in, receiver := socket(t, "udp4", "127.0.0.1")
 	out, _ := socket(t, "udp4", "127.0.0.1")
