@@ -66,6 +66,9 @@ type accompanied struct {
 
 var _ DatagramConn = accompanied{}
 
+// NetConn gives the connection itself, whose socket may have to be tied to its path.
+func (c accompanied) NetConn() net.Conn { return c.Conn }
+
 func (c accompanied) Close() error {
 	c.companion.close()
 	return c.Conn.Close()

@@ -142,6 +142,17 @@ func TestDatagramsGoBesideTheBytesBothWays(t *testing.T) {
 	}
 }
 
+// Rules may have the server tie the connection's socket to its path.
+func TestServersConnectionHasASocketAlsoBesideDatagrams(t *testing.T) {
+	c, ok := newPair(t).far.(interface{ NetConn() net.Conn })
+	if !ok {
+		t.Fatal("it does not tell what is below it")
+	}
+	if _, ok := c.NetConn().(*net.TCPConn); !ok {
+		t.Errorf("below it is a %T", c.NetConn())
+	}
+}
+
 // Whoever may use the path may send to the port in anybody's name, and hear what is said.
 func TestStrangersOnThePathNeitherSendNorRepeatDatagrams(t *testing.T) {
 	p := newPair(t)
