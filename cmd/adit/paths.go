@@ -50,18 +50,16 @@ func ipsecWords(p ipsec.Protection) []string {
 // judge has the server judge an arrival, which is told what protects the path below the
 // carrier as long as that lasts.
 func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
-	if a.Below != nil { // it knows where its device is, which may move
+	// A device moves by WireGuard, and where it is is known only to the process that it comes to.
+	if a.Below != nil || a.Protection.Carrier == overWireGuard {
 		return p.server.Admit(ctx, a)
 	}
 	var path atomic.Pointer[ipsec.Followed]
 	at := ipsec.Path{Local: a.Local, Remote: a.Remote}
 	k := &keeper{paths: p.paths, path: at}
 	a.Below = func() []string {
-		switch f := path.Load(); {
-		case f != nil:
+		if f := path.Load(); f != nil {
 			return k.words(f.Protection())
-		case a.Protection.Carrier == overWireGuard:
-			return nil
 		}
 		return k.words(p.paths.Look(context.WithoutCancel(ctx), at))
 	}

@@ -1,12 +1,22 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"path/filepath"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/adit-net/adit/crypto/ipsec"
+	"github.com/adit-net/adit/crypto/keys"
+	"github.com/adit-net/adit/server"
+	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
 )
 
 func TestProtectionByIPsecHasOneWord(t *testing.T) {
@@ -28,6 +38,54 @@ func TestProtectionByIPsecHasOneWord(t *testing.T) {
 		}
 		if got := ipsecOf([]string{"tls", want}); (got != "") != (want != "") {
 			t.Errorf("%q is reported as %q", want, got)
+		}
+	}
+}
+
+// Another process has passed them on, and does not tell when the device moves.
+func TestNothingIsKnownOfThePathBelowACarrierByWireGuardThatIsPassedOn(t *testing.T) {
+	store, err := users.Create(t.Context(), filepath.Join(t.TempDir(), storeFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	device, err := keys.NewDevice()
+	if err != nil {
+		t.Fatal(err)
+	}
+	token := keys.NewToken()
+	if err := errors.Join(store.AddUser(t.Context(), "alice"), store.Invite(t.Context(), "alice", token, time.Now().Add(time.Hour))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.Join(t.Context(), token.Bytes(), users.Device{Key: device.Public(), WireGuard: device.WireGuardPublic(), Name: "laptop"}); err != nil {
+		t.Fatal(err)
+	}
+	var below []string
+	stated := &ipsec.Detector{Networks: []netip.Prefix{netip.MustParsePrefix("127.1.0.0/16")}}
+	p := &serverProcess{paths: &ipsec.Paths{Detector: stated}, server: server.New(server.Config{
+		Users: store,
+		Relay: &server.Exit{},
+		Elsewhere: func(_ context.Context, a tunnel.Arrival) ([]byte, func(context.Context, net.Conn)) {
+			return make([]byte, tunnel.AnswerSize), func(context.Context, net.Conn) {
+				if below = nil; a.Below != nil {
+					below = a.Below()
+				}
+			}
+		},
+	})}
+	for carrier, want := range map[string][]string{overTLS: {"ipsec:stated"}, overWireGuard: nil} {
+		hello := tunnel.Hello{Session: [16]byte{1}, Epoch: 2}
+		_, serve := p.judge(t.Context(), tunnel.Arrival{
+			Opening:    hello.Sign(device, tunnel.Place{}),
+			Remote:     netip.MustParseAddrPort("127.1.0.1:4711"),
+			Protection: tunnel.Protection{Carrier: carrier},
+		})
+		if serve == nil {
+			t.Fatal("nobody serves it")
+		}
+		serve(t.Context(), nil)
+		if !slices.Equal(below, want) {
+			t.Errorf("below %s are %q, not %q", carrier, below, want)
 		}
 	}
 }
