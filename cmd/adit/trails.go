@@ -41,7 +41,7 @@ func (s *trails) guard(place netip.AddrPort) (way func() (device uint32, open bo
 // follow says what protects the path to where a peer is, until stop.
 func (s *trails) follow(place func() netip.AddrPort) (words func() []string, stop func()) {
 	t := &trail{trails: s, place: place}
-	t.words() // so that a first look costs no flow any time
+	t.looked() // so that a first look costs no flow any time
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.all == nil {
@@ -66,8 +66,7 @@ func (s *trails) look() {
 	s.mu.Unlock()
 	changed := false
 	for _, t := range all {
-		before := t.last()
-		changed = !slices.Equal(before, t.words()) || changed
+		changed = t.looked() || changed
 	}
 	if changed {
 		s.changed()
@@ -79,32 +78,48 @@ type trail struct {
 	trails *trails
 	place  func() netip.AddrPort
 
-	mu   sync.Mutex // guards what follows
-	at   netip.AddrPort
-	path *ipsec.Followed // nil before and after
-	over bool
+	mu    sync.Mutex // guards what follows
+	at    netip.AddrPort
+	path  *ipsec.Followed // nil before
+	other bool            // the peer has moved to where the words are others, since the last look
+	over  bool
 }
 
 // words are those that rules have for what protects the path to where the peer is now.
 func (t *trail) words() []string {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if at := t.place(); !t.over && at.IsValid() && (t.path == nil || at != t.at) {
-		if t.path != nil {
-			t.path.Stop()
-		}
-		t.at, t.path = at, t.trails.paths.Follow(context.Background(), t.trails.path(at), nil)
-	}
-	if t.path == nil {
-		return nil
-	}
-	return ipsecWords(t.path.Protection())
+	return t.see()
 }
 
-// last are the words for where the peer was when they were last asked for.
-func (t *trail) last() []string {
+// looked is a look, and tells whether the peer has moved since the last one to where the words
+// are others. Flows may have been judged by these meanwhile, but not all.
+func (t *trail) looked() (other bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.see()
+	other, t.other = t.other, false
+	return other
+}
+
+// see is words. mu is held.
+func (t *trail) see() []string {
+	before := t.said()
+	at := t.place()
+	if t.over || !at.IsValid() || t.path != nil && at == t.at {
+		return before
+	}
+	if t.path != nil {
+		t.path.Stop()
+	}
+	t.at, t.path = at, t.trails.paths.Follow(context.Background(), t.trails.path(at), nil)
+	now := t.said()
+	t.other = t.other || !slices.Equal(before, now)
+	return now
+}
+
+// said are the words for where the peer was seen last. mu is held.
+func (t *trail) said() []string {
 	if t.path == nil {
 		return nil
 	}

@@ -36,6 +36,13 @@ func TestWhatProtectsAPeerIsThatOfThePlaceWhereItIs(t *testing.T) {
 		}
 		end()
 	}
+	at = inside // and a flow asks before it is looked
+	if got := words(); len(got) == 0 {
+		t.Errorf("at %v: %q", at, got)
+	}
+	if s.look(); changes != 3 {
+		t.Errorf("others are not told that a flow has seen the peer elsewhere: %d changes", changes)
+	}
 	stop()
 	if len(s.all) > 0 {
 		t.Errorf("%d peers are still followed", len(s.all))
