@@ -73,22 +73,57 @@ func waitGone(t *testing.T, e *end) {
 	}
 }
 
+// held is a conn whose writes wait until they may go.
+type held struct {
+	Conn
+	began chan struct{}
+	may   chan struct{} // closed when they may
+}
+
+func (c *held) Write(p []byte) (int, error) {
+	select {
+	case c.began <- struct{}{}:
+	case <-c.may:
+	}
+	<-c.may
+	return c.Conn.Write(p)
+}
+
+// noted is a socket that tells what became of a write.
+type noted struct {
+	tcpConn
+	wrote chan error
+}
+
+func (c *noted) Write(p []byte) (int, error) {
+	n, err := c.tcpConn.Write(p)
+	c.wrote <- err
+	return n, err
+}
+
 // The whole of it: the writer takes the error while the reader waits for its
 // turn, and the one who listens must not take what is there for everything.
 func TestCopyNeverTurnsAResetIntoAnEnd(t *testing.T) {
-	r := start(t, "")
-	// Until nothing more fits: Copy does not read from the left any more then.
-	r.left.SetWriteDeadline(time.Now().Add(200 * time.Millisecond))
-	if _, err := r.left.Write(make([]byte, 64<<20)); !errors.Is(err, os.ErrDeadlineExceeded) {
-		t.Fatalf("write: %v", err)
+	left, near := tcpPair(t)
+	right, far := tcpPair(t)
+	a := &noted{tcpConn: TCP(near).(tcpConn), wrote: make(chan error, 1)}
+	b := &held{Conn: TCP(far), began: make(chan struct{}), may: make(chan struct{})}
+	r := running{result: make(chan Result, 1)}
+	go func() { r.result <- Copy(t.Context(), a, b) }()
+
+	send(t, left, "what is held, ")
+	<-b.began // Copy does not read from the left any more
+	send(t, left, "and what comes behind it")
+	left.SetLinger(0)
+	left.Close()
+	waitGone(t, newEnd(a))
+	send(t, right, "x")
+	if err := <-a.wrote; !errors.Is(err, syscall.ECONNRESET) {
+		t.Fatalf("write: %v, want the error that there is to take", err)
 	}
-	r.left.SetLinger(0)
-	r.left.Close()
-	waitGone(t, newEnd(TCP(r.a)))
-	send(t, r.right, "x") // takes the error
-	if n, err := io.Copy(io.Discard, r.right); !errors.Is(err, syscall.ECONNRESET) || n == 0 {
-		t.Errorf("read %d bytes and then %v, want a reset", n, err)
-	}
+	close(b.may)
+	expect(t, right, "what is held, and what comes behind it")
+	expectReset(t, right)
 	if got := r.end(t); got.Err == nil {
 		t.Errorf("result %+v", got)
 	}
