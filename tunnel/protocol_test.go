@@ -240,6 +240,27 @@ func FuzzOpening(f *testing.F) {
 	})
 }
 
+// FuzzAnswer holds that what is taken of an answer is all there, for who joins, too.
+func FuzzAnswer(f *testing.F) {
+	f.Add(Welcome{Session: [16]byte{1}, Epoch: 2, Lanes: 8, IPsec: netip.MustParseAddrPort("10.8.0.1:8444")}.Bytes())
+	f.Add(Welcome{Key: [32]byte{1}, WireGuardPort: 51820, IPsec: netip.MustParseAddrPort("[2001:db8::1]:8444")}.Bytes())
+	f.Add(RefusedBusy.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for _, parse := range []func([]byte) (Welcome, error){ParseAnswer, ParseJoined} {
+			w, err := parse(b)
+			if err != nil {
+				continue
+			}
+			if again, err := parse(w.Bytes()); err != nil || again != w {
+				t.Errorf("%+v becomes %+v, %v", w, again, err)
+			}
+			if at := w.IPsec.Addr(); at.Is4In6() || at.IsValid() && at.IsUnspecified() {
+				t.Errorf("it takes carriers at %v", at)
+			}
+		}
+	})
+}
+
 // FuzzInbox holds that the guard never gives yamux more than a frame may have,
 // whatever comes in.
 func FuzzInbox(f *testing.F) {
