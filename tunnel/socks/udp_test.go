@@ -663,7 +663,7 @@ func TestPeersCostAnAssociationNoGoroutine(t *testing.T) {
 		sendTo(t, a.udp, a.relay, packet5(peer, "hello"))
 		expectPacket(t, a.udp, packet5(peer, "hello"))
 	}
-	if after := runtime.NumGoroutine(); after > before {
+	if after := runtime.NumGoroutine(); after > before+10 { // of others a few may come and go
 		t.Errorf("%d goroutines, and %d before there were 1,000 peers", after, before)
 	}
 }
