@@ -62,6 +62,7 @@ type app struct {
 	known   *guest         // for an app that need not say who it is
 	stay    *stay          // of the last guest; nil if the door keeps no books
 	place   *place         // among the door's strangers
+	told    bool           // that it is connected, though it is not yet
 	target  relay.Conn     // to relay to, once it is all settled; nil: none
 	level   *atomic.Uint32 // a GSSLevel
 }
@@ -383,13 +384,13 @@ func (a *app) attend(giveUp, ask func()) (gone error) {
 
 // farewell reads ahead until the app goes, and tells how it did; nil if there is no room
 // left, or time. An end that follows data is no farewell: the app has said all that it
-// wants to say and waits for a reply.
+// wants to say and waits for a reply. Nor is that of an app who takes itself for connected.
 func (a *app) farewell() error {
 	for a.in.Buffered() < a.in.Size() {
 		_, err := a.in.Peek(a.in.Buffered() + 1)
 		switch {
 		case err == nil:
-		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF) && a.in.Buffered() > 0:
+		case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, io.EOF) && (a.told || a.in.Buffered() > 0):
 			return nil
 		default:
 			return err

@@ -26,6 +26,7 @@ func (a *app) carryEarly(ctx context.Context, g *guest, r *Request, answer answe
 	if err := a.tell(answer(Reply{})); err != nil {
 		return err
 	}
+	a.told = true
 	var err error
 	if r.Initial, err = a.firstWords(); err != nil {
 		return err
@@ -40,8 +41,8 @@ func (a *app) carryEarly(ctx context.Context, g *guest, r *Request, answer answe
 	return nil
 }
 
-// firstWords gives what an app says at once, and leaves it in a.in: an end that follows
-// is no farewell then. There is nothing if it waits, or has said its last word.
+// firstWords gives what an app says at once, and leaves it in a.in. There is nothing if it
+// waits, or has said its last word.
 func (a *app) firstWords() ([]byte, error) {
 	a.conn.SetReadDeadline(time.Now().Add(earlyWait))
 	_, err := a.in.Peek(1)

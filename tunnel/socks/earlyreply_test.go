@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -58,6 +59,39 @@ func TestAnAppThatIsAnsweredEarlyMayLetTheTargetSpeakFirst(t *testing.T) {
 	expect(t, app, "220 hello")
 	send(t, app, "HELO")
 	expect(t, far, "HELO")
+}
+
+// silent is an app who has no more to say than what is in words.
+type silent struct {
+	duplex
+	words io.Reader
+}
+
+func (s silent) Read(b []byte) (int, error) { return s.words.Read(b) }
+
+func TestAnAppThatIsAnsweredEarlyMayOnlyListen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatient()
+		d := &Door{Relay: p, EarlyReply: []uint16{443}}
+		app, other := newDuplex()
+		served := make(chan struct{})
+		go func() { d.ServeConn(t.Context(), silent{other, strings.NewReader(asks443[SOCKS5].ask)}); close(served) }()
+		expect(t, app, asks443[SOCKS5].answer)
+		receive(t, p.asked)
+		time.Sleep(2 * attendAfter)
+		synctest.Wait()
+		select {
+		case err := <-p.gaveUp:
+			t.Fatalf("the app's end is taken for a farewell: %v", err)
+		default:
+		}
+		target := newSink(nil)
+		p.connect <- target
+		if said := target.all(); said != "" {
+			t.Errorf("the target hears %q", said)
+		}
+		<-served
+	})
 }
 
 func TestARefusalAfterAnEarlyAnswerIsAReset(t *testing.T) {
