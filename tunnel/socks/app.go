@@ -332,7 +332,9 @@ func (a *app) relayTo(target relay.Conn) {
 	a.conn = relay.WithPrefix(a.conn, slices.Clone(readAhead(a.in)))
 	a.target = target
 	a.in.Reset(nil) // its buffer is not needed while the connection lasts
-	aheads.Put(a.in)
+	if a.in.Size() == aheadBytes {
+		aheads.Put(a.in)
+	}
 	a.in = nil
 }
 
