@@ -94,13 +94,13 @@ func (s *Stream) Read(p []byte) (int, error) {
 			s.grant(n, s.session.control)
 			return n, nil
 		}
+		if len(p) == 0 {
+			return 0, nil
+		}
 		if end != nil {
 			s.recv.close()
 			s.unread.tell() // others wait, too
 			return 0, end
-		}
-		if len(p) == 0 {
-			return 0, nil
 		}
 		s.await()
 	}
@@ -207,7 +207,9 @@ func (s *Stream) deliver(b []byte) {
 	}
 	if n < len(b) {
 		s.mu.Lock()
-		s.wake()
+		if s.recv.unread() { // else it has been read, and whoever did awaits what is next
+			s.wake()
+		}
 		s.mu.Unlock()
 	}
 }
