@@ -114,6 +114,7 @@ func (g *guard) isSettled() bool {
 	defer g.mu.Unlock()
 	return len(g.dropped) < maxDropped
 }
+
 func (g *guard) settled(ctx context.Context) error {
 	for {
 		g.mu.Lock()
@@ -164,13 +165,24 @@ func (g *guard) judge(h header, body []byte) error {
 		// yamux would copy it twice, and wake its reader for every frame.
 		g.s.received.Add(int64(len(body)))
 		st.deliver(body)
-		return nil
+		return g.widen(st, len(body))
 	}
 	g.give(h)
 	if flags&flagFIN != 0 {
 		g.s.settle(st)
 	}
 	return nil
+}
+
+// widen raises the window of a peer's yamux by what it has sent, as this end's would if it saw the
+// payload. A peer whose yamux sends no payload either does not need it.
+func (g *guard) widen(st *Stream, n int) error {
+	if st.muxOwed += uint32(n); st.muxOwed < muxWindow/2 {
+		return nil
+	}
+	h := makeHeader(yamuxVersion, typeWindow, 0, st.id, st.muxOwed)
+	st.muxOwed = 0
+	return g.s.out.put(h[:])
 }
 
 // obey carries out a frame of the guard's own.
@@ -210,7 +222,7 @@ func (g *guard) obey(h header) error {
 }
 
 // reset ends a stream that the peer has reset. yamux is told that the peer
-// has ended, so that what came before can still be read.
+// has ended, and forgets the stream when this end has, too.
 func (g *guard) reset(st *Stream, code resetCode) {
 	err := ErrReset
 	if code == resetRefused {

@@ -1,6 +1,7 @@
 package tunnel_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -120,6 +121,38 @@ func TestPeerCannotSendMoreThanGranted(t *testing.T) {
 		}
 	}
 	wantDropped(t, ended, "more data than was granted")
+}
+
+// TestYamuxsWindowNeverBinds is about a peer whose yamux sends the payload, too: it goes by
+// its window, and by credit.
+func TestYamuxsWindowNeverBinds(t *testing.T) {
+	const size, enough, least = 16 << 10, 100 << 20, 32 << 20
+	peer, ended := victim(t, 0)
+	send := func(b []byte) {
+		if _, err := peer.Write(b); err != nil {
+			t.Fatal(err, <-ended)
+		}
+	}
+	send(frame(0, 1, syn, 1, 0))
+	in, head := bufio.NewReader(peer), make([]byte, 12)
+	window, credit := 256<<10, 16<<10
+	data := frame(0, 0, 0, 1, size, make([]byte, size)...)
+	for sent := 0; sent < enough; {
+		if credit >= size && (window > least || sent == 0) {
+			send(data)
+			sent, window, credit = sent+size, window-size, credit-size
+			continue
+		}
+		if _, err := io.ReadFull(in, head); err != nil {
+			t.Fatalf("of %d bytes sent, %d of yamux's window are left: %v", sent, window, err)
+		}
+		switch value := int(binary.BigEndian.Uint32(head[8:])); {
+		case head[0] == 0:
+			window += value
+		case head[1] == 1:
+			credit += value
+		}
+	}
 }
 
 func TestPingFloodIsDropped(t *testing.T) {

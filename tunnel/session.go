@@ -38,6 +38,10 @@ const arrivals = 256
 // given up before they did anything.
 const maxStrikes = 1000
 
+// muxWindow is what each of yamux's streams lets its sender be ahead, in bytes. It never binds:
+// what the guard grants is less.
+const muxWindow = 4 * maxWindow
+
 // Config says how a session behaves. The zero value is useful for a side that
 // only opens streams.
 type Config struct {
@@ -180,7 +184,7 @@ func (s *Session) muxConfig() *yamux.Config {
 		EnableKeepAlive:        false,
 		KeepAliveInterval:      time.Hour,
 		ConnectionWriteTimeout: math.MaxInt64,
-		MaxStreamWindowSize:    4 * maxWindow,
+		MaxStreamWindowSize:    muxWindow,
 		Logger:                 muxLog{s.cfg.Log},
 	}
 }

@@ -54,6 +54,7 @@ type Stream struct {
 	stopWrite   sync.Once
 
 	muxWindow atomic.Int64 // what yamux believes it may send
+	muxOwed   uint32       // what the peer has sent since its yamux was last let send more; only the guard's reading goroutine touches it
 	moved     atomic.Int64 // when bytes moved last, or the stream began, in Unix nanoseconds
 
 	mu         sync.Mutex
