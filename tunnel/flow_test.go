@@ -300,15 +300,3 @@ func TestDrainLetsStreamsEnd(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-func TestCloseTellsThePeerWhy(t *testing.T) {
-	x, y := tunneltest.Link(tunneltest.Path{})
-	p := newPair(t, x, y, 0)
-	defer p.stop()
-	p.open(t)
-	p.server.Close(tunnel.RefusedDeviceRevoked)
-	<-p.client.Done()
-	if err := p.client.Err(); !errors.Is(err, tunnel.RefusedDeviceRevoked) {
-		t.Errorf("the client's session ended with %v", err)
-	}
-}
