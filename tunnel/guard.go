@@ -22,8 +22,8 @@ func violation(format string, args ...any) error {
 // guard stands between yamux and the pipe. Inbound it lets pass only whole
 // frames that an honest peer may send, so that yamux can be neither flooded nor
 // stalled in the middle of a frame; it keeps the books of which stream is in which state, which
-// yamux does not tell; and it takes out the frames that are meant for itself.
-// Outbound it fills the outbox.
+// yamux does not tell; and it takes out the frames that are meant for itself, and the
+// payload, which goes to the streams past yamux. Outbound it fills the outbox.
 //
 // yamux calls Read from one goroutine and Write from another.
 type guard struct {

@@ -409,7 +409,7 @@ func (s *Stream) abandonWith(cancel context.CancelFunc) bool {
 	return s.peerReset == nil
 }
 
-// receive books one of yamux's frames. pass tells whether yamux may see it.
+// receive books one of yamux's frames. pass tells whether it goes on, to yamux or whoever reads.
 func (s *Stream) receive(h header) (pass bool, err error) {
 	s.mu.Lock()
 	if h.flags()&flagACK != 0 {

@@ -3,7 +3,8 @@ package tunnel
 import "sync"
 
 // Sizes of the pieces in which a stream's bytes wait, in bytes: one for a few, and one for
-// many. What a stream holds is less than its unread bytes and one large piece.
+// many. What a stream holds is less than its unread bytes and two large pieces: the first has been
+// read in part, and the last is not full.
 const (
 	smallPiece = 1 << 10
 	largePiece = maxFrameData

@@ -78,8 +78,8 @@ type Breach struct{ What string }
 func (e Breach) Error() string { return "the peer broke the protocol: " + e.What }
 
 // Pipe is one end of a pipe. Read may be called from one goroutine at a time, and
-// so may ReceiveDatagrams, and so may Write and WriteBuffer together; the other methods are
-// safe for concurrent use.
+// so may ReceiveDatagrams, and so may Write, WriteBuffer and TryWriteBuffer together; the other
+// methods are safe for concurrent use.
 type Pipe struct {
 	cfg     Config
 	born    time.Time
