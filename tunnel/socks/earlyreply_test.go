@@ -24,9 +24,8 @@ func TestFirstWordsTravelWithARequestThatIsAnsweredEarly(t *testing.T) {
 		t.Run(dialect.String(), func(t *testing.T) {
 			p := newPatient()
 			app := dial(t, openDoor(t, &Door{Relay: p, EarlyReply: []uint16{80, 443}}))
-			send(t, app, says.ask)
+			send(t, app, says.ask+"first words") // at once: nobody waits long for them
 			expect(t, app, says.answer)
-			send(t, app, "first words")
 			app.CloseWrite() // which is no farewell
 			r := receive(t, p.asked)
 			if string(r.Initial) != "first words" || r.Dialect != dialect {
