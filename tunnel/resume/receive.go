@@ -10,7 +10,7 @@ import (
 // When to acknowledge: after so many bytes, or so much time. Data that goes
 // the other way takes an acknowledgement with it.
 const (
-	ackBytes = 128 << 10
+	ackBytes = 512 << 10
 	ackDelay = 100 * time.Millisecond
 )
 
