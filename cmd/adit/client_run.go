@@ -113,7 +113,7 @@ func runClient(ctx context.Context, o clientOptions) (err error) {
 	p.client = client.New(client.Config{Better: dials[:last], Dial: dials[last], Device: device, Lanes: p.cfg.Lanes, Welcomed: where.hear, Log: p.log.Logger})
 	parts = append(parts, func(ctx context.Context) error { return dialHint(p.client.Serve(ctx)) })
 	if o.lean {
-		parts = append(parts, stayLean)
+		parts = append(parts, stayLean, useFewProcessors)
 	}
 	door, err := p.openDoors(ctx)
 	if err != nil {

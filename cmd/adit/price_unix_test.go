@@ -9,7 +9,6 @@ import (
 	"net"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -67,14 +66,6 @@ func median(x []float64) float64 {
 
 // spent is what a transfer took.
 type spent struct{ wall, cpu time.Duration }
-
-func processorTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		panic(err)
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
-}
 
 // carrierSource makes TLS carriers on loopback.
 type carrierSource struct {
