@@ -85,7 +85,7 @@ func newBandwidth(b Bandwidth) *bandwidth {
 		total:  shape.New(b.Total),
 		user:   b.User,
 		groups: make(map[string]*groupPart),
-		delay:  metrics.NewHistogram(spread(100*time.Microsecond, 5*time.Second)...),
+		delay:  metrics.NewHistogram(metrics.Spread(100*time.Microsecond, 5*time.Second)...),
 	}
 }
 

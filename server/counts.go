@@ -93,8 +93,8 @@ func newCounts() *counts {
 		ended:    make(tally[ending]),
 		logins:   make(tally[attempts]),
 
-		connect: metrics.NewHistogram(spread(time.Millisecond, 30*time.Second)...),
-		resume:  metrics.NewHistogram(spread(10*time.Millisecond, time.Hour)...),
+		connect: metrics.NewHistogram(metrics.Spread(time.Millisecond, 30*time.Second)...),
+		resume:  metrics.NewHistogram(metrics.Spread(10*time.Millisecond, time.Hour)...),
 	}
 	for _, decision := range decisionLabels {
 		for _, group := range groupLabels() {
@@ -152,14 +152,6 @@ func (f *flow) count(err error, code socks.Code) {
 	if decision == flowRefused && err != nil {
 		f.wish.refuses(f.asked.String(), err)
 	}
-}
-
-// spread gives the bounds of a histogram: 1, 2.5, 5, 10, 25 and so on.
-func spread(from, to time.Duration) (bounds []time.Duration) {
-	for ; from < to; from *= 10 {
-		bounds = append(bounds, from, from*5/2, from*5)
-	}
-	return append(slices.DeleteFunc(bounds, func(d time.Duration) bool { return d >= to }), to)
 }
 
 // tally counts by keys, of which there are never more.

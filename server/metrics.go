@@ -18,6 +18,9 @@ func (s *Server) Metrics(p *metrics.Page) {
 		rules = len(policy.Rules())
 	}
 	p.Level("adit_policy_rules", "Rules that are in force.", float64(rules))
+	if s.cfg.Decider != nil {
+		s.cfg.Decider.Metrics(p)
+	}
 	if s.cfg.Audit != nil {
 		auditMetrics(p, s.cfg.Audit.Stats())
 	}

@@ -21,7 +21,7 @@ var arrows = map[string][]string{
 	"server":            {"tunnel", "tunnel/mmsg", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/decide", "server/users", "server/metrics"},
 	"server/guest":      {"server", "server/policy", "server/users"},
 	"server/door":       {"server", "server/policy", "server/users", "tunnel/socks"},
-	"server/decide":     {"server/policy", "server/httpd"},
+	"server/decide":     {"server/policy", "server/httpd", "server/metrics"},
 	"server/httpd":      {},
 	"server/policy":     {},
 	"server/sniff":      {},

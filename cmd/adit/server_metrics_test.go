@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/server/audit"
+	"github.com/adit-net/adit/server/decide"
 	"github.com/adit-net/adit/server/metrics"
 	"github.com/adit-net/adit/server/users"
 )
@@ -102,7 +104,7 @@ func wholePage(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &serverProcess{since: time.Now(), server: server.New(server.Config{Users: store, Relay: &server.Exit{}, Audit: log})}
+	p := &serverProcess{since: time.Now(), server: server.New(server.Config{Users: store, Relay: &server.Exit{}, Decider: decide.New(slog.New(slog.DiscardHandler)), Audit: log})}
 	p.exit.Store(&server.Exit{})
 	var page metrics.Page
 	p.metrics(&page)

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/adit-net/adit/server/metrics"
 	"github.com/adit-net/adit/server/policy"
 )
 
@@ -38,6 +39,7 @@ var (
 // answer counts for others for a while. Its methods are safe for concurrent use.
 type Decider struct {
 	log     *slog.Logger
+	counts  counts
 	asks    atomic.Bool // there is somebody to ask
 	listens atomic.Bool // who has asked what is spoken
 
@@ -65,7 +67,10 @@ type health struct {
 }
 
 // New gives a decider that asks nobody before Set. It must be closed.
-func New(log *slog.Logger) *Decider { return &Decider{log: log, users: make(map[string]int)} }
+func New(log *slog.Logger) *Decider {
+	took := metrics.NewHistogram(metrics.Spread(time.Millisecond, 10*time.Second)...)
+	return &Decider{log: log, users: make(map[string]int), counts: counts{took: took}}
+}
 
 // Set says whom to ask from now on, and forgets all answers. A Config without a URL asks
 // nobody.
@@ -217,6 +222,7 @@ func (d *Decider) ask(q Question) (Answer, *Asking) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if err != nil {
+		d.counts.unasked.Add(1)
 		return d.failure(err), nil
 	}
 	a, known := d.answers.get(k, d.cfg.Cache, now)
@@ -232,6 +238,7 @@ func (d *Decider) ask(q Question) (Answer, *Asking) {
 		return Answer{}, flight
 	}
 	if err := d.mayAsk(q, now); err != nil {
+		d.counts.unasked.Add(1)
 		return d.failure(err), nil
 	}
 	return Answer{}, d.start(k, q)
@@ -261,7 +268,9 @@ func (d *Decider) start(k key, q Question) *Asking {
 	d.users[q.Who.User]++
 	line, turns := d.line, d.turns
 	d.running.Go(func() {
+		began := time.Now()
 		a, err := line.askInTurn(q, turns)
+		d.counts.ends(began, a, err)
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		defer f.end()

@@ -11,6 +11,12 @@ answers nothing several times in a row is taken for dead, and asked one question
 answers. Whatever is no answer, as a redirect, a long text or none in time, is what [Config.OnFailure] says: no,
 unless somebody has decided otherwise.
 
+# What is counted
+
+adit_decision_seconds is how long it took until the decider had answered. adit_decisions_total counts questions
+by result: "allowed", "denied", "needs" (to know more), "failed" (asked, and no answer that counts), and
+"unasked", as there are too many or it is taken for dead. Where an answer that is known counts there is no question.
+
 # What is asked
 
 The question is an evaluation of the OpenID AuthZEN Authorization API 1.0:
