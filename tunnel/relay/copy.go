@@ -89,7 +89,10 @@ type direction struct {
 func (d *direction) between(c *copying, dst, src *end) {
 	d.copying, d.dst, d.src = c, dst, src
 	d.from.read(src)
-	if dst.raw != nil && dst.pacer == nil && src.pacer == nil {
+	if _, asks := dst.Conn.(watched); d.from.tells == nil || asks || dst.pacer != nil || src.pacer != nil {
+		return
+	}
+	if dst.raw = newRawWriter(dst.Conn); dst.raw != nil {
 		d.from.take = d.take // what the kernel takes at once needs no goroutine
 	}
 }
@@ -105,8 +108,10 @@ func (d *direction) start() {
 // take passes on what it can of b at once, for a source that offers it in a goroutine of its own.
 func (d *direction) take(b []byte) int {
 	n := d.dst.take(b)
-	d.n += int64(n)
-	d.src.goesOn()
+	if n > 0 {
+		d.n += int64(n)
+		d.src.goesOn()
+	}
 	return n
 }
 
@@ -163,7 +168,7 @@ func (d *direction) ends(err error) bool {
 		d.fail(fmt.Errorf("read: %w", err))
 	case d.src.wasReset():
 		d.fail(fmt.Errorf("read: %w", errReset))
-	case d.dst.endsWithClose():
+	case d.dst.endsWithClose() && !d.src.refusing():
 	default:
 		if err := d.dst.CloseWrite(); err != nil {
 			d.dst.refuses(d.copying, fmt.Errorf("end: %w", err))
@@ -180,8 +185,7 @@ type end struct {
 
 	follower Follower // nil if the pacer is none
 
-	raw     *rawWriter // nil if it is no plain socket
-	watch   watched    // nil if it does not ask
+	raw     *rawWriter // nil: nothing is written past Write
 	takeErr error      // why take has taken nothing
 
 	writing  sync.Mutex
@@ -202,23 +206,15 @@ func newEnd(c Conn) *end {
 		e.Conn, e.pacer = p.Conn, p.pacer
 		e.follower, _ = p.pacer.(Follower)
 	}
-	e.watch, _ = e.Conn.(watched)
-	e.raw = newRawWriter(e.Conn)
 	return e
 }
 
 // take writes what the socket has room for, in whatever goroutine, while there is no write.
 func (e *end) take(b []byte) (n int) {
-	if e.watch != nil && !e.watch.WillNote() {
-		return 0
-	}
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	n, e.writeErr = e.raw.write(b)
 	e.takeErr = e.writeErr
-	if e.watch != nil {
-		e.watch.DidWrite(n)
-	}
 	return n
 }
 
@@ -263,6 +259,13 @@ func (e *end) refuses(c *copying, err error) {
 	e.limit = time.AfterFunc(lastWords, func() { c.fail(err) })
 }
 
+// refusing tells whether nothing more can be written to e.
+func (e *end) refusing() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.refused != nil
+}
+
 // goesOn notes that something of what e had sent has been passed on.
 func (e *end) goesOn() {
 	e.mu.Lock()
@@ -283,7 +286,7 @@ func (e *end) drained(c *copying) {
 	}
 }
 
-// endsWithClose tells whether the Close that comes next ends e as CloseWrite does. A
+// endsWithClose tells whether a Close that comes next ends e as CloseWrite does. A
 // socket's does once nothing more can be read from it.
 func (e *end) endsWithClose() bool {
 	if _, ok := e.Conn.(tcpConn); !ok {

@@ -315,6 +315,18 @@ func TestLastWordsArriveAlthoughAWriteFailedBefore(t *testing.T) {
 	})
 }
 
+func TestAnEndBehindLastWordsReachesASocket(t *testing.T) {
+	peer, own := tcpPair(t)
+	result := make(chan Result, 1)
+	go func() { result <- Copy(t.Context(), newRefusing("done", io.EOF), TCP(own)) }()
+	send(t, peer, "hello?")
+	expect(t, peer, "done")
+	expectEnd(t, peer)
+	if r := <-result; !errors.Is(r.Err, syscall.ECONNRESET) {
+		t.Errorf("result %+v", r)
+	}
+}
+
 func TestAnEndBehindLastWordsIsPassedOnAndTheRestBroken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
