@@ -15,9 +15,10 @@ import (
 // the bytes while such packets do not get through; and never in clear.
 func TestDatagramsGoBesideACarrierThatRestsOnIPsec(t *testing.T) {
 	l := layIPsec(t)
+	page := l.serveAtHub()
 	l.up()
 	const at = hubInner + ":8444"
-	dir := l.startHub(hubInner, "", fmt.Sprintf("[ipsec]\nlisten = %q", at))
+	dir := l.startHubWith(func(dir string) { l.demand(dir, page, "10s") }, hubInner, "", fmt.Sprintf("[ipsec]\nlisten = %q", at))
 	client := l.join(dir, fmt.Sprintf("carriers = [\"ipsec\"]\nipsec_address = %q", at))
 	clear := hubNS.watchClear(t, "h0")
 	l.nft("add table ip seen", "add chain ip seen in { type filter hook input priority 0; }", "add rule ip seen in udp dport 8444 counter")
@@ -33,6 +34,9 @@ func TestDatagramsGoBesideACarrierThatRestsOnIPsec(t *testing.T) {
 	if n := l.fragments() - pieces; n > 0 {
 		t.Errorf("%d packets were cut in pieces", n)
 	}
+	ruled := l.download(t, "127.0.0.1:1080", page) // by a rule that requires IPsec
+	ruled.passes(t, 1<<20)
+	ruled.finish(t)
 
 	l.nft("add rule ip seen in udp dport 8444 drop")
 	until(t, "that datagrams go among the bytes", func() bool {
