@@ -155,7 +155,7 @@ func (o *outbox) push() {
 }
 
 // reserve waits for room for a data frame of n bytes, header included.
-func (o *outbox) reserve(n int, deadline, dead <-chan struct{}) error {
+func (o *outbox) reserve(n int, limit *deadline, dead <-chan struct{}) error {
 	o.mu.Lock()
 	if o.err != nil {
 		defer o.mu.Unlock()
@@ -174,7 +174,7 @@ func (o *outbox) reserve(n int, deadline, dead <-chan struct{}) error {
 	select {
 	case <-w.ready:
 		return o.failure()
-	case <-deadline:
+	case <-limit.wait():
 		err = os.ErrDeadlineExceeded
 	case <-dead:
 		err = errStreamDead

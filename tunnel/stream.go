@@ -240,7 +240,7 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 		return 0, err
 	}
 	out := s.session.out
-	if err := out.reserve(dataSize(k), s.writeLimit.wait(), s.noMoreWrite); err != nil {
+	if err := out.reserve(dataSize(k), &s.writeLimit, s.noMoreWrite); err != nil {
 		s.send.giveBack(k)
 		return 0, s.writeError(err)
 	}
