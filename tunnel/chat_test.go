@@ -1,6 +1,9 @@
 package tunnel
 
-import "testing"
+import (
+	"bytes"
+	"testing"
+)
 
 // TestTurningToBulkEndsAStreamsChatAlone has streams 1 and 3. A piece is large or small.
 func TestTurningToBulkEndsAStreamsChatAlone(t *testing.T) {
@@ -30,6 +33,39 @@ func TestTurningToBulkEndsAStreamsChatAlone(t *testing.T) {
 			}
 			if got := s.chatty.Load(); got != test.chatty {
 				t.Errorf("stream %d chats, want %d", got, test.chatty)
+			}
+		})
+	}
+}
+
+// TestWordsThatComeTogetherAreStillChat has the guard read frames that are there already.
+func TestWordsThatComeTogetherAreStillChat(t *testing.T) {
+	const small, large = smallFrame, smallFrame + 1
+	for name, test := range map[string]struct {
+		sizes  []int
+		frames int
+		chatty uint32
+	}{
+		"words":               {[]int{small, small, small}, 3, 1},
+		"bulk":                {[]int{large, large}, 1, 0},
+		"bulk and its rest":   {[]int{large, large, small}, 2, 0},
+		"words behind a rest": {[]int{large, small, small}, 3, 1},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(true, Config{})
+			s.add(1)
+			var in bytes.Buffer
+			for _, n := range test.sizes {
+				h := makeHeader(yamuxVersion, typeData, 0, 1, uint32(n))
+				in.Write(append(h[:], make([]byte, n)...))
+			}
+			s.guard.source = &in
+			frames := 0
+			for s.guard.advance() == nil {
+				frames++
+			}
+			if got := s.chatty.Load(); got != test.chatty || frames != test.frames {
+				t.Errorf("stream %d chats after %d frames, want %d after %d", got, frames, test.chatty, test.frames)
 			}
 		})
 	}

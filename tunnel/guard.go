@@ -315,19 +315,20 @@ func (b *inbox) frame(pipe io.Reader) (h header, body []byte, err error) {
 	}
 	from, to := b.r+headerSize, b.r+size
 	b.r += size
-	if h.isData() {
+	if h.isData() && size > headerSize+smallFrame {
 		to = b.join(&h, to)
 	}
 	return h, b.buf[from:to], nil
 }
 
 // join moves the payload of the stream's data frames that follow, as far as they are there, behind
-// that of the first, which ends at to: they become one.
+// that of the first, which ends at to: they become one. Small ones stay as they are: by them
+// is known who chats, and the other end goes by the same.
 func (b *inbox) join(first *header, to int) int {
 	for b.w-b.r >= headerSize {
 		h := header(b.buf[b.r:])
 		size := int(h.value())
-		if h.prefix() != first.prefix() || size == 0 || size > maxFrameData || b.w-b.r-headerSize < size {
+		if h.prefix() != first.prefix() || size <= smallFrame || size > maxFrameData || b.w-b.r-headerSize < size {
 			break
 		}
 		from := b.r + headerSize
