@@ -197,17 +197,15 @@ func (d *Dialer) resolve(ctx context.Context) ([]netip.AddrPort, error) {
 func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) (l *link, before string, alone bool, err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if l = d.link; l == nil {
-		if l, err = d.newLink(ctx, places[0], mtu); err != nil {
-			return nil, "", false, err
-		}
+	if l = d.link; l != nil {
+		places, err = d.guarded(ctx, l.socket.udp, places)
+	} else if l, places, err = d.newLink(ctx, places, mtu); err == nil {
 		d.link = l
 	}
-	l.users++
-	if places, err = d.guarded(ctx, l.socket, places); err != nil {
-		d.releaseLocked(l)
+	if err != nil {
 		return nil, "", false, err
 	}
+	l.users++
 	if before, err = l.seek(places); err != nil {
 		d.releaseLocked(l)
 		return nil, "", false, err
@@ -216,17 +214,21 @@ func (d *Dialer) acquire(ctx context.Context, places []netip.AddrPort, mtu int) 
 }
 
 // guarded gives those of the places that a socket may be used for.
-func (d *Dialer) guarded(ctx context.Context, s *socket, places []netip.AddrPort) (open []netip.AddrPort, err error) {
+func (d *Dialer) guarded(ctx context.Context, udp *net.UDPConn, places []netip.AddrPort) (open []netip.AddrPort, err error) {
 	if d.Guard == nil {
 		return places, nil
 	}
-	raw, err := s.udp.SyscallConn()
+	raw, err := udp.SyscallConn()
 	if err != nil {
 		return nil, err
 	}
 	var errs []error
 	for _, at := range places {
-		if err := d.Guard(ctx, raw, at); err != nil {
+		err := errVersion
+		if networkOf(at) == networkOf(udp.LocalAddr().(*net.UDPAddr).AddrPort()) {
+			err = d.Guard(ctx, raw, at)
+		}
+		if err != nil {
 			errs = append(errs, fmt.Errorf("%v: %w", at, err))
 			continue
 		}
@@ -236,26 +238,56 @@ func (d *Dialer) guarded(ctx context.Context, s *socket, places []netip.AddrPort
 	return nil, errors.Join(errs...)
 }
 
-// newLink makes a link to one of many places.
-func (d *Dialer) newLink(ctx context.Context, place netip.AddrPort, mtu int) (*link, error) {
+// errVersion says that a socket cannot reach a place.
+var errVersion = errors.New("the socket is for the other version of IP")
+
+// networkOf names the version of IP that a place has, for sockets that have no other.
+func networkOf(place netip.AddrPort) string {
+	if place.Addr().Is4() {
+		return "udp4"
+	}
+	return "udp6"
+}
+
+// open opens a socket, and gives those of the places that it may be used for.
+func (d *Dialer) open(ctx context.Context, places []netip.AddrPort) (udp *net.UDPConn, open []netip.AddrPort, err error) {
+	if d.Guard == nil {
+		udp, err = d.listen(ctx, "udp")
+		return udp, places, err
+	}
+	// A socket of both versions of IP can be tied to nothing.
+	var errs []error
+	for i, at := range places {
+		if udp, err = d.listen(ctx, networkOf(at)); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if open, err = d.guarded(ctx, udp, places[i:i+1]); err == nil {
+			return udp, open, nil
+		}
+		_ = udp.Close() // nothing has been sent
+		errs = append(errs, err)
+	}
+	return nil, nil, errors.Join(errs...)
+}
+
+func (d *Dialer) listen(ctx context.Context, network string) (*net.UDPConn, error) {
 	var config net.ListenConfig
 	if d.Control != nil {
 		config.Control = func(network, address string, c syscall.RawConn) error { return d.Control(ctx, network, address, c) }
-	}
-	network := "udp"
-	if d.Guard != nil { // a socket of both versions of IP can be tied to nothing
-		network = "udp6"
-		if place.Addr().Is4() {
-			network = "udp4"
-		}
 	}
 	pc, err := config.ListenPacket(ctx, network, ":0")
 	if err != nil {
 		return nil, err
 	}
-	udp, err := udpSocket(pc)
+	return udpSocket(pc)
+}
+
+// newLink makes a link, and gives those of the places that it may be used for.
+func (d *Dialer) newLink(ctx context.Context, places []netip.AddrPort, mtu int) (l *link, open []netip.AddrPort, err error) {
+	udp, open, err := d.open(ctx, places)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	log := d.Log
 	if log == nil {
@@ -266,9 +298,9 @@ func (d *Dialer) newLink(ctx context.Context, place netip.AddrPort, mtu int) (*l
 	socket.path = knownPath(d.Control, d.PathMTU)
 	e, err := newEngine(socket, d.Key, local, toDevice, mtu, deviceLogger(log))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	l := &link{engine: e, dialer: d, server: d.ServerKey, local: local}
+	l = &link{engine: e, dialer: d, server: d.ServerKey, local: local}
 	l.gauge = e.cable.sizes.newGauge(local, serverAddress(d.ServerKey), l.place)
 	e.cable.sizes.add(l.gauge)
 	surveying, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -278,7 +310,7 @@ func (d *Dialer) newLink(ctx context.Context, place netip.AddrPort, mtu int) (*l
 		cancel()
 		survey.Wait()
 	}
-	return l, nil
+	return l, open, nil
 }
 
 func (d *Dialer) release(l *link) {

@@ -3,6 +3,7 @@ package wglink
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/netip"
 	"os"
@@ -76,5 +77,32 @@ func TestClientSendsOnlyToWhereItsGuardLetsIt(t *testing.T) {
 		if p.String() != e.endpoint {
 			t.Errorf("the guard was asked about %v", p)
 		}
+	}
+}
+
+// twoVersions gives the server's address of both versions of IP, that of IPv6 first.
+type twoVersions struct{}
+
+func (twoVersions) LookupNetIP(context.Context, string, string) ([]netip.Addr, error) {
+	return []netip.Addr{netip.IPv6Loopback(), netip.MustParseAddr("127.0.0.1")}, nil
+}
+
+func TestClientComesByTheVersionOfIPThatItsGuardLetsIt(t *testing.T) {
+	e := start(t, genuine(echo))
+	d := e.dialer(t)
+	d.Resolver = twoVersions{}
+	port := netip.MustParseAddrPort(e.endpoint).Port()
+	d.Endpoint = fmt.Sprintf("server.example:%d", port)
+	closed := errors.New("closed")
+	d.Guard = func(_ context.Context, _ syscall.RawConn, place netip.AddrPort) error {
+		if place.Addr().Is6() {
+			return closed
+		}
+		return nil
+	}
+	attach(t, d)
+	attach(t, d) // by the same socket
+	if want := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port); d.Place() != want {
+		t.Errorf("the server is at %v, want %v", d.Place(), want)
 	}
 }
