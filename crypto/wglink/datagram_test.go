@@ -279,21 +279,25 @@ func TestCloseUnderDatagramsLeavesNothingBehind(t *testing.T) {
 			defer stop()
 			talk(c.(DatagramConn))
 		}))
-		var busy sync.WaitGroup
-		var last []DatagramConn
+		var conns []*datagramConn
 		for range 2 {
 			d := e.dialer(t)
-			for i := range 3 {
-				c := attach(t, d).(*datagramConn)
-				busy.Go(func() { talk(c) })
-				switch i {
-				case 0:
-					busy.Go(func() { _ = c.Close() })
-				case 1:
-					busy.Go(c.abort)
-				default:
-					last = append(last, c)
-				}
+			for range 3 {
+				conns = append(conns, attach(t, d).(*datagramConn))
+			}
+		}
+		// Only then do they talk: a carrier that opens beside that may take longer than it may.
+		var busy sync.WaitGroup
+		var last []DatagramConn
+		for i, c := range conns {
+			busy.Go(func() { talk(c) })
+			switch i % 3 {
+			case 0:
+				busy.Go(func() { _ = c.Close() })
+			case 1:
+				busy.Go(c.abort)
+			default:
+				last = append(last, c)
 			}
 		}
 		e.stop()
