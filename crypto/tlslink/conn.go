@@ -20,6 +20,9 @@ type conn struct {
 	net.Conn // TLS
 	wire     *wire
 
+	reading sync.Mutex
+	broken  error // Read's, once it has given all that came before
+
 	writing sync.Mutex
 }
 
@@ -40,6 +43,11 @@ func (c *conn) NetConn() net.Conn { return c.wire.Conn }
 // Read gives the next bytes. TLS gives a record's at a time; of those that have been read ahead
 // whole, Read gives as many as fit.
 func (c *conn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
+	if c.broken != nil {
+		return 0, c.broken
+	}
 	n, err := c.Conn.Read(p)
 	for n > 0 && n < len(p) && err == nil && c.wire.in != nil {
 		var more int
@@ -50,7 +58,10 @@ func (c *conn) Read(p []byte) (int, error) {
 	}
 	if n > 0 {
 		c.wire.barren.Store(0)
-		return n, nil // TLS gives an error of its own again
+		if !isTimeout(err) {
+			c.broken = err // TLS does not give each error again
+		}
+		return n, nil
 	}
 	return n, err
 }

@@ -326,3 +326,27 @@ func TestBusyKeyUpdateFloodIsBoundedAndEndsWithClose(t *testing.T) {
 		}
 	}
 }
+
+// TLS tells of a message that has no place here but once.
+func TestAMessageThatHasNoPlaceEndsTheConnectionBehindWhatCameBefore(t *testing.T) {
+	finished := []byte{20, 0, 0, 0} // RFC 8446 section 4.4.4
+	type end struct {
+		said string
+		err  error
+	}
+	read := make(chan end, 1)
+	e := start(t, &Server{}, genuine(func(_ context.Context, c net.Conn) {
+		b, err := io.ReadAll(c)
+		read <- end{string(b), err}
+	}))
+	f := forgedClient(t, e, true)
+	b := f.record(applicationRecord, []byte("before"))
+	b = append(b, f.record(handshakeRecord, finished)...)
+	if _, err := f.Write(append(b, f.record(applicationRecord, make([]byte, record))...)); err != nil {
+		t.Fatal(err)
+	}
+	_ = f.tls.NetConn().(*net.TCPConn).CloseWrite()
+	if got := <-read; got.said != "before" || got.err == nil || errors.Is(got.err, io.ErrUnexpectedEOF) {
+		t.Errorf("the server read %.20q, %d bytes, and then %v", got.said, len(got.said), got.err)
+	}
+}
