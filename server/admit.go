@@ -86,7 +86,7 @@ func (s *Server) place(c *coming, device users.Device, user users.User) tunnel.R
 	case c.first() && s.full(device):
 		return tunnel.RefusedBusy
 	case c.first():
-		c.lane, c.fresh = s.newSession(device, user).newLane(c.Lane), true
+		c.lane, c.fresh = s.newSession(device, user).newLane(c.Lane, c.arrival), true
 		return 0
 	}
 	s.mu.Lock()

@@ -3,6 +3,7 @@ package server
 import (
 	"errors"
 	"fmt"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -76,14 +77,17 @@ func (f *flow) shelteredAs(r ruling) error {
 
 // shelterBy has the flow rely on protection as a rule wants it; nil is none that wants any.
 func (f *flow) shelterBy(rule *policy.Rule) error {
-	if rule != nil {
-		if err := f.caller.keep(f.talks != nil); err != nil {
-			return &socks.Error{Code: socks.NotAllowed, Err: &unprotected{rule, err}}
-		}
-	}
+	// First it counts, and then the way is held: a carrier that comes meanwhile sees one or is
+	// the other.
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.setShelter(rule != nil && !f.limits.over)
+	f.setShelter(rule != nil && !f.limits.over && f.caller.way != nil)
+	f.mu.Unlock()
+	if rule == nil {
+		return nil
+	}
+	if err := f.caller.keep(f.talks != nil); err != nil {
+		return &socks.Error{Code: socks.NotAllowed, Err: &unprotected{rule, err}}
+	}
 	return nil
 }
 
@@ -108,6 +112,8 @@ func (f *flow) shelterTalk(rule *policy.Rule) error {
 	if rule == nil {
 		return nil
 	}
+	f.judging.Lock() // who judges the flow knows of it, or comes later
+	defer f.judging.Unlock()
 	if err := f.shelterBy(rule); err != nil {
 		return err
 	}
@@ -257,26 +263,51 @@ func (l *lane) owe() {
 	}
 }
 
-// withholds tells whether a carrier is to have nothing of what the peer has not got yet: there
-// is something that was to go by protected paths only.
-func (l *lane) withholds(c *coming) bool {
-	return (l.underway.Load() > 0 || c.Received < l.owed.Load()) && !byIPsec(c.arrival)
+// owes tells whether a carrier would take something that was to go by protected paths only.
+func (l *lane) owes(c *coming) bool { return l.underway.Load() > 0 || c.Received < l.owed.Load() }
+
+// withholds tells whether a carrier is to have nothing of what the peer has not got yet.
+func (l *lane) withholds(c *coming) bool { return l.owes(c) && !byIPsec(c.arrival) }
+
+// attach makes a conn the lane's carrier.
+func (l *lane) attach(c *coming, conn net.Conn) (*tunnel.Carrier, error) {
+	l.attaching.Lock() // so that the last arrival is the carrier's
+	defer l.attaching.Unlock()
+	if _, err := l.tun.Judge(c.Epoch, c.Received); err != nil {
+		return nil, err // before flows stand still for it
+	}
+	if err := l.shield(c); err != nil {
+		return nil, err
+	}
+	carrier, err := l.tun.Attach(conn, c.Epoch, c.Received)
+	if err != nil {
+		return nil, err // the session is over
+	}
+	l.comes(c, carrier)
+	return carrier, nil
 }
 
 // shield prepares the lane for a carrier: the carrier is held to what protects it, or takes nothing
-// away that relies on that. The error says that it would.
+// away that relies on that. The error says that it would. Flows are seen as coming by it from now on,
+// and are to be safe by the one before, too, which may not be lost yet.
 func (l *lane) shield(c *coming) error {
-	if l.sheltered.Load() == 0 && l.underway.Load() == 0 && c.Received >= l.owed.Load() {
+	before, both := l.last(), c.arrival
+	both.Keep = func() error {
+		if err := keepArrival(before); err != nil {
+			return err
+		}
+		return keepArrival(c.arrival)
+	}
+	l.arrives(both)
+	if l.sheltered.Load() == 0 && !l.owes(c) {
 		return nil
 	}
 	err := keepArrival(c.arrival)
 	if err == nil {
 		return nil
 	}
-	// As seen from the new carrier, before that takes anything: the flows stand still.
-	before := l.arrives(c.arrival)
-	l.session.judgeFlows()
-	if l.underway.Load() > 0 || c.Received < l.owed.Load() {
+	l.session.judgeFlows() // before it takes anything: they stand still
+	if l.owes(c) {
 		l.arrives(before)
 		l.session.judgeFlows()
 		return fmt.Errorf("the session owes what only IPsec may carry: %w", err)
@@ -284,12 +315,11 @@ func (l *lane) shield(c *coming) error {
 	return nil
 }
 
-// arrives makes an arrival the last, and gives the one before.
-func (l *lane) arrives(a tunnel.Arrival) (before tunnel.Arrival) {
+// arrives makes an arrival the last.
+func (l *lane) arrives(a tunnel.Arrival) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	before, l.arrival = l.arrival, a
-	return before
+	l.arrival = a
 }
 
 // What apps ask for that have logged in over a session may come by each of its lanes.

@@ -316,3 +316,57 @@ func TestWhatIsOnItsWayGoesByProtectedCarriersOnly(t *testing.T) {
 		t.Errorf("in the hotel, after the flow: %v", err)
 	}
 }
+
+func TestACarrierThatComesTooLateHasNoFlowStandStill(t *testing.T) {
+	h := newHouse(t, nil)
+	h.SetPolicy(rules(t, needsIPsec))
+	x := &extent{h: h, key: h.device("anna")}
+	office, hotel := new(gateway), new(gateway)
+	hotel.down.Store(true)
+	x.come(office, 1)
+	safe := x.lanes[0].connect(echoTarget(t))
+	exchange(t, safe, "hello")
+	waitFor(t, func() bool { return x.settled() })
+	_, late := h.Admit(h.ctx, x.arrival(hotel, 2))
+	if late == nil {
+		t.Fatal("it is not let in")
+	}
+	x.come(office, 3)
+	waitFor(t, func() bool { return len(h.log.find(t, "resumed")) == 1 })
+	near, far := tunneltest.Link(tunneltest.Path{})
+	late(h.ctx, far)
+	near.Close()
+	exchange(t, safe, "hello")
+	if len(h.log.find(t, "flow stands still")) != 0 {
+		t.Error("the flow has stood still")
+	}
+}
+
+// What apps ask for that have logged in may come by each lane, but not by one that has ended.
+func TestAFlowGoesOnWhenTheUnprotectedLaneHasEnded(t *testing.T) {
+	h := newInn(t, Login{Methods: byPassword, OtherUsers: true})
+	h.SetPolicy(rules(t, needsIPsec))
+	x := &extent{h: h, key: h.device("anna")}
+	office, hotel := new(gateway), new(gateway)
+	hotel.down.Store(true)
+	x.come(office, 1)
+	bob, _ := x.lanes[0].logIn("bob", "bob's password")
+	safe, _, code := x.lanes[0].asks(socks.Connect, onLoopback(echoTarget(t)), bob)
+	if code != socks.Succeeded {
+		t.Fatal(code)
+	}
+	exchange(t, safe, "hello")
+	second := x.arrival(hotel, 1)
+	second.Opening = x.hello(1, 1)
+	_, serve := h.Admit(h.ctx, second)
+	near, far := tunneltest.Link(tunneltest.Path{})
+	h.running.Go(func() { serve(h.ctx, far) })
+	lane := tunnel.New(true, tunnel.Config{})
+	carrier, err := lane.Attach(near, 1, 0)
+	h.must(err)
+	h.running.Go(func() { _ = carrier.Serve(context.Background()) })
+	h.running.Go(func() { _ = lane.Serve(h.ctx) })
+	waitFor(t, func() bool { return len(h.log.find(t, "flow stands still")) == 1 && x.has(1) })
+	lane.Close(0)
+	exchange(t, safe, "hello")
+}

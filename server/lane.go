@@ -28,6 +28,8 @@ type lane struct {
 
 	owed atomic.Uint64 // the offset up to which only protected carriers may carry what they do
 
+	attaching sync.Mutex // one carrier at a time
+
 	mu      sync.Mutex
 	arrival tunnel.Arrival // of the last carrier
 }
@@ -36,8 +38,8 @@ type lane struct {
 // there. It asks by itself before that.
 const idle = 20 * time.Second
 
-func (s *session) newLane(number byte) *lane {
-	l := &lane{session: s, number: number, log: s.log}
+func (s *session) newLane(number byte, first tunnel.Arrival) *lane {
+	l := &lane{session: s, number: number, log: s.log, arrival: first}
 	if number > 0 {
 		l.log = s.log.With("lane", number)
 	}
@@ -62,23 +64,18 @@ func (c *coming) serve(ctx context.Context, conn net.Conn) {
 		conn.Close() // the client asks again, and is told
 		return
 	}
-	err := l.shield(c)
-	var carrier *tunnel.Carrier
-	if err == nil {
-		carrier, err = l.tun.Attach(conn, c.Epoch, c.Received)
-	}
+	carrier, err := l.attach(c, conn)
 	if err != nil {
 		l.log.Debug("carrier not attached", "remote", c.arrival.Remote, "error", err)
 		if c.fresh {
-			l.server.leave(l)
+			l.leave()
 			l.tun.Fail(err)
 		}
 		conn.Close()
 		return
 	}
-	l.comes(c, carrier)
 	if err := l.start(ctx, c); err != nil {
-		l.server.leave(l)
+		l.leave()
 		l.tun.Fail(err)
 	}
 	// The lane ends its carrier, and tells the client so. Whoever ends this
@@ -96,10 +93,19 @@ func (l *lane) enter(ctx context.Context) bool {
 	// What has changed since the lane was admitted no review has seen. From
 	// now on one does.
 	if l.server.judge(ctx, l.session) != 0 {
-		l.server.leave(l)
+		l.leave()
 		return false
 	}
 	return true
+}
+
+// leave takes the lane out of its session, and tells whether that is over.
+func (l *lane) leave() (last bool) {
+	if l.server.leave(l) {
+		return true
+	}
+	l.session.judgeFlows() // what is left may have more in common
+	return false
 }
 
 // start begins the lane if the carrier is its first.
@@ -129,6 +135,8 @@ func (l *lane) comes(c *coming, carrier *tunnel.Carrier) {
 	counts.arrivals.of(c.arrival.Protection.Carrier, other).Add(1)
 	if !c.fresh {
 		l.taken.Add(1)
+	}
+	if !c.first() {
 		l.session.judgeFlows() // it may come from elsewhere, or be protected otherwise
 	}
 	switch {
@@ -176,7 +184,7 @@ func (l *lane) run(ctx context.Context) {
 	noting.Go(func() { _ = l.associations.Serve(ctx) }) // tun's error says it all
 
 	err := l.tun.Serve(ctx)
-	if l.server.leave(l) {
+	if l.leave() {
 		l.logins.end()
 		l.closeRecord(err)
 		l.log.Info("session ended", "reason", err, "after", time.Since(l.since).Round(time.Millisecond))

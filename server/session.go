@@ -66,7 +66,7 @@ func (s *session) place(c *coming) tunnel.Refusal {
 	case l == nil && closed:
 		return tunnel.RefusedBusy
 	case l == nil:
-		c.lane, c.fresh = s.newLane(c.Lane), true
+		c.lane, c.fresh = s.newLane(c.Lane, c.arrival), true
 		return 0
 	}
 	var err error
