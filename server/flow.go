@@ -56,7 +56,7 @@ type flow struct {
 	level  recordLevel // that the rule wants
 
 	sheltered bool           // it relies on IPsec, as a rule requires it
-	talkRule  *policy.Rule   // that does so for a destination of an association
+	talkRule  *policy.Rule   // that does so for a destination of an association, or a name
 	talkRules *policy.Policy // of which it is
 
 	consent consent // of a decider
@@ -133,6 +133,9 @@ func (f *flow) permit(name string, at netip.AddrPort) error {
 	}
 	if err == nil && !r.open {
 		err = f.ask(to, speech, true).err
+	}
+	if err == nil && r.settled && f.wish.command == "resolve" {
+		err = f.shelterTalk(r.secure) // this is all that is asked about the name
 	}
 	return err
 }

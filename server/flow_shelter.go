@@ -106,8 +106,8 @@ func (f *flow) setShelter(on bool) {
 	}
 }
 
-// shelterTalk is shelterBy for a rule that allows a destination of an association: it wants
-// something of the whole, until there are other rules.
+// shelterTalk is shelterBy for a rule that allows a destination of an association, or a name that is
+// resolved: it wants something of the whole, until there are other rules.
 func (f *flow) shelterTalk(rule *policy.Rule) error {
 	if rule == nil {
 		return nil
@@ -123,15 +123,16 @@ func (f *flow) shelterTalk(rule *policy.Rule) error {
 	return nil
 }
 
-// judgeTalks tells whether an association lacks what one of its destinations wants.
+// judgeTalks tells whether the flow lacks what one of its destinations wants, see shelterTalk.
 func (f *flow) judgeTalks() error {
 	f.mu.Lock()
 	rule, rules := f.talkRule, f.talkRules
 	f.mu.Unlock()
+	if rule == nil {
+		return nil
+	}
 	as := f.caller.seen(f.wish.from)
 	switch {
-	case rule == nil:
-		return nil
 	case as == nil || f.caller.server.policy.Load() != rules:
 		f.mu.Lock()
 		f.talkRule, f.talkRules = nil, nil
@@ -148,7 +149,7 @@ func (f *flow) rejudge() error {
 	f.judging.Lock()
 	defer f.judging.Unlock()
 	_, err := f.judgeNow()
-	if err == nil && f.talks != nil {
+	if err == nil {
 		err = f.judgeTalks()
 	}
 	if lack, ok := errors.AsType[*unprotected](err); ok {

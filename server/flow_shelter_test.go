@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -369,4 +370,55 @@ func TestAFlowGoesOnWhenTheUnprotectedLaneHasEnded(t *testing.T) {
 	waitFor(t, func() bool { return len(h.log.find(t, "flow stands still")) == 1 && x.has(1) })
 	lane.Close(0)
 	exchange(t, safe, "hello")
+}
+
+func TestAFlowThatStandsStillIsNotResetForWhatItsTargetSays(t *testing.T) {
+	h := newHouse(t, nil)
+	h.SetPolicy(rules(t, needsIPsec))
+	g := new(gateway)
+	v := h.visitBehind(g)
+	speak := make(chan struct{})
+	const banner = "SSH-2.0-adit\r\n"
+	conn, _, err := v.Connect(t.Context(), connectTo(t, "127.0.0.1", target(t, func(c *net.TCPConn) {
+		<-speak
+		_, _ = io.WriteString(c, banner)
+		_, _ = io.Copy(io.Discard, c)
+	})))
+	h.must(err)
+	f := v.all()[0]
+	g.set(h, false)
+	close(speak)
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.ReadFull(conn, make([]byte, len(banner)))
+		got <- err
+	}()
+	waitFor(t, func() bool { _, speech := f.known(); return speech.protocol == "ssh" })
+	g.set(h, true)
+	h.must(receive(t, got, "the banner"))
+	h.must(conn.Close())
+}
+
+func TestNamesAreResolvedOnAKeptPathOnly(t *testing.T) {
+	h := newHouse(t, nil)
+	h.SetPolicy(rules(t, "[[rule]]\nnames = [\".example\"]\nrequire_ipsec = true\nthen = \"allow\"\n"))
+	g := new(gateway)
+	v := h.visitBehind(g)
+	conn, _, err := v.Connect(t.Context(), socks.Request{Command: socks.Connect, Dst: socks.Addr{IP: netip.IPv4Unspecified(), Port: 53}})
+	h.must(err)
+	f := v.all()[0]
+	h.must(f.permit("a.example", netip.AddrPortFrom(netip.Addr{}, 53)))
+	if g.kept.Load() == 0 {
+		t.Error("the path was not held to what protects it")
+	}
+	for _, up := range []bool{false, true} {
+		if g.set(h, up); f.part.holds() == up {
+			t.Errorf("protected %t: it stands still %t", up, !up)
+		}
+	}
+	err = v.MayResolve(socks.Request{}).Permit("a.example", netip.AddrPortFrom(netip.Addr{}, 53))
+	if socks.CodeOf(err) != socks.NotAllowed || !strings.Contains(err.Error(), "IPsec") {
+		t.Errorf("by packets that cannot be held to it: %v", err)
+	}
+	h.must(conn.Close())
 }

@@ -245,7 +245,12 @@ func (l *listener) decide() {
 		return
 	}
 	l.know(v)
-	if _, l.err = l.flow.judge(); l.err == nil {
+	if l.open {
+		l.err = l.flow.rejudge() // what there is may stand still
+	} else {
+		_, l.err = l.flow.judge()
+	}
+	if l.err == nil {
 		l.ask()
 	}
 }

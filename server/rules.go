@@ -178,12 +178,17 @@ func dialectWord(d socks.Dialect) string {
 }
 
 // permit tells why a destination may not be reached; nil if it may, as far as is
-// known. It is what [socks.Request.Permit] is.
+// known. It is what [socks.Request.Permit] is for what is no flow, and comes in packets.
 func (p petition) permit(name string, at netip.AddrPort) error {
 	d := destination{name, at}
 	r, err := p.judge(d, spoken{})
 	if err == nil && !r.open {
 		err = p.ask(d, spoken{}, true).err
+	}
+	if err == nil && r.settled && r.secure != nil {
+		if err := p.caller.keep(true); err != nil {
+			return &socks.Error{Code: socks.NotAllowed, Err: &unprotected{r.secure, err}}
+		}
 	}
 	return err
 }
