@@ -104,8 +104,8 @@ func (d *policyDiff) run(ctx context.Context, out io.Writer, file string) (diffe
 // comparison is how new rules decide what is on record.
 type comparison struct {
 	rules    *policy.Policy
-	old      map[string]bool // the rules that are in force now, by name: whether they allow
-	exit     *server.Exit    // denies some of what rules allow
+	old      map[string]*policy.Rule // the rules that are in force now, by name
+	exit     *server.Exit            // denies some of what rules allow
 	examples int
 
 	flows  int
@@ -138,7 +138,7 @@ func newComparison(dir string, rules *policy.Policy, examples int) (*comparison,
 		return nil, err
 	}
 	c := &comparison{
-		rules: rules, old: make(map[string]bool), exit: exit, examples: examples,
+		rules: rules, old: make(map[string]*policy.Rule), exit: exit, examples: examples,
 		groups: make(map[change]*changed), lacks: make(map[string]int),
 	}
 	path, err := policyPath(dir, cfg.Policy.File)
@@ -150,7 +150,7 @@ func newComparison(dir string, rules *policy.Policy, examples int) (*comparison,
 		return nil, err
 	}
 	for _, r := range now.Rules() {
-		c.old[r.Name] = r.Allow
+		c.old[r.Name] = r
 	}
 	return c, nil
 }
@@ -163,7 +163,7 @@ func (c *comparison) add(r audit.Record) {
 	case to.allowed:
 	case c.refusedAnyway(r):
 		return
-	case c.old[r.Rule]: // and so has not refused it
+	case c.ruleAllows(r): // and so has not refused it
 		c.lacks["what else than a rule had refused it is not on record"]++
 		return
 	}
@@ -202,6 +202,12 @@ func (c *comparison) refusedAnyway(r audit.Record) bool {
 		return true
 	}
 	return r.Command != "resolve" && r.Address.IsValid() && c.exit.Judge(netip.AddrPortFrom(r.Address.Unmap(), r.Port)) != nil
+}
+
+// ruleAllows tells whether the rule that a flow is on record with allows it.
+func (c *comparison) ruleAllows(r audit.Record) bool {
+	rule := c.old[r.Rule]
+	return rule != nil && rule.Allow && (r.IPsec != "" || !rule.Limit.RequireIPsec)
 }
 
 // print prints what would be decided differently, and tells whether anything would.
