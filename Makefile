@@ -31,10 +31,15 @@ LIBRARIES := ./client ./tunnel/... ./crypto/...
 
 FUZZTIME ?= 10s
 
+ROUNDS ?= 3
+WINDOW ?= 1s
+# Further flags: -only adit,ssh, or -into README.md to put the table there.
+BENCH  ?=
+
 # In order, also under -j.
 .NOTPARALLEL:
 
-.PHONY: help build test packages check unit e2e full cross lint bench fuzz
+.PHONY: help build test packages check unit e2e full cross lint bench loops fuzz
 
 help: ## say what can be made
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
@@ -88,7 +93,11 @@ cross: ## build for every platform
 lint: check ## golangci-lint on top of the checks; the first run builds it
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run
 
-bench: ## every benchmark
+# All ends of all programs share the machine, so it should have nothing else to do.
+bench: ## a table of adit's speed beside that of others that are installed (ROUNDS=5 WINDOW=5s)
+	$(GO) run ./cmd/adit/bench -rounds $(ROUNDS) -window $(WINDOW) $(BENCH)
+
+loops: ## every Go benchmark, those of the inner loops
 	$(GO) test -run '^$$' -bench . -benchmem $(UNIT)
 
 fuzz: ## every fuzz target for FUZZTIME

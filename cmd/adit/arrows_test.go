@@ -45,6 +45,7 @@ var arrows = map[string][]string{
 	"crypto/ipseclink":  {"crypto/keys"},
 	"crypto/gss":        {"crypto/gss/cfx"},
 	"crypto/gss/cfx":    {},
+	"cmd/adit/bench":    {},
 	"cmd/adit/e2e/wan":  {},
 }
 
