@@ -114,25 +114,27 @@ func moving(ctx context.Context, e endpoint, o options, name figure, total *atom
 	if err != nil {
 		return nil, err
 	}
-	began, bytes := time.Now(), total.Load()
-	select {
-	case err := <-failed:
-		return nil, err
-	case <-time.After(o.window):
+	began, before := time.Now(), total.Load()
+	bytes := int64(0)
+	for bytes == 0 { // more than once only where the machine stands still
+		select {
+		case err := <-failed:
+			return nil, err
+		case <-ctx.Done():
+			return nil, fmt.Errorf("nothing arrives: %w", ctx.Err())
+		case <-time.After(o.window):
+		}
+		bytes = total.Load() - before
 	}
-	bytes = total.Load() - bytes
 	seconds := time.Since(began).Seconds()
 	now, err := e.cpu()
 	if err != nil {
 		return nil, err
 	}
-	if bytes == 0 {
-		return nil, errors.New("nothing has arrived")
-	}
 	return map[figure]float64{
 		name:           float64(bytes) * 8 / 1e9 / seconds,
 		name + cpuPart: (now - used).Seconds() / (float64(bytes) / (1 << 30)),
-	}, ctx.Err()
+	}, nil
 }
 
 const cpuPart = " CPU" // what a figure is called that is the processor time of another one
@@ -245,7 +247,7 @@ func rate(ctx context.Context, e endpoint, o options) (map[figure]float64, error
 	var wg sync.WaitGroup
 	for range workers {
 		wg.Go(func() {
-			for time.Since(began) < o.window {
+			for {
 				c, err := e.session(ctx, t.address)
 				if err != nil {
 					failed <- err
@@ -253,6 +255,9 @@ func rate(ctx context.Context, e endpoint, o options) (map[figure]float64, error
 				}
 				c.Close()
 				sessions.Add(1)
+				if time.Since(began) >= o.window {
+					return
+				}
 			}
 		})
 	}
