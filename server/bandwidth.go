@@ -288,6 +288,9 @@ func (p *part) PaceWrite(n int) (int, error) {
 	return n, err
 }
 
+// Open tells whether what goes to a target has nothing to wait for.
+func (p *part) Open() bool { return !p.flow.Limited(shape.Up) && !p.holds() }
+
 // pace takes the time of what may have to wait, and only of that.
 func (p *part) pace(d shape.Direction, n int) (int, error) {
 	if !p.flow.Limited(d) {

@@ -399,6 +399,12 @@ func (c *watchedConn) DidRead(b []byte) {
 	}
 }
 
+// DidWrite takes note of what was written without Write.
+func (c *watchedConn) DidWrite(n int) { c.flow.went(int64(n)) }
+
+// WillNote tells that nobody wants to know what is spoken.
+func (c *watchedConn) WillNote() bool { return !c.listens() }
+
 // listens tells whether it is not known yet what is spoken.
 func (c *watchedConn) listens() bool { return c.ear != nil && !c.ear.done.Load() }
 

@@ -44,11 +44,15 @@ func (c tcpConn) Reset() error {
 	return c.TCPConn.Close()
 }
 
-// watched is a conn that is told what was read from its socket past its Read. It keeps
-// nothing of b. Nothing is written past its Write.
+// watched is a conn that is told what was read from its socket past its Read, and written past
+// its Write. It keeps nothing of b.
 type watched interface {
 	Conn
 	DidRead(b []byte)
+	DidWrite(n int)
+
+	// WillNote tells whether it needs no more than that of what is written.
+	WillNote() bool
 }
 
 // Fail resets a conn for a reason, which a conn that has a method Fail learns.

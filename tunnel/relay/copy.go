@@ -89,9 +89,10 @@ type direction struct {
 func (d *direction) between(c *copying, dst, src *end) {
 	d.copying, d.dst, d.src = c, dst, src
 	d.from.read(src)
-	if _, asks := dst.Conn.(watched); d.from.tells == nil || asks || dst.pacer != nil || src.pacer != nil {
+	if d.from.tells == nil || src.pacer != nil || dst.pacer != nil && dst.opener == nil {
 		return
 	}
+	dst.watch, _ = dst.Conn.(watched)
 	if dst.raw = newRawWriter(dst.Conn); dst.raw != nil {
 		d.from.take = d.take // what the kernel takes at once needs no goroutine
 	}
@@ -184,8 +185,10 @@ type end struct {
 	pacer Pacer  // nil if bytes do not wait
 
 	follower Follower // nil if the pacer is none
+	opener   Opener   // nil if the pacer is none
 
 	raw     *rawWriter // nil: nothing is written past Write
+	watch   watched    // nil if raw is, or if it does not ask
 	takeErr error      // why take has taken nothing
 
 	writing  sync.Mutex
@@ -205,16 +208,23 @@ func newEnd(c Conn) *end {
 	if p, ok := e.Conn.(*paced); ok {
 		e.Conn, e.pacer = p.Conn, p.pacer
 		e.follower, _ = p.pacer.(Follower)
+		e.opener, _ = p.pacer.(Opener)
 	}
 	return e
 }
 
 // take writes what the socket has room for, in whatever goroutine, while there is no write.
 func (e *end) take(b []byte) (n int) {
+	if e.opener != nil && !e.opener.Open() || e.watch != nil && !e.watch.WillNote() {
+		return 0
+	}
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	n, e.writeErr = e.raw.write(b)
 	e.takeErr = e.writeErr
+	if e.watch != nil && n > 0 {
+		e.watch.DidWrite(n)
+	}
 	return n
 }
 

@@ -6,6 +6,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -108,6 +110,76 @@ func TestResetThatTakingMeetsIsPassedOn(t *testing.T) {
 	expectReset(t, back)
 	close(f.offered)
 	if r := <-result; !errors.Is(r.Err, syscall.ECONNRESET) && !errors.Is(r.Err, errReset) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// valve is a pacer that lets everything pass, and may be asked whether it does.
+type valve struct {
+	free
+	open  atomic.Bool
+	asked atomic.Int64 // bytes
+}
+
+func (v *valve) Open() bool { return v.open.Load() }
+
+func (v *valve) PaceWrite(n int) (int, error) {
+	v.asked.Add(int64(n))
+	return n, nil
+}
+
+// noting is a conn that wants to know what is written, or to write it itself.
+type noting struct {
+	tcpConn
+	enough  atomic.Bool
+	noted   atomic.Int64
+	written atomic.Int64
+}
+
+func (c *noting) DidRead([]byte) {}
+func (c *noting) DidWrite(n int) { c.noted.Add(int64(n)) }
+func (c *noting) WillNote() bool { return c.enough.Load() }
+func (c *noting) Write(b []byte) (int, error) {
+	c.written.Add(int64(len(b)))
+	return c.tcpConn.Write(b)
+}
+
+func TestNothingIsTakenPastWhoWantsToSeeIt(t *testing.T) {
+	back, own := tcpPair(t)
+	to, b := tcpPair(t)
+	own.SetDeadline(time.Time{})
+	b.SetDeadline(time.Time{})
+	f := &fed{Conn: own, offered: make(chan []byte)}
+	pacer, target := &valve{}, &noting{tcpConn: tcpConn{b}}
+	result := make(chan Result, 1)
+	go func() { result <- Copy(t.Context(), f, Paced(target, pacer)) }()
+	for i, step := range []struct {
+		open, enough          bool
+		asked, noted, written int64 // in all, a byte a step
+	}{
+		{false, false, 1, 0, 1},
+		{true, false, 2, 0, 2},
+		{false, true, 3, 0, 3},
+		{true, true, 3, 1, 3},
+		{false, true, 4, 1, 4},
+		{true, true, 4, 2, 4},
+	} {
+		pacer.open.Store(step.open)
+		target.enough.Store(step.enough)
+		f.offered <- []byte("x")
+		expect(t, to, "x")
+		for target.noted.Load()+target.written.Load() < int64(i)+1 {
+			runtime.Gosched() // it is told when the byte has gone
+		}
+		if a, n, w := pacer.asked.Load(), target.noted.Load(), target.written.Load(); a != step.asked || n != step.noted || w != step.written {
+			t.Errorf("step %d: %d asked for, %d noted, %d written, want %+v", i, a, n, w, step)
+		}
+	}
+	close(f.offered)
+	expectEnd(t, to)
+	to.Close()
+	expectEnd(t, back)
+	if r := <-result; r.Err != nil || r.Up != 6 {
 		t.Errorf("%+v", r)
 	}
 }

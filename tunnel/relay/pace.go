@@ -21,6 +21,15 @@ type Follower interface {
 	Passed()
 }
 
+// Opener is a [Pacer] that can tell when nothing has to wait, so that [Copy] may write without
+// asking.
+type Opener interface {
+	Pacer
+
+	// Open tells whether PaceWrite would let anything pass at once. It does not wait.
+	Open() bool
+}
+
 // Paced gives a conn whose bytes wait for p. [Copy] has them wait outside of Read and
 // Write, so that it reads sockets as always; a Read or Write by anybody else returns when
 // all its bytes have had their turn, and no deadline ends this.
