@@ -57,7 +57,7 @@ func ends(t *testing.T, c tunnel) (near, far net.Conn) {
 
 func TestCloseIsReadAsAnEndBehindEverything(t *testing.T) {
 	near, far := ends(t, carrierTunnel(t))
-	want := randomBytes(3 << 20)
+	want := randomBytes(1 << 20)
 	read := make(chan []byte, 1)
 	go func() {
 		b, err := io.ReadAll(far)
