@@ -38,6 +38,15 @@ func TestProcessorsFollowTheLoad(t *testing.T) {
 	}
 }
 
+func TestProcessorsOfALargeMachineComeByDoubling(t *testing.T) {
+	g := governor{now: 1, most: 20}
+	for _, want := range []int{2, 4, 8, 16, 20, 20} {
+		if n := g.next(float64(g.now)); n != want {
+			t.Fatalf("%d processors are used, want %d", n, want)
+		}
+	}
+}
+
 func TestProcessorTimeIsThatOfWork(t *testing.T) {
 	before := processorTime()
 	for processorTime()-before < 20*time.Millisecond {

@@ -232,7 +232,7 @@ func (p *serverProcess) process(a *admin) *process {
 		parts = append(parts, p.audit.Serve)
 	}
 	if p.command != nil { // the process is its own
-		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, func(memory) {}) })
+		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, func(memory) {}) }, useFewProcessors)
 	}
 	for _, ln := range p.listeners {
 		if p.cfg.RequireIPsec {
