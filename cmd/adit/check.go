@@ -139,6 +139,7 @@ func (k *checker) server(ctx context.Context, dir string) {
 		k.port(ctx, address, running)
 	}
 	k.doors(ctx, dir, cfg, running)
+	k.congestion(cfg.Congestion)
 	if way := cfg.Exit.steer(); way != nil {
 		k.say("exit", "its sockets go by a way of their own", cfg.Exit.try())
 	}
@@ -162,12 +163,19 @@ func (k *checker) client(ctx context.Context, dir string) {
 	if cfg.Door.Listen != "" {
 		k.port(ctx, cfg.Door.Listen, running)
 	}
+	k.congestion(cfg.Server.Congestion)
 	path := cfg.Door.passwordFile(dir)
 	if cfg.Door.PasswordFile == "" && !has(dir, doorPasswordFile) {
 		return // the client makes it when it needs it
 	}
 	_, err = readPassword(path)
 	k.say("password", path, err)
+}
+
+func (k *checker) congestion(c congestion) {
+	if c != "" {
+		k.say("congestion", string(c), c.try())
+	}
 }
 
 func (k *checker) store(ctx context.Context, path string) {

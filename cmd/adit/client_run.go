@@ -23,7 +23,8 @@ import (
 const clientRunHelp = `Run the client until SIGINT or SIGTERM: it keeps a session with the server, and
 lets apps in at its door, with SOCKS 4, 4a, 5, 6 and as an HTTP proxy on one port.
 With early_reply under [door] in client.toml, apps need one round trip less for
-targets at the ports that it names, and learn of a refusal by a reset.
+targets at the ports that it names, and learn of a refusal by a reset. congestion
+under [server] names the kernel's algorithm that says how fast it sends.
 SIGHUP reads client.toml again.
 
 When apps can come in and the server has let this device in, it prints a line that
@@ -83,6 +84,9 @@ type clientProcess struct {
 func runClient(ctx context.Context, o clientOptions) (err error) {
 	p := &clientProcess{clientOptions: o, cfg: defaultClientConfig(), since: time.Now()}
 	if err := p.load(&p.cfg); err != nil {
+		return err
+	}
+	if err := p.cfg.Server.Congestion.try(); err != nil {
 		return err
 	}
 	p.log = newJournal(o.stderr, p.cfg.Log)

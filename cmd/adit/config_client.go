@@ -38,6 +38,8 @@ type remoteConfig struct {
 	Mark      uint32 `toml:"mark"`      // of packets to the server; 0: none
 	Interface string `toml:"interface"` // by which they go; empty: as routes say
 
+	Congestion congestion `toml:"congestion"`
+
 	Carriers         []string `toml:"carriers"`
 	WireGuardKey     string   `toml:"wireguard_key"`
 	WireGuardAddress string   `toml:"wireguard_address"`
@@ -117,6 +119,7 @@ func (c remoteConfig) validate(report func(key, what, todo string)) {
 	if badInterface(c.Interface) {
 		report("server.interface", strconv.Quote(c.Interface)+" is no name of an interface", `write interface = "eth0"`)
 	}
+	c.Congestion.validate("server.congestion", report)
 	c.validateCarriers(report)
 }
 

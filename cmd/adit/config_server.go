@@ -21,6 +21,8 @@ type serverConfig struct {
 
 	RequireIPsec bool `toml:"require_ipsec"`
 
+	Congestion congestion `toml:"congestion"` // of carriers
+
 	Name  string     `toml:"name"`
 	Allow []string   `toml:"allow"`
 	Drain duration   `toml:"drain"`
@@ -149,6 +151,7 @@ func (c *serverConfig) validate(report func(key, what, todo string)) {
 			report("listen", what, `an address is ":443", "192.0.2.1:443" or "[2001:db8::1]:443"`)
 		}
 	}
+	c.Congestion.validate("congestion", report)
 	if c.Name != "" && badName(c.Name) {
 		report("name", strconv.Quote(c.Name)+" is no host name and no IP address", "write the name that devices reach this server by; a port may follow it")
 	}

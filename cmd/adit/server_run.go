@@ -29,7 +29,8 @@ import (
 
 const serverRunHelp = `Run the exit until SIGINT or SIGTERM, and then wait for streams to end; a second
 signal ends it at once. SIGHUP reads server.toml, the policy and the certificate
-again.
+again. congestion in server.toml names the kernel's algorithm that says how fast it
+sends to devices.
 
 When devices can come in, it prints a line that begins with "ready" to standard error.
 
@@ -122,6 +123,9 @@ type serverProcess struct {
 func runServer(ctx context.Context, o serverOptions) (err error) {
 	p := &serverProcess{serverOptions: o, cfg: defaultServerConfig(), since: time.Now(), rules: liveRules{dir: o.dir, tried: make(sources)}, succession: newSuccession()}
 	if err := p.load(&p.cfg); err != nil {
+		return err
+	}
+	if err := p.cfg.Congestion.try(); err != nil {
 		return err
 	}
 	p.log = newJournal(o.stderr, p.cfg.Log)
@@ -235,12 +239,14 @@ func (p *serverProcess) process(a *admin) *process {
 		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, func(memory) {}) }, useFewProcessors)
 	}
 	for _, ln := range p.listeners {
+		ln = p.cfg.Congestion.listener(ln)
 		if p.cfg.RequireIPsec {
 			ln = p.guard(ln)
 		}
 		parts = append(parts, func(ctx context.Context) error { return web.Serve(ctx, ln, admitAt(p)) })
 	}
 	for _, ln := range p.ipsecListeners {
+		ln = p.cfg.Congestion.listener(ln)
 		parts = append(parts, func(ctx context.Context) error { return p.serveIPsec(ctx, ln) })
 	}
 	for _, d := range p.doors {
@@ -334,6 +340,7 @@ func (p *serverProcess) reread() error {
 	for key, same := range map[string]bool{
 		"listen":        slices.Equal(cfg.Listen, p.cfg.Listen),
 		"mptcp":         cfg.MPTCP == p.cfg.MPTCP,
+		"congestion":    cfg.Congestion == p.cfg.Congestion,
 		"require_ipsec": cfg.RequireIPsec == p.cfg.RequireIPsec,
 		"limits":        cfg.Limits == p.cfg.Limits,
 		"wireguard":     cfg.WireGuard == p.cfg.WireGuard,
@@ -352,7 +359,7 @@ func (p *serverProcess) reread() error {
 	}
 	cfg.Listen, cfg.MPTCP, cfg.Limits, cfg.WireGuard, cfg.Log.Format = p.cfg.Listen, p.cfg.MPTCP, p.cfg.Limits, p.cfg.WireGuard, p.cfg.Log.Format
 	cfg.Bind.PerUser, cfg.Doors, cfg.Login, cfg.Audit, cfg.IPsec = p.cfg.Bind.PerUser, p.cfg.Doors, p.cfg.Login, p.cfg.Audit, p.cfg.IPsec
-	cfg.Metrics, cfg.RequireIPsec = p.cfg.Metrics, p.cfg.RequireIPsec
+	cfg.Metrics, cfg.RequireIPsec, cfg.Congestion = p.cfg.Metrics, p.cfg.RequireIPsec, p.cfg.Congestion
 	if cfg.Site.builtIn() != p.cfg.Site.builtIn() {
 		cfg.Site = p.cfg.Site
 	}
