@@ -12,7 +12,7 @@ func (s *Session) listen(stream uint32, n int, bulk *bool) {
 	*bulk = n > smallFrame
 	switch {
 	case !*bulk && !before:
-		s.chatty.Store(stream)
+		s.out.crowd.Store(s.chatty.Swap(stream) != stream)
 		s.resumes.Chat()
 	case *bulk && !before && s.chatty.CompareAndSwap(stream, 0):
 		s.resumes.Hush() // whoever else chats is heard again soon

@@ -38,6 +38,36 @@ func TestTurningToBulkEndsAStreamsChatAlone(t *testing.T) {
 	}
 }
 
+// TestSeveralWhoChatAreACrowd has streams 1 and 3.
+func TestSeveralWhoChatAreACrowd(t *testing.T) {
+	const word, bulk = smallFrame, smallFrame + 1
+	type piece struct {
+		stream uint32
+		n      int
+	}
+	for name, test := range map[string]struct {
+		pieces []piece
+		crowd  bool
+	}{
+		"one":                   {[]piece{{1, word}, {1, word}}, false},
+		"two":                   {[]piece{{1, word}, {1, word}, {3, word}}, true},
+		"the other has stopped": {[]piece{{1, word}, {3, word}, {3, word}}, false},
+		"one beside bulk":       {[]piece{{1, word}, {1, word}, {3, bulk}, {1, word}}, false},
+		"two beside bulk":       {[]piece{{1, word}, {3, word}, {5, bulk}}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(true, Config{})
+			turned := map[uint32]*bool{1: new(bool), 3: new(bool), 5: new(bool)}
+			for _, p := range test.pieces {
+				s.listen(p.stream, p.n, turned[p.stream])
+			}
+			if got := s.out.crowd.Load(); got != test.crowd {
+				t.Errorf("a crowd: %v, want %v", got, test.crowd)
+			}
+		})
+	}
+}
+
 // TestWordsThatComeTogetherAreStillChat has the guard read frames that are there already.
 func TestWordsThatComeTogetherAreStillChat(t *testing.T) {
 	const small, large = smallFrame, smallFrame + 1

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"io"
 	"os"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/resume"
@@ -38,6 +40,8 @@ type outbox struct {
 
 	pipe  *resume.Pipe // what push writes to; nil if only run can
 	stuck *[]byte      // what push could not write without waiting: run writes it before all else
+
+	crowd atomic.Bool // several streams chat: what they put in goes out together
 }
 
 type waiter struct {
@@ -115,8 +119,13 @@ func (o *outbox) detach() *[]byte {
 	return batch
 }
 
-// pushes is how many batches one push writes. More are others' work.
-const pushes = 2
+const (
+	// pushes is how many batches one push writes. More are others' work.
+	pushes = 2
+
+	// gathers is how often one push lets others go first, who have something to say, too.
+	gathers = 3
+)
 
 // push writes what is pending in the goroutine of whoever has put it in, if nobody
 // writes and that takes no waiting. All else it leaves to run: waking that for every
@@ -135,11 +144,16 @@ func (o *outbox) push() {
 		if o.pending == nil {
 			break
 		}
-		batch := o.detach()
 		o.writing, o.pushing = true, true
-		o.mu.Unlock()
-		ok := o.pipe.TryWriteBuffer(batch)
-		o.mu.Lock()
+		if o.crowd.Load() {
+			o.gather()
+		}
+		batch, ok := o.detach(), true
+		if batch != nil { // else the outbox has failed meanwhile
+			o.mu.Unlock()
+			ok = o.pipe.TryWriteBuffer(batch)
+			o.mu.Lock()
+		}
 		o.writing, o.pushing = !ok, false
 		o.admit() // now: others who put something in before would have it written by run
 		if !ok {
@@ -151,6 +165,20 @@ func (o *outbox) push() {
 		o.signal()
 	} else {
 		o.flushed()
+	}
+}
+
+// gather lets go first whoever is about to put something in, for as long as somebody does: a write
+// for each costs more, here and where it is read. The caller holds mu, which is let go of meanwhile.
+func (o *outbox) gather() {
+	for range gathers {
+		before := o.total
+		o.mu.Unlock()
+		runtime.Gosched()
+		o.mu.Lock()
+		if o.total == before {
+			return
+		}
 	}
 }
 
