@@ -78,9 +78,8 @@ type wire struct {
 	// What is read ahead. TLS reads from one goroutine at a time.
 	poll    syscall.RawConn    // nil where readiness cannot be waited for
 	tryRead func(uintptr) bool // readReady, made once
-	tries   int                // of the last fill
-	rested  bool               // the last fill had to wait
-	in      *[inSize]byte      // nil when everything in it has been given away
+	reader  socketReader
+	in      *[inSize]byte // nil when everything in it has been given away
 	inFrom  int
 	inTo    int
 	inErr   error
@@ -135,11 +134,9 @@ func (w *wire) fill() error {
 		w.in = inBuffers.Get().(*[inSize]byte)
 		w.inTo, w.inErr = w.Conn.Read(w.in[:])
 	} else {
-		w.tries = 0
 		if err := w.poll.Read(w.tryRead); err != nil {
 			w.inErr = err
 		}
-		w.rested = w.tries > 1
 	}
 	if w.inTo > 0 && w.barren.Add(int64(w.inTo)) < fruitless {
 		return nil

@@ -7,6 +7,8 @@ import (
 	"syscall"
 )
 
+type socketReader struct{}
+
 // Without readiness a read holds its buffer while it waits.
 func pollable(net.Conn) syscall.RawConn { return nil }
 

@@ -7,7 +7,11 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/adit-net/adit/tunnel/nowait"
 )
+
+type socketReader = nowait.Reader
 
 // pollable gives access to a TCP connection's socket. Other connections may do
 // something of their own in Read, and are not bypassed.
@@ -26,16 +30,8 @@ func pollable(c net.Conn) syscall.RawConn {
 // readReady reads what there is into a fresh buffer. It returns false if there
 // is nothing yet: the poller then calls it again when there is.
 func (w *wire) readReady(fd uintptr) bool {
-	w.tries++
-	read := syscall.Read
-	if w.rested || w.tries > 1 {
-		read = readNow
-	}
 	buf := inBuffers.Get().(*[inSize]byte)
-	n, err := read(int(fd), buf[:])
-	for err == syscall.EINTR {
-		n, err = read(int(fd), buf[:])
-	}
+	n, err := w.reader.Read(int(fd), buf[:])
 	if n > 0 {
 		w.in, w.inTo = buf, n
 		return true
@@ -56,11 +52,10 @@ func (w *wire) readReady(fd uintptr) bool {
 // yet: the poller then calls it again when more can.
 func (w *wire) writeReady(fd uintptr) bool {
 	for w.outFrom < w.outTo {
-		n, err := writeNow(int(fd), w.out[w.outFrom:w.outTo])
+		n, err := nowait.Write(int(fd), w.out[w.outFrom:w.outTo])
 		switch err {
 		case nil:
 			w.outFrom += n
-		case syscall.EINTR:
 		case syscall.EAGAIN:
 			return w.outNow
 		default:

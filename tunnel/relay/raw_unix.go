@@ -3,10 +3,11 @@
 package relay
 
 import (
-	"errors"
 	"io"
 	"os"
 	"syscall"
+
+	"github.com/adit-net/adit/tunnel/nowait"
 )
 
 // rawReader reads a socket without holding a buffer while the socket has
@@ -15,9 +16,10 @@ type rawReader struct {
 	conn syscall.RawConn
 	try  func(fd uintptr) bool // made once, so that a read allocates nothing
 
-	buf *[]byte
-	n   int
-	err error
+	from nowait.Reader
+	buf  *[]byte
+	n    int
+	err  error
 }
 
 func newRawReader(c Conn) *rawReader {
@@ -39,17 +41,12 @@ func (r *rawReader) read(fd uintptr) bool {
 	if r.buf == nil {
 		r.buf = buffers.get()
 	}
-	for {
-		r.n, r.err = syscall.Read(int(fd), *r.buf)
-		switch {
-		case errors.Is(r.err, syscall.EINTR):
-		case errors.Is(r.err, syscall.EAGAIN):
-			buffers.put(&r.buf)
-			return false
-		default:
-			return true
-		}
+	r.n, r.err = r.from.Read(int(fd), *r.buf)
+	if r.err == syscall.EAGAIN {
+		buffers.put(&r.buf)
+		return false
 	}
+	return true
 }
 
 func (r *rawReader) next(buf **[]byte) ([]byte, error) {
@@ -94,16 +91,15 @@ func newRawWriter(c Conn) *rawWriter {
 // attempt never waits until fd is writable.
 func (w *rawWriter) attempt(fd uintptr) bool {
 	for w.n < len(w.buf) {
-		n, err := syscall.Write(int(fd), w.buf[w.n:])
-		switch {
-		case errors.Is(err, syscall.EINTR):
-		case errors.Is(err, syscall.EAGAIN):
-			return true
-		case err != nil:
-			w.err = os.NewSyscallError("write", err)
+		n, err := nowait.Write(int(fd), w.buf[w.n:])
+		switch err {
+		case nil:
+			w.n += n
+		case syscall.EAGAIN:
 			return true
 		default:
-			w.n += n
+			w.err = os.NewSyscallError("write", err)
+			return true
 		}
 	}
 	return true
