@@ -5,12 +5,12 @@ package nowait
 import (
 	"bytes"
 	"os"
+	"os/exec"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
-	"time"
 )
 
 func TestReadFindsWhatWasWritten(t *testing.T) {
@@ -53,7 +53,7 @@ func TestReaderWithoutRestLetsOthersHaveTheProcessor(t *testing.T) {
 	defer endless.Close()
 	fd := int(endless.Fd())
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	time.Sleep(50 * time.Millisecond) // until the scheduler's thread sleeps, as when all is idle
+	silence(t)
 
 	var others sync.WaitGroup
 	var ran atomic.Bool
@@ -65,4 +65,28 @@ func TestReaderWithoutRestLetsOthersHaveTheProcessor(t *testing.T) {
 		}
 	}
 	others.Wait()
+}
+
+// silence waits while all is idle, until the scheduler's thread sleeps. A timer's end would wake it.
+func silence(t *testing.T) {
+	sleep := exec.Command("sleep", "0.2")
+	end, err := sleep.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := sleep.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { sleep.Wait() })
+	conn, err := end.(*os.File).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r Reader
+	if err := conn.Read(func(fd uintptr) bool {
+		_, err := r.Read(int(fd), make([]byte, 1))
+		return err != syscall.EAGAIN
+	}); err != nil {
+		t.Fatal(err)
+	}
 }
