@@ -73,11 +73,12 @@ type Carrier struct {
 // input is what Read knows of the carrier. Only Read touches it.
 type input struct {
 	*bufio.Reader
-	left     int       // payload of the current frame that has not been read
-	skip     int       // and how much of that is known already
-	datagram []byte    // room for the payload, if it is a datagram's
-	told     time.Time // when the peer was told of that last, or it began
-	partial  bool      // the last read has brought bytes that Read does not give
+	conn     PatientConn // what it reads; nil if that cannot wait for many bytes at once
+	left     int         // payload of the current frame that has not been read
+	skip     int         // and how much of that is known already
+	datagram []byte      // room for the payload, if it is a datagram's
+	told     time.Time   // when the peer was told of that last, or it began
+	partial  bool        // the last read has brought bytes that Read does not give
 }
 
 // inputSize is the read buffer of a carrier. Payload beyond it is read past it.
@@ -125,6 +126,7 @@ func (p *Pipe) Attach(conn net.Conn, epoch, offset uint64) (*Carrier, error) {
 	}
 	c.native, _ = conn.(DatagramConn)
 	c.eager, _ = conn.(EagerConn)
+	c.in.conn, _ = conn.(PatientConn)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if err := p.judge(epoch, offset); err != nil {

@@ -18,6 +18,16 @@ type EagerConn interface {
 	Flush() error
 }
 
+// PatientConn is a conn that can wait for many bytes at once, so that who reads is not woken for
+// every packet of a frame that is useless before it is whole.
+type PatientConn interface {
+	net.Conn
+
+	// Expect says how many bytes, at least, are to come after those that have been read.
+	// Read then may wait until some more of them are there.
+	Expect(n int)
+}
+
 // TryWriteBuffer is [Pipe.WriteBuffer] if that takes no waiting, and otherwise does
 // nothing and gives false. It is not to be called while a Write or WriteBuffer is under way.
 func (p *Pipe) TryWriteBuffer(b *[]byte) bool {

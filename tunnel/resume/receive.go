@@ -203,7 +203,8 @@ func (in *input) data(p *Pipe, c *Carrier, length int) error {
 	if err != nil {
 		return err
 	}
-	in.left, in.skip = length, int(min(known, uint64(length)))
+	in.expect(length)
+	in.skip = int(min(known, uint64(length)))
 	return nil
 }
 
@@ -219,8 +220,17 @@ func (in *input) announce(p *Pipe, c *Carrier, length int) error {
 		in.Discard(length)
 		return nil
 	}
-	in.datagram, in.left, in.told = p.roomFor(c, length), length, time.Now()
+	in.expect(length)
+	in.datagram, in.told = p.roomFor(c, length), time.Now()
 	return nil
+}
+
+// expect begins n bytes of payload.
+func (in *input) expect(n int) {
+	in.left = n
+	if in.conn != nil {
+		in.conn.Expect(max(0, n-in.Buffered()))
+	}
 }
 
 // more reads what has come of a datagram.
