@@ -43,7 +43,7 @@ var arrows = map[string][]string{
 	"crypto/tlslink":    {"crypto/keys", "tunnel/nowait"},
 	"crypto/wglink":     {"crypto/keys"},
 	"crypto/ipsec":      {},
-	"crypto/ipseclink":  {"crypto/keys"},
+	"crypto/ipseclink":  {"crypto/keys", "tunnel/nowait"},
 	"crypto/gss":        {"crypto/gss/cfx"},
 	"crypto/gss/cfx":    {},
 	"cmd/adit/bench":    {},

@@ -110,18 +110,18 @@ func (c *Carrier) Close() error {
 // Attach sends an opening of [OpeningSize] bytes and reads the server's answer of
 // [AnswerSize] bytes. It is called once. On an error the carrier is closed.
 //
-// Methods of conn are those of a [net.TCPConn], which is closed when the path is not
+// Methods of conn are those of a TCP connection, which is closed when the path is not
 // protected any more. It is a [DatagramConn] if datagrams may get through beside it.
 func (c *Carrier) Attach(ctx context.Context, opening []byte) (conn net.Conn, answer []byte, err error) {
 	if answer, err = c.attach(ctx, opening); err != nil {
 		_ = c.Close() // the first error says more
 		return nil, nil, fmt.Errorf("attach: %w", err)
 	}
-	conn = carried{c.conn, c.stop}
+	quick := quicken(c.conn, c.stop)
 	if beside := c.accompany(ctx); beside != nil {
-		conn = accompanied{conn, beside}
+		return accompanied{quick, beside}, answer, nil
 	}
-	return conn, answer, nil
+	return quick, answer, nil
 }
 
 // accompany gives what takes datagrams beside the connection; nil if there is nothing.
@@ -164,17 +164,6 @@ func (c *Carrier) attach(ctx context.Context, opening []byte) ([]byte, error) {
 		return nil, err
 	}
 	return answer, c.conn.SetDeadline(time.Time{})
-}
-
-// carried is a connection whose path is watched until it is closed.
-type carried struct {
-	net.Conn
-	stop func()
-}
-
-func (c carried) Close() error {
-	c.stop()
-	return c.Conn.Close()
 }
 
 // interrupt makes Read and Write fail from when ctx ends until release is called, which

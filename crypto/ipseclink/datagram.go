@@ -60,18 +60,15 @@ type DatagramConn interface {
 
 // accompanied is a connection with datagrams beside it.
 type accompanied struct {
-	net.Conn
+	*conn
 	*companion
 }
 
 var _ DatagramConn = accompanied{}
 
-// NetConn gives the connection itself, whose socket may have to be tied to its path.
-func (c accompanied) NetConn() net.Conn { return c.Conn }
-
 func (c accompanied) Close() error {
 	c.companion.close()
-	return c.Conn.Close()
+	return c.conn.Close()
 }
 
 // companion takes datagrams beside a connection of TCP, between the same addresses and

@@ -126,7 +126,7 @@ func (x *exchange) attend(ctx context.Context, conn net.Conn, known func()) erro
 	}
 	if a.serve != nil {
 		var stop func()
-		conn, stop = x.accompany(ctx, conn, a)
+		conn, stop = x.accompany(ctx, quicken(conn, nil), a)
 		defer stop()
 	}
 	if _, err := conn.Write(a.answer); err != nil {
@@ -153,7 +153,7 @@ func (x *exchange) attend(ctx context.Context, conn net.Conn, known func()) erro
 
 // accompany has datagrams go beside a connection, if they can. It does so before the other
 // end may send any.
-func (x *exchange) accompany(ctx context.Context, conn net.Conn, a arrived) (with net.Conn, stop func()) {
+func (x *exchange) accompany(ctx context.Context, conn *conn, a arrived) (with net.Conn, stop func()) {
 	none := func() {}
 	if x.server.Datagrams == nil {
 		return conn, none
