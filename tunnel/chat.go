@@ -18,3 +18,10 @@ func (s *Session) listen(stream uint32, n int, bulk *bool) {
 		s.resumes.Hush() // whoever else chats is heard again soon
 	}
 }
+
+// giveWay lets others have their turn after a piece of n bytes, if that is none of chat.
+func (s *Session) giveWay(n int) {
+	if s.resumes != nil && n > smallFrame {
+		s.resumes.GiveWay()
+	}
+}

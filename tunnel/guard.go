@@ -165,6 +165,7 @@ func (g *guard) judge(h header, body []byte) error {
 		// yamux would copy it twice, and wake its reader for every frame.
 		g.s.received.Add(int64(len(body)))
 		st.deliver(body)
+		g.s.giveWay(len(body))
 		return g.widen(st, len(body))
 	}
 	g.give(h)

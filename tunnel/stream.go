@@ -94,6 +94,7 @@ func (s *Stream) Write(p []byte) (n int, err error) {
 			return n, err
 		}
 		p = p[k:]
+		s.session.giveWay(k)
 	}
 	return n, nil
 }

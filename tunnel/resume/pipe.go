@@ -110,6 +110,8 @@ type Pipe struct {
 
 	received uint64 // offset of the next byte that Read gives
 
+	turns turns // of others, while data moves
+
 	outbound datagrams
 	inbound  datagrams
 
