@@ -111,6 +111,52 @@ then = "allow"
 	}
 }
 
+// What was said of a destination a moment ago counts no more.
+func TestAssociationGoesByNewRulesAtOnce(t *testing.T) {
+	h := newHouse(t, func(c *Config) {
+		c.Relay = &Exit{Allow: toLoopback}
+		c.Policy = rules(t, "[[rule]]\nthen = \"allow\"\n")
+	})
+	v, err := h.Visit(t.Context(), Visitor{User: "bob"})
+	h.must(err)
+	defer v.Close()
+	in := newMailbox()
+	a, reply, err := v.Associate(t.Context(), socks.Request{Command: socks.Associate}, in)
+	h.must(err)
+	defer a.Close()
+	port := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), reply.Bound.Port())
+	peer, at := listenPeer(t, "127.0.0.2:0")
+	other, atOther := listenPeer(t, "127.0.0.3:0")
+	talk := func(says string, allowed bool) {
+		t.Helper()
+		a.Send(to(at, says))
+		a.Send(to(atOther, says))
+		if got, _ := heard(t, other); got != says {
+			t.Errorf("to another peer goes %q, want %q", got, says)
+		}
+		if allowed {
+			if got, _ := heard(t, peer); got != says {
+				t.Errorf("to the peer goes %q, want %q", got, says)
+			}
+		}
+		for _, c := range []*net.UDPConn{peer, other} {
+			_, err := c.WriteToUDPAddrPort([]byte(says), port)
+			h.must(err)
+			if c == peer && !allowed {
+				continue
+			}
+			if d := in.next(t); string(d.Payload) != says || d.Addr.Port != c.LocalAddr().(*net.UDPAddr).AddrPort().Port() {
+				t.Errorf("from %v comes %q, want %q of %v", d.Addr, d.Payload, says, c.LocalAddr())
+			}
+		}
+	}
+	talk("one", true)
+	h.SetPolicy(rules(t, "[[rule]]\nnetworks = [\"127.0.0.2\"]\nthen = \"deny\"\n[[rule]]\nthen = \"allow\"\n"))
+	talk("two", false)
+	h.SetPolicy(nil)
+	talk("three", true)
+}
+
 func TestFilteringHasWordsThatCanBeRead(t *testing.T) {
 	for _, f := range []Filtering{EndpointIndependent, AddressDependent, AddressAndPortDependent} {
 		if got, err := ParseFiltering(f.String()); err != nil || got != f {

@@ -48,6 +48,13 @@ func (a *association) verdictOf(d destination, now time.Time) verdict {
 	return v
 }
 
+// Forget has rules asked anew about every destination.
+func (a *association) Forget() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.verdicts.new, a.verdicts.old = nil, nil
+}
+
 // filtering is by what the datagrams of a destination are taken.
 func (a *association) filtering(d destination) Filtering {
 	if a.filter != nil {

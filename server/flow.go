@@ -43,17 +43,18 @@ type flow struct {
 
 	judging sync.Mutex // goes before mu: the rules read last have the last word
 
-	mu     sync.Mutex
-	line   audit.Record       // what is known of the flow, but for the counts
-	cutter func(reason error) // set while there is something to cut
-	cutOff error              // why there must not be
-	to     destination        // as far as it is known
-	speech spoken             // as far as it is known
-	rule   *policy.Rule       // that has decided; nil: none
-	still  standstill
-	ration *ration // nil: no quota counts
-	limits limits
-	level  recordLevel // that the rule wants
+	mu        sync.Mutex
+	line      audit.Record       // what is known of the flow, but for the counts
+	cutter    func(reason error) // set while there is something to cut
+	cutOff    error              // why there must not be
+	forgetter func()             // of an association that keeps what it was permitted
+	to        destination        // as far as it is known
+	speech    spoken             // as far as it is known
+	rule      *policy.Rule       // that has decided; nil: none
+	still     standstill
+	ration    *ration // nil: no quota counts
+	limits    limits
+	level     recordLevel // that the rule wants
 
 	sheltered bool           // it relies on IPsec, as a rule requires it
 	talkRule  *policy.Rule   // that does so for a destination of an association, or a name

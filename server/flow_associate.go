@@ -21,12 +21,39 @@ func (c *caller) Associate(ctx context.Context, r socks.Request, in socks.Inbox)
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
 	}
 	a := newWatchedAssociation(association, f, inbox)
+	if kept, ok := association.(forgetful); ok {
+		f.forgets(kept.Forget)
+	}
 	if reason := f.holds(a.cut); reason != nil {
 		a.cut(reason)
 		a.Close()
 		return nil, socks.Reply{Code: socks.NotAllowed}, &socks.Error{Code: socks.NotAllowed, Err: reason}
 	}
 	return a, reply, nil
+}
+
+// forgetful is an association that keeps for a while what it was permitted.
+type forgetful interface {
+	// Forget has it ask again. It is safe for concurrent use, and does not wait.
+	Forget()
+}
+
+// forgets has f called whenever rules are to be asked anew, and now.
+func (f *flow) forgets(forget func()) {
+	f.mu.Lock()
+	f.forgetter = forget
+	f.mu.Unlock()
+	forget() // rules may have changed before
+}
+
+// forget has rules asked anew about each destination of an association.
+func (f *flow) forget() {
+	f.mu.Lock()
+	forget := f.forgetter
+	f.mu.Unlock()
+	if forget != nil {
+		forget()
+	}
 }
 
 // watchedAssociation is a port for datagrams that counts what goes through it, and
