@@ -22,19 +22,19 @@ type Events struct {
 	// within 100 ms together.
 	Changed func()
 
-	// Woke is called when the machine has slept, or this process was stopped,
-	// for 2 s or more; slept is right to about a second. A clock that somebody
-	// sets forward looks the same.
+	// Woke is called when the machine has slept for 2 s or more, or this process was
+	// stopped for 2 s longer than Watch rests; slept is right to about as much as that.
+	// A clock that somebody sets forward looks the same.
 	Woke func(slept time.Duration)
 }
 
 // Watch watches until ctx ends. Everything that it started has ended then.
 //
-// On Linux the kernel says when to look. Where it does not, as for apps on
-// Android, Watch looks every 2 s; on macOS and FreeBSD it does both. It costs
-// one wake-up a second, two where it looks every 2 s, which is less than 0.1 %
-// of one processor. While the kernel has much to say, looking takes 5 % of one
-// at most.
+// On Linux the kernel says when to look, and when the machine wakes. Watch rests for
+// 10 s at a time there. Where the kernel does not, as for apps on Android, Watch looks every
+// 2 s; on macOS and FreeBSD it does both. It rests for a second then, which costs two wake-ups
+// each, less than 0.1 % of one processor. While the kernel has much to say, looking takes 5 %
+// of one at most.
 func Watch(ctx context.Context, events Events) {
 	w := watcher{Events: events, clock: newClock(), look: lookAround, poll: true, seed: maphash.MakeSeed()}
 	if notices, look, err := subscribe(); err == nil {
@@ -48,16 +48,24 @@ func Watch(ctx context.Context, events Events) {
 			w.look, w.poll = look, false
 		}
 	}
+	if clock, err := subscribeToClock(); err == nil {
+		wakes := make(chan struct{}, 1)
+		var reader sync.WaitGroup
+		defer reader.Wait()
+		defer clock.Close()
+		reader.Go(func() { read(clock, wakes) })
+		w.wakes = wakes
+	}
 	w.run(ctx)
 }
 
 // read passes on that there are notices until they are closed. What they say
-// does not matter, so all but a notice's first byte is dropped; and one that the
-// kernel had no room for is a notice too.
+// does not matter, so all but a notice's first bytes is dropped; and one that the
+// kernel had no room for is a notice too, as is that a clock was set.
 func read(notices *os.File, hints chan<- struct{}) {
 	defer close(hints)
-	for b := make([]byte, 1); ; {
-		if _, err := notices.Read(b); err != nil && !errors.Is(err, syscall.ENOBUFS) {
+	for b := make([]byte, 8); ; {
+		if _, err := notices.Read(b); err != nil && !errors.Is(err, syscall.ENOBUFS) && !errors.Is(err, syscall.ECANCELED) {
 			return
 		}
 		select {
@@ -68,9 +76,11 @@ func read(notices *os.File, hints chan<- struct{}) {
 }
 
 const (
-	// tick is how late a wake is seen at most: a timer stands still while the
-	// machine sleeps.
-	tick = time.Second
+	// tick is how late a wake is seen at most of which nobody tells: a timer stands
+	// still while the machine sleeps. longTick is that of a process which was stopped,
+	// where the kernel tells of the machine's wake.
+	tick     = time.Second
+	longTick = 10 * time.Second
 
 	// pollEvery is how late a change is seen that nobody tells of.
 	pollEvery = 2 * time.Second
@@ -90,6 +100,7 @@ type watcher struct {
 	clock func() reading
 	look  func(*fingerprint) error
 	hints <-chan struct{} // something may have changed; nil if nobody says so
+	wakes <-chan struct{} // the machine may have slept; nil if nobody says so
 	poll  bool            // hints do not tell of everything
 
 	seed   maphash.Seed
@@ -119,7 +130,11 @@ func (w *watcher) run(ctx context.Context) {
 // rest waits until there is a reason to look; false says that ctx has ended.
 func (w *watcher) rest(ctx context.Context) bool {
 	for ctx.Err() == nil {
-		hinted := w.wait(ctx, w.hints, tick)
+		pause := tick
+		if w.wakes != nil && !w.behind && !w.poll {
+			pause = longTick
+		}
+		hinted := w.wait(ctx, w.hints, pause)
 		if hinted || w.behind || w.poll && w.clock().mono-w.looked >= pollEvery {
 			break
 		}
@@ -127,7 +142,7 @@ func (w *watcher) rest(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-// wait waits for a hint, but no longer than d, and tells if it took too long. It
+// wait waits for a hint or a wake, but no longer than d, and tells if it took too long. It
 // counts from the end of the last wait: the machine may sleep during a call.
 func (w *watcher) wait(ctx context.Context, hints <-chan struct{}, d time.Duration) (hinted bool) {
 	timer := time.NewTimer(d)
@@ -139,6 +154,10 @@ func (w *watcher) wait(ctx context.Context, hints <-chan struct{}, d time.Durati
 		hinted = true
 		if !open {
 			w.hints, w.poll = nil, true
+		}
+	case _, open := <-w.wakes:
+		if !open {
+			w.wakes = nil
 		}
 	case <-timer.C:
 	}

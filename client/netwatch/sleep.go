@@ -21,10 +21,12 @@ func newClock() func() reading {
 	}
 }
 
-// slept says how much longer a wait took than was due; 0 if that is no sleep.
-// After a sleep the wall clock is ahead; after a stop of the process both are.
+// slept says how long the machine slept, or the process was stopped, in a wait that was to take
+// as long as due at most; 0 if that is no sleep. After a sleep the wall clock is ahead of the
+// other; after a stop both are of what was due.
 func slept(before, after reading, due time.Duration) time.Duration {
-	away := max(after.wall-before.wall, after.mono-before.mono) - due
+	wall, mono := after.wall-before.wall, after.mono-before.mono
+	away := max(wall, mono) - min(mono, due)
 	if away < nap {
 		return 0
 	}

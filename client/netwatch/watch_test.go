@@ -22,18 +22,30 @@ type world struct {
 	cost   time.Duration // of a look
 	leap   time.Duration // of the wall clock
 	hints  chan struct{}
+	wakes  chan struct{}
 
 	start   time.Time
 	looks   []time.Duration // when somebody looked
 	changes []time.Duration // when Changed was called
 	sleeps  []time.Duration // what Woke was told
+	clocks  int             // how often somebody read them
 }
 
 // watch runs a watcher in a bubble while script plays.
 func watch(t *testing.T, poll bool, script func(*world)) {
+	play(t, poll, false, script)
+}
+
+// watchTold does the same where the kernel tells of the machine's wake, too.
+func watchTold(t *testing.T, script func(*world)) { play(t, false, true, script) }
+
+func play(t *testing.T, poll, told bool, script func(*world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &world{t: t, start: time.Now(), hints: make(chan struct{}, 1)}
-		watched := watcher{clock: w.clock, look: w.look, poll: poll, seed: maphash.MakeSeed()}
+		if told {
+			w.wakes = make(chan struct{}, 1)
+		}
+		watched := watcher{clock: w.clock, look: w.look, poll: poll, wakes: w.wakes, seed: maphash.MakeSeed()}
 		watched.Changed = w.changed
 		watched.Woke = w.woke
 		if !poll {
@@ -59,6 +71,7 @@ func (w *world) now() time.Duration { return time.Since(w.start) }
 func (w *world) clock() reading {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.clocks++
 	return reading{wall: w.now() + w.leap, mono: w.now()}
 }
 
@@ -266,6 +279,40 @@ func TestHintThatWakesUsTellsTheSleep(t *testing.T) {
 	})
 }
 
+func TestSleepThatTheKernelTellsOfIsToldAtOnce(t *testing.T) {
+	watchTold(t, func(w *world) {
+		w.pass(longTick + longTick/2)
+		w.leap += time.Hour
+		w.wakes <- struct{}{}
+		w.pass(0)
+		if want := []time.Duration{time.Hour}; !slices.Equal(w.sleeps, want) {
+			t.Errorf("slept %v, want %v", w.sleeps, want)
+		}
+		w.wakes <- struct{}{} // somebody sets a clock that is right
+		w.pass(time.Hour)
+		if len(w.sleeps) != 1 || len(w.looks) != 1 {
+			t.Errorf("slept %v, looked at %v", w.sleeps, w.looks)
+		}
+	})
+}
+
+func TestWatcherRestsLongIfTheKernelTellsOfSleep(t *testing.T) {
+	watchTold(t, func(w *world) {
+		w.clocks = 0
+		w.pass(time.Minute)
+		if most := int(time.Minute / longTick); w.clocks > most {
+			t.Errorf("woke %d times in a minute, want %d", w.clocks, most)
+		}
+		close(w.wakes)
+		w.pass(0)
+		w.clocks = 0
+		w.pass(time.Minute)
+		if least := int(time.Minute/tick) - 1; w.clocks < least {
+			t.Errorf("woke %d times in a minute, want %d, as nobody tells of sleep any more", w.clocks, least)
+		}
+	})
+}
+
 func TestClockThatIsSetBackIsNoSleep(t *testing.T) {
 	watch(t, false, func(w *world) {
 		w.leap -= 24 * time.Hour
@@ -293,7 +340,7 @@ func TestSleepIsWhatTheClocksCannotExplain(t *testing.T) {
 		{"stopped", 3 * s, 3 * s, 2 * s},
 		{"stopped for long", 121 * s, 121 * s, 120 * s},
 		{"suspended", 3601 * s, s, 3600 * s},
-		{"suspended, and a hint came first", 3600 * s, 0, 3599 * s},
+		{"suspended, and a hint came first", 3600 * s, 0, 3600 * s},
 		{"suspended on a system whose clock goes on", 3601 * s, 3601 * s, 3600 * s},
 		{"set forward a little", 2 * s, s, 0},
 		{"set forward", 601 * s, s, 600 * s},
