@@ -62,7 +62,10 @@ func (l *lane) accept(ctx context.Context, stream *tunnel.Stream, binding socks.
 		return
 	}
 	stream.SetDeadline(time.Time{})
-	l.carry(ctx, stream, peer)
+	var over sync.WaitGroup
+	over.Add(1)
+	l.carry(stream, peer, over.Done)
+	over.Wait() // the port is closed then, which may end the connection
 }
 
 // lend keeps a port open for as long as its stream is.

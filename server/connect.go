@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/adit-net/adit/tunnel"
@@ -17,9 +18,7 @@ const requestLimit = 10 * time.Second
 // handle serves one stream of the lane.
 func (l *lane) handle(ctx context.Context, stream *tunnel.Stream) {
 	if target := l.obey(ctx, stream); target != nil {
-		// Here, where there is little on the stack: it keeps what it takes while the
-		// flow lasts.
-		l.carry(ctx, stream, target)
+		l.carry(stream, target, func() {}) // here, where there is little on the stack
 	}
 }
 
@@ -101,25 +100,54 @@ func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r 
 // reset the connection.
 const lastWords = 5 * time.Second
 
-// carry relays until both directions have ended. ctx ends as soon as the peer
-// resets the stream, but what came before is the target's all the same, as it is on
-// a TCP connection. The end of the session cuts everything off.
-func (l *lane) carry(ctx context.Context, stream *tunnel.Stream, target relay.Conn) {
-	copying, cut := context.WithCancelCause(context.WithoutCancel(ctx))
-	ended := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(ended)
-		select {
-		case <-l.tun.Done():
-		case <-time.After(lastWords):
-		case <-copying.Done():
-		}
-		cut(context.Cause(ctx))
+// carry relays until both directions have ended, which may be long after it has returned, and
+// then calls over. When the peer resets the stream, what came before is the target's all the same,
+// as it is on a TCP connection, but not for long. The end of the session cuts everything off.
+func (l *lane) carry(stream *tunnel.Stream, target relay.Conn, over func()) {
+	c := &carrying{session: l.tun, target: target}
+	stream.Hold(c.cut)
+	relay.Start(stream, target, func(relay.Result) {
+		c.end()
+		stream.Release()
+		over()
 	})
-	relay.Copy(copying, stream, target)
-	cut(nil)
-	if !stop() {
-		<-ended
+}
+
+// carrying is what carry has begun.
+type carrying struct {
+	session *tunnel.Session
+	target  relay.Conn
+
+	mu    sync.Mutex
+	limit *time.Timer // breaks the connection to the target; nil: nothing is to
+	ended bool
+}
+
+// cut breaks the connection to the target: in a while, or at once if the session is over.
+func (c *carrying) cut() {
+	left := lastWords
+	select {
+	case <-c.session.Done():
+		left = 0
+	default:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ended:
+	case c.limit == nil:
+		c.limit = time.AfterFunc(left, func() { relay.Fail(c.target, context.Canceled) })
+	case left == 0:
+		c.limit.Reset(0)
+	}
+}
+
+func (c *carrying) end() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.ended = true
+	if c.limit != nil {
+		c.limit.Stop()
 	}
 }
 

@@ -48,7 +48,8 @@ const muxWindow = 4 * maxWindow
 type Config struct {
 	// Handle serves a stream that the peer has opened, in a goroutine of its own.
 	// Its ctx ends when the peer resets the stream or the session ends. The stream is
-	// closed when Handle returns, or reset if ctx has ended. If it is nil, the peer may open none.
+	// closed when Handle returns, or reset if ctx has ended, unless it is held: see
+	// [Stream.Hold]. If it is nil, the peer may open none.
 	Handle func(ctx context.Context, s *Stream)
 
 	// Streams is how many streams each side may have open at once, and how
@@ -92,10 +93,13 @@ type Session struct {
 
 	pings bucket // only the guard's reading goroutine touches it
 
+	running sync.WaitGroup // what Serve has started, and streams that are held
+
 	mu       sync.Mutex
 	err      error // why the session is over
 	streams  map[uint32]*Stream
-	fresh    map[uint32]*Stream // not yet handed to whoever opens or accepts them
+	fresh    map[uint32]*Stream   // not yet handed to whoever opens or accepts them
+	held     map[*Stream]struct{} // see Hold; nil when the session is over
 	handling int
 	drain    bool          // we take no more streams
 	idle     chan struct{} // closed when there are no streams and no handlers left; nil while nobody waits
@@ -132,6 +136,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		strikes:  bucket{rate: 50, size: maxStrikes + float64(cfg.Streams)},
 		streams:  make(map[uint32]*Stream),
 		fresh:    make(map[uint32]*Stream),
+		held:     make(map[*Stream]struct{}),
 	}
 	s.guard = &guard{s: s, pipe: pipe, source: attentive{pipe, s.out}}
 	return s
@@ -155,18 +160,18 @@ func (s *Session) Serve(ctx context.Context) error {
 	close(s.started)
 	s.rtt.refresh(s)
 
-	var running sync.WaitGroup
-	running.Go(func() { s.fail(s.out.run(s.pipe)) })
-	running.Go(func() { s.accept(ctx, &running) })
+	s.running.Go(func() { s.fail(s.out.run(s.pipe)) })
+	s.running.Go(func() { s.accept(ctx) })
 	stop := context.AfterFunc(ctx, func() { s.fail(ErrClosed) })
 	defer stop()
 
 	<-mux.CloseChan()
 	s.fail(io.ErrUnexpectedEOF) // unless there is a better reason
 	cancel()
+	s.cutHeld()
 	mux.Close() // waits for yamux's goroutines
 	s.breakStreams()
-	running.Wait()
+	s.running.Wait()
 	return s.Err()
 }
 
@@ -279,7 +284,7 @@ func (s *Session) releaseSlot() {
 
 // accept hands the peer's streams to Handle. It never waits for a handler:
 // the guard has counted them.
-func (s *Session) accept(ctx context.Context, running *sync.WaitGroup) {
+func (s *Session) accept(ctx context.Context) {
 	for {
 		mux, err := s.mux.AcceptStream()
 		if err != nil {
@@ -287,26 +292,28 @@ func (s *Session) accept(ctx context.Context, running *sync.WaitGroup) {
 		}
 		<-s.arrive
 		st := s.hand(mux)
-		running.Go(func() { s.handle(ctx, st) })
+		s.running.Go(func() { s.handle(ctx, st) })
 	}
 }
 
 func (s *Session) handle(ctx context.Context, st *Stream) {
-	defer s.handled()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if st.abandonWith(cancel) {
 		s.grantFirst(st)
 		s.cfg.Handle(ctx, st)
 	}
-	if ctx.Err() != nil {
-		st.Reset() // the handler may have been cut off in the middle
-		return
+	if !st.isHeld() {
+		s.handled(st, ctx.Err() != nil) // the handler may have been cut off in the middle
 	}
-	st.Close()
 }
 
-func (s *Session) handled() {
+func (s *Session) handled(st *Stream, cutOff bool) {
+	if cutOff {
+		st.Reset()
+	} else {
+		st.Close()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.handling--

@@ -1,7 +1,6 @@
 package tunnel
 
 import (
-	"context"
 	"errors"
 	"net"
 	"os"
@@ -67,8 +66,9 @@ type Stream struct {
 	peerReset  error // by the peer, and how
 	gone       bool  // out of the session's table
 	linger     *time.Timer
-	abandon    context.CancelFunc // ends the handler's context; nil if there is none
-	awaiting   func()             // called once there is something to read; nil: nobody waits so
+	abandon    func() // tells who handles it that the peer has reset it; nil if there is none
+	held       bool   // the handler has returned, or may, and the stream goes on
+	awaiting   func() // called once there is something to read; nil: nobody waits so
 }
 
 func newStream(s *Session, id uint32) *Stream {
@@ -266,15 +266,6 @@ func (s *Stream) resetByPeer(err error) (ended bool) {
 	s.unread.tell()
 	s.wake()
 	return s.peerEnded
-}
-
-// abandonWith sets what ends the handler's context. It gives false if the
-// peer has reset the stream already.
-func (s *Stream) abandonWith(cancel context.CancelFunc) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.abandon = cancel
-	return s.peerReset == nil
 }
 
 // receive books one of yamux's frames. pass tells whether it goes on, to yamux or whoever reads.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -32,41 +33,83 @@ const lastWords = 5 * time.Second
 //
 // What an end had sent before it was reset still goes to the other one, as it
 // does without a relay, unless that takes nothing for 5 s.
-func Copy(ctx context.Context, a, b Conn) Result {
-	c := &copying{a: newEnd(a), b: newEnd(b), reset: make(chan struct{})}
-	c.up.between(c, c.b, c.a)
-	c.down.between(c, c.a, c.b)
-	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
-	defer stop()
+func Copy(ctx context.Context, a, b Conn) (r Result) {
+	var over sync.WaitGroup
+	over.Add(1)
+	c := newCopying(a, b, func(end Result) {
+		r = end
+		over.Done()
+	})
+	if ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+		defer stop()
+	}
+	c.run(false)
+	over.Wait()
+	return r
+}
 
-	c.open.Add(2)
+// Start is Copy for who does not wait for the end: over is called then, once and in whatever
+// goroutine. Start relays itself as long as there is much to do, and leaves what is idle to as
+// few goroutines, with as little on their stacks, as can be. Nothing but the two conns ends it;
+// deadlines of reads are its own.
+func Start(a, b Conn, over func(Result)) { newCopying(a, b, over).run(true) }
+
+// copying is what the two directions of a [Copy] share.
+type copying struct {
+	a, b     end
+	up, down direction
+	open     atomic.Int32          // directions that have not ended, and goroutines
+	err      atomic.Pointer[error] // what broke the connection
+	resets   sync.WaitGroup        // done when both ends have been reset
+	over     func(Result)
+}
+
+func newCopying(a, b Conn, over func(Result)) *copying {
+	c := &copying{over: over}
+	c.a.init(a)
+	c.b.init(b)
+	c.up.between(c, &c.b, &c.a)
+	c.down.between(c, &c.a, &c.b)
+	c.open.Store(2)
+	c.resets.Add(1)
+	return c
+}
+
+// run runs both directions, one of them here, and not in a goroutine of its own. It returns when that
+// has ended or, if it may part with it, has nothing to do for a while.
+func (c *copying) run(parts bool) {
 	other, own := &c.up, &c.down
 	if own.from.tells != nil {
 		other, own = own, other
 	}
-	other.start()
-	own.run() // here, and not in a goroutine of its own
-	c.open.Wait()
+	if parts && (own.from.tells != nil || own.from.raw != nil) {
+		own.from.again = own.start
+	}
+	if other.from.tells != nil {
+		other.from.again = other.start
+	}
+	if !other.from.silent() {
+		other.start()
+	}
+	own.run()
+}
 
+// left notes that a direction or a goroutine has ended. After the last nothing moves any more.
+func (c *copying) left() {
+	if c.open.Add(-1) > 0 {
+		return
+	}
 	r := Result{Up: c.up.n, Down: c.down.n}
 	if p := c.err.Load(); p != nil {
 		r.Err = *p
-		<-c.reset // a Close that is faster would be a clean end
+		c.resets.Wait() // a Close that is faster would be a clean end
 	}
 	// Both conns have sent and received their ends, or have been reset, so there
 	// is nothing that these could lose.
-	a.Close()
-	b.Close()
-	return r
-}
-
-// copying is what the two directions of a [Copy] share.
-type copying struct {
-	a, b     *end
-	up, down direction
-	open     sync.WaitGroup        // directions that have not ended, and their goroutines
-	err      atomic.Pointer[error] // what broke the connection
-	reset    chan struct{}         // closed when both ends have been reset
+	c.a.Close()
+	c.b.Close()
+	c.over(r)
 }
 
 // fail resets both ends and keeps the first reason.
@@ -74,7 +117,7 @@ func (c *copying) fail(err error) {
 	if c.err.CompareAndSwap(nil, &err) {
 		Fail(c.a.Conn, err)
 		Fail(c.b.Conn, err)
-		close(c.reset)
+		c.resets.Done()
 	}
 }
 
@@ -98,12 +141,14 @@ func (d *direction) between(c *copying, dst, src *end) {
 	}
 }
 
-// start begins the direction, in goroutines that Copy waits for.
+// start begins the direction, or goes on with it, in a goroutine.
 func (d *direction) start() {
-	d.from.again = func() { d.open.Go(d.run) }
-	if !d.from.silent() {
-		d.from.again()
-	}
+	d.open.Add(1)
+	go func() {
+		defer d.left()
+		d.from.await()
+		d.run()
+	}()
 }
 
 // take passes on what it can of b at once, for a source that offers it in a goroutine of its own.
@@ -116,8 +161,8 @@ func (d *direction) take(b []byte) int {
 	return n
 }
 
-// run goes on until the direction is over, or its source has nothing for now and tells
-// when that changes: then it starts anew, and nobody needs a goroutine meanwhile.
+// run goes on until the direction is over, or its source has nothing for now and again is called
+// when that changes: meanwhile nobody needs a goroutine, or a smaller one will do.
 func (d *direction) run() {
 	for {
 		p, err := d.from.next()
@@ -129,7 +174,7 @@ func (d *direction) run() {
 		}
 		d.from.release()
 		d.src.drained(d.copying)
-		d.open.Done()
+		d.left()
 		return
 	}
 }
@@ -200,8 +245,8 @@ type end struct {
 	limit   *time.Timer // set while it is refused and not empty
 }
 
-func newEnd(c Conn) *end {
-	e := &end{Conn: c}
+func (e *end) init(c Conn) {
+	e.Conn = c
 	if p, ok := c.(*prefixed); ok {
 		e.Conn, e.first = p.Conn, p.take()
 	}
@@ -210,7 +255,6 @@ func newEnd(c Conn) *end {
 		e.follower, _ = p.pacer.(Follower)
 		e.opener, _ = p.pacer.(Opener)
 	}
-	return e
 }
 
 // take writes what the socket has room for, in whatever goroutine, while there is no write.
@@ -344,8 +388,12 @@ type reader struct {
 	watch watched    // nil if src does not ask
 	first []byte     // what a prefix left to deliver before all else
 	buf   *[]byte
-	again func()             // for tells; nil: wait
+	again func()             // called when there is something, in place of a wait; nil: wait
 	take  func(b []byte) int // for tells; may be nil
+
+	timed bool // src has a deadline, by which it is looked whether anything has moved
+	moved bool // it has
+	idle  bool // it had not
 }
 
 // read sets what is read.
@@ -382,7 +430,7 @@ func (r *reader) next() ([]byte, error) {
 		return p, nil
 	}
 	if r.raw != nil {
-		b, err := r.raw.next(&r.buf)
+		b, err := r.nextRaw()
 		if len(b) > 0 && r.watch != nil {
 			r.watch.DidRead(b)
 		}
@@ -402,6 +450,40 @@ func (r *reader) next() ([]byte, error) {
 	}
 	n, err := r.src.Read(*r.buf)
 	return (*r.buf)[:n], err
+}
+
+// idleAfter is when a wait for bytes has lasted so long that another goroutine takes it over: the
+// stack of one that has passed on bytes has grown, and stays as it is while it waits.
+const idleAfter = 100 * time.Millisecond
+
+// nextRaw is next for a plain socket.
+func (r *reader) nextRaw() ([]byte, error) {
+	for {
+		if r.again != nil && !r.timed {
+			r.timed, r.moved = true, false
+			r.src.SetReadDeadline(time.Now().Add(idleAfter)) // if it fails, so does what follows
+		}
+		b, err := r.raw.next(&r.buf)
+		switch {
+		case r.again == nil || !errors.Is(err, os.ErrDeadlineExceeded):
+			r.moved = true
+			return b, err
+		case !r.moved:
+			r.idle = true
+			r.src.SetReadDeadline(time.Time{})
+			r.again()
+			return nil, errSilent
+		}
+		r.timed = false
+	}
+}
+
+// await waits until what was idle has something to give.
+func (r *reader) await() {
+	if r.idle {
+		r.raw.wait() // what is wrong shows when it is read
+		r.idle, r.timed = false, false
+	}
 }
 
 func (r *reader) release() { buffers.put(&r.buf) }

@@ -8,6 +8,7 @@ type rawReader struct{}
 func newRawReader(Conn) *rawReader { return nil }
 
 func (*rawReader) next(**[]byte) ([]byte, error) { panic("unreachable") }
+func (*rawReader) wait()                         { panic("unreachable") }
 
 type rawWriter struct{}
 

@@ -20,6 +20,9 @@ type rawReader struct {
 	buf  *[]byte
 	n    int
 	err  error
+
+	first  [1]byte // for look
+	failed error   // what look has found
 }
 
 func newRawReader(c Conn) *rawReader {
@@ -50,6 +53,9 @@ func (r *rawReader) read(fd uintptr) bool {
 }
 
 func (r *rawReader) next(buf **[]byte) ([]byte, error) {
+	if r.failed != nil {
+		return nil, os.NewSyscallError("read", r.failed)
+	}
 	r.buf, r.n, r.err = *buf, 0, nil
 	err := r.conn.Read(r.try)
 	*buf = r.buf
@@ -62,6 +68,25 @@ func (r *rawReader) next(buf **[]byte) ([]byte, error) {
 		return nil, io.EOF
 	}
 	return (*r.buf)[:r.n], nil
+}
+
+// wait waits until next has something to give, and reads nothing of it.
+func (r *rawReader) wait() {
+	_ = r.conn.Read(r.look) // next says what is wrong
+}
+
+// look is called when fd may be readable; false means that it was not. It needs little stack.
+func (r *rawReader) look(fd uintptr) bool {
+	for {
+		switch _, _, err := syscall.Recvfrom(int(fd), r.first[:], syscall.MSG_PEEK); err {
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return false
+		default:
+			r.failed = err // the kernel says it once
+			return true
+		}
+	}
 }
 
 // rawWriter writes to a socket what it has room for.

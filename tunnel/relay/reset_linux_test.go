@@ -150,3 +150,9 @@ func TestCopyPassesOnAnEndThatAResetFollows(t *testing.T) {
 		t.Errorf("result %+v", got)
 	}
 }
+
+func newEnd(c Conn) *end {
+	e := new(end)
+	e.init(c)
+	return e
+}
