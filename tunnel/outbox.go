@@ -183,7 +183,7 @@ func (o *outbox) gather() {
 }
 
 // reserve waits for room for a data frame of n bytes, header included.
-func (o *outbox) reserve(n int, limit *deadline, dead <-chan struct{}) error {
+func (o *outbox) reserve(n int, limit *deadline, dead *latch) error {
 	o.mu.Lock()
 	if o.err != nil {
 		defer o.mu.Unlock()
@@ -204,7 +204,7 @@ func (o *outbox) reserve(n int, limit *deadline, dead <-chan struct{}) error {
 		return o.failure()
 	case <-limit.wait():
 		err = os.ErrDeadlineExceeded
-	case <-dead:
+	case <-dead.wait():
 		err = errStreamDead
 	}
 	o.abandon(w)

@@ -25,7 +25,7 @@ func TestWhoeverHasReadIsNotCalledForThat(t *testing.T) {
 		defer close(delivered)
 		st.deliver([]byte("x"))
 	}()
-	<-st.unread.moved
+	<-st.unread.moved.wait()
 	st.grant(st.unread.take(make([]byte, 1)), st.session.control)
 	st.awaiting = func() { t.Error("it is called, and there is nothing to read") }
 	st.mu.Unlock()

@@ -42,14 +42,13 @@ type Stream struct {
 
 	recv   recvWindow
 	unread unread
-	send   *sendCredit
+	send   sendCredit
 
 	writing     sync.Mutex // one Write at a time
 	bulkOut     bool       // the last Write was none of chat; under writing
 	readLimit   deadline
 	writeLimit  deadline
-	noMoreWrite chan struct{} // closed when Write must stop
-	stopWrite   sync.Once
+	noMoreWrite latch // shut when Write must stop
 
 	muxWindow atomic.Int64 // what yamux believes it may send
 	muxOwed   uint32       // what the peer has sent since its yamux was last let send more; only the guard's reading goroutine touches it
@@ -72,8 +71,8 @@ type Stream struct {
 }
 
 func newStream(s *Session, id uint32) *Stream {
-	st := &Stream{session: s, id: id, send: newSendCredit(), noMoreWrite: make(chan struct{})}
-	st.unread.moved = make(chan struct{}, 1)
+	st := &Stream{session: s, id: id}
+	st.send.limit = minWindow
 	st.muxWindow.Store(firstWindow) // as yamux's specification has it
 	st.moved.Store(time.Now().UnixNano())
 	return st
@@ -108,7 +107,7 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 		return 0, err
 	}
 	out := s.session.out
-	if err := out.reserve(dataSize(k), &s.writeLimit, s.noMoreWrite); err != nil {
+	if err := out.reserve(dataSize(k), &s.writeLimit, &s.noMoreWrite); err != nil {
 		s.send.giveBack(k)
 		return 0, s.writeError(err)
 	}
@@ -122,10 +121,8 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 }
 
 func (s *Stream) mayWrite() error {
-	select {
-	case <-s.noMoreWrite:
+	if s.noMoreWrite.holds() {
 		return s.writeError(errStreamDead)
-	default:
 	}
 	if s.writeLimit.passed() {
 		return os.ErrDeadlineExceeded
@@ -140,10 +137,10 @@ func (s *Stream) waitCredit(n int) (int, error) {
 			return k, nil
 		}
 		select {
-		case <-s.send.more:
+		case <-s.send.more.wait():
 		case <-s.writeLimit.wait():
 			return 0, os.ErrDeadlineExceeded
-		case <-s.noMoreWrite:
+		case <-s.noMoreWrite.wait():
 			return 0, s.writeError(errStreamDead)
 		}
 	}
@@ -242,9 +239,7 @@ func (s *Stream) reset(code resetCode) {
 }
 
 // stopWriting wakes a Write that waits.
-func (s *Stream) stopWriting() {
-	s.stopWrite.Do(func() { close(s.noMoreWrite) })
-}
+func (s *Stream) stopWriting() { s.noMoreWrite.shut() }
 
 // stopReading wakes a Read that waits, and gives up what nobody will read.
 func (s *Stream) stopReading() {

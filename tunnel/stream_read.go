@@ -49,7 +49,7 @@ func (s *Stream) WaitRead() error {
 // await waits until there may be something new to who reads.
 func (s *Stream) await() {
 	select {
-	case <-s.unread.moved:
+	case <-s.unread.moved.wait():
 	case <-s.readLimit.waitIfSet():
 	}
 }

@@ -42,7 +42,7 @@ func (p *piece) free() {
 // unread is what a stream's peer has sent and nobody has read. What may be in it is
 // bounded by what the peer was granted.
 type unread struct {
-	moved chan struct{} // there may be something new to those who wait: bytes, or an end
+	moved signal // to those who wait: bytes, or an end
 
 	taking sync.Mutex // held while the taker is called, and before mu
 
@@ -149,8 +149,5 @@ func (u *unread) clear() {
 
 // tell wakes one of those who wait.
 func (u *unread) tell() {
-	select {
-	case u.moved <- struct{}{}:
-	default:
-	}
+	u.moved.tell()
 }

@@ -171,17 +171,13 @@ func (w *recvWindow) close() {
 	}
 }
 
-// sendCredit is the sending half: what the peer allows.
+// sendCredit is the sending half: what the peer allows. It begins with a limit of minWindow.
 type sendCredit struct {
 	mu    sync.Mutex
 	limit int64 // absolute
 	sent  int64 // absolute
 	swept int64 // sent at the last sweep
-	more  chan struct{}
-}
-
-func newSendCredit() *sendCredit {
-	return &sendCredit{limit: minWindow, more: make(chan struct{}, 1)}
+	more  signal
 }
 
 // take gives how much of n may be sent now, 0 if nothing.
@@ -209,10 +205,7 @@ func (c *sendCredit) add(n int64) bool {
 	c.limit += n
 	ok := c.limit-c.sent <= maxCredit
 	c.mu.Unlock()
-	select {
-	case c.more <- struct{}{}:
-	default:
-	}
+	c.more.tell()
 	return ok
 }
 
