@@ -67,7 +67,7 @@ func (f *flow) record() error {
 	if p := f.caller.server.policy.Load(); p != nil && p.Discreet() {
 		begin = log.Hold
 	}
-	entry, err := begin(f.line, f)
+	entry, err := begin(f)
 	if err != nil {
 		return &socks.Error{Code: socks.GeneralFailure, Err: err}
 	}
@@ -190,7 +190,7 @@ func (l *lane) record() error {
 	o := originOf(l.who())
 	l.origin(&o)
 	l.line = audit.Record{Kind: audit.Session, Origin: o, SourcePort: l.last().Remote.Port(), Begin: l.since}
-	entry, err := log.Begin(l.line, l.session)
+	entry, err := log.Begin(l.session)
 	if err != nil {
 		return err
 	}

@@ -85,7 +85,7 @@ func (w *Writer) take() bool {
 	n = min(len(w.ended), maxBatch)
 	w.batch.records = slices.Clone(w.ended[:n])
 	w.ended = slices.Delete(w.ended, 0, n)
-	begun = slices.DeleteFunc(begun, func(e *Entry) bool { return e.ended })
+	begun = slices.DeleteFunc(begun, (*Entry).over)
 	w.mu.Unlock()
 
 	w.opening = begun
@@ -116,7 +116,10 @@ func (w *Writer) write(ctx context.Context) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, e := range w.opening {
-		e.entry.opening = openings[i]
+		e.opening = openings[i]
+		if e.ended != nil {
+			e.ended.opening = openings[i] // it waits to be written
+		}
 	}
 	w.written += int64(len(w.batch.records))
 	w.batch, w.opening = batch{}, nil
@@ -272,7 +275,7 @@ func (w *Writer) tellLost() {
 // update notes how far everything has come that has moved.
 func (w *Writer) update() {
 	w.mu.Lock()
-	open := slices.DeleteFunc(slices.Collect(maps.Keys(w.open)), func(e *Entry) bool { return e.entry.opening == 0 })
+	open := slices.DeleteFunc(slices.Collect(maps.Keys(w.open)), func(e *Entry) bool { return e.opening == 0 })
 	w.mu.Unlock()
 	for _, e := range open {
 		now, moved := e.now()
@@ -281,9 +284,7 @@ func (w *Writer) update() {
 		}
 		w.batch.progress = append(w.batch.progress, now)
 		w.mu.Lock()
-		if !e.ended {
-			e.entry.Record = now.Record
-		}
+		e.last = extentOf(&now.Record)
 		w.mu.Unlock()
 	}
 }

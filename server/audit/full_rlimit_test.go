@@ -38,7 +38,7 @@ func beCramped(ctx context.Context, dir string) error {
 	}
 	w.most = 500
 	goes := &open{}
-	e, err := w.Begin(flowNumber(1), goes)
+	e, err := goes.begin(w, flowNumber(1))
 	if err != nil {
 		return err
 	}
@@ -89,7 +89,7 @@ func beCramped(ctx context.Context, dir string) error {
 
 // crampedFlows looks what becomes of flows while the disk is full.
 func crampedFlows(w *Writer, strict bool, goes *open) error {
-	_, err := w.Begin(flowNumber(4), &open{})
+	_, err := (&open{}).begin(w, flowNumber(4))
 	switch {
 	case strict && !errors.Is(err, ErrNotRecorded):
 		return fmt.Errorf("a strict Writer says %w", err)

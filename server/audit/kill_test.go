@@ -40,7 +40,7 @@ func beVictim(ctx context.Context, dir string) error {
 			}
 		default:
 			r.What = "long"
-			e, err := w.Begin(r, &open{})
+			e, err := (&open{}).begin(w, r)
 			if err != nil {
 				return err
 			}
@@ -57,7 +57,7 @@ func beVictim(ctx context.Context, dir string) error {
 		}
 		fmt.Println(n)
 		for _, e := range long {
-			e.End(e.entry.Record)
+			e.End(e.subject.(*open).line)
 		}
 		long = long[:0]
 	}

@@ -50,12 +50,19 @@ func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 // open is a thing that goes on.
 type open struct {
-	up  int64
-	cut error
+	line Record
+	up   int64
+	cut  error
 }
 
-func (o *open) Progress(r *Record) { r.Up = o.up }
+func (o *open) Progress(r *Record) { *r, r.Up = o.line, o.up }
 func (o *open) Cut(reason error)   { o.cut = reason }
+
+// begin has it go on as a record.
+func (o *open) begin(w *Writer, r Record) (*Entry, error) {
+	o.line = r
+	return w.Begin(o)
+}
 
 // flowNumber makes up a flow.
 func flowNumber(n int) Record {

@@ -45,7 +45,7 @@ func filled(t testing.TB, n int) (*Writer, *Reader, []Record) {
 	flush(t, w)
 	goes := flowNumber(0)
 	goes.Begin, goes.Name = now, "live.example.org"
-	_, err := w.Begin(goes, &open{up: 5})
+	_, err := (&open{up: 5}).begin(w, goes)
 	must(t, err)
 	flush(t, w)
 	t.Cleanup(func() { must(t, w.Close()) })

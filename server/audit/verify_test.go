@@ -17,7 +17,7 @@ func tampered(t *testing.T, witness func(*Writer) Head, statements ...string) Re
 			must(t, w.rotate(t.Context()))
 		}
 		for n := range 6 {
-			e, err := w.Begin(flowNumber(10*i+n), &open{})
+			e, err := (&open{}).begin(w, flowNumber(10*i+n))
 			must(t, err)
 			if n%2 == 0 {
 				flush(t, w)

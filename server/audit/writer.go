@@ -53,7 +53,7 @@ type Config struct {
 // Subject is what a record is about that goes on. Its methods are called from another
 // goroutine, and not while the Writer holds a lock.
 type Subject interface {
-	// Progress fills in how far it has come.
+	// Progress fills in the record: all that is known by now.
 	Progress(*Record)
 
 	// Cut ends it, because it cannot be recorded any more. It does not wait.
@@ -96,10 +96,21 @@ type Writer struct {
 type Entry struct {
 	w       *Writer
 	subject Subject
-	entry   entry // what was known of it last; its opening is the writing goroutine's
-	ended   bool
+	number  int64
+	opening int64 // its place in opened; 0: it has none. It is the writing goroutine's
+	last    extent
+	ended   *entry // as it ended; nil: it goes on
+	dropped bool
 	held    bool // not in the file, and perhaps never
 }
+
+// extent is how far something had come when it was looked at.
+type extent struct {
+	up, down, sent, received int64
+	resumes                  int
+}
+
+func extentOf(r *Record) extent { return extent{r.Up, r.Down, r.Sent, r.Received, r.Resumes} }
 
 // New gives a Writer that opens the warehouse once Serve runs, and tries again every second
 // while that fails. For a strict one that is too late: see [Open].
@@ -236,21 +247,20 @@ const (
 
 // Begin opens a record. A strict Writer that cannot says [ErrNotRecorded]. Otherwise the
 // Entry must be ended.
-func (w *Writer) Begin(r Record, s Subject) (*Entry, error) { return w.begin(r, s, false) }
+func (w *Writer) Begin(s Subject) (*Entry, error) { return w.begin(s, false) }
 
 // Hold is Begin for what may turn out to need no record. Nothing is written before Open or
 // End.
-func (w *Writer) Hold(r Record, s Subject) (*Entry, error) { return w.begin(r, s, true) }
+func (w *Writer) Hold(s Subject) (*Entry, error) { return w.begin(s, true) }
 
-func (w *Writer) begin(r Record, s Subject, held bool) (*Entry, error) {
+func (w *Writer) begin(s Subject, held bool) (*Entry, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err := w.refusal(); err != nil {
 		return nil, err
 	}
 	w.number++
-	r.Exit = cmp.Or(r.Exit, w.cfg.Exit)
-	e := &Entry{w: w, subject: s, entry: entry{Record: r, run: w.run, number: w.number}, held: held}
+	e := &Entry{w: w, subject: s, number: w.number, held: held}
 	w.open[e] = struct{}{}
 	if !held {
 		w.queue(e)
@@ -270,7 +280,7 @@ func (w *Writer) queue(e *Entry) {
 func (e *Entry) Open() {
 	e.w.mu.Lock()
 	defer e.w.mu.Unlock()
-	if e.held && !e.ended {
+	if e.held && !e.over() {
 		e.held = false
 		e.w.queue(e)
 	}
@@ -283,7 +293,7 @@ func (e *Entry) Drop() bool {
 	if !e.held {
 		return false
 	}
-	e.ended = true
+	e.dropped = true
 	delete(e.w.open, e)
 	return true
 }
@@ -317,23 +327,25 @@ func (w *Writer) Note(r Record) error {
 }
 
 // ID is what the record is known by.
-func (e *Entry) ID() string { return recordID(e.w.run, e.entry.number) }
+func (e *Entry) ID() string { return recordID(e.w.run, e.number) }
 
 // recordID is short, and no other record's.
 func recordID(run string, number int64) string { return run + "-" + strconv.FormatInt(number, 10) }
+
+// over tells whether there is no more to say. The Writer's mu is held.
+func (e *Entry) over() bool { return e.dropped || e.ended != nil }
 
 // End closes the record with all that is known by now. Only the first call counts.
 func (e *Entry) End(r Record) {
 	w := e.w
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if e.ended {
+	if e.over() {
 		return
 	}
-	e.ended = true
+	e.ended = &entry{Record: r, run: w.run, number: e.number, opening: e.opening}
 	delete(w.open, e)
-	e.entry.Record = r
-	w.end(&e.entry)
+	w.end(e.ended)
 }
 
 // end queues a record. One that has begun may always end: a strict Writer lets no more
@@ -365,12 +377,12 @@ func (w *Writer) hurry() {
 // now is the record as it is now, and whether it has moved since it was written last.
 func (e *Entry) now() (now entry, moved bool) {
 	e.w.mu.Lock()
-	now = e.entry
+	now.run, now.number, now.opening = e.w.run, e.number, e.opening
+	last := e.last
 	e.w.mu.Unlock()
-	up, down, sent, received, resumes := now.Up, now.Down, now.Sent, now.Received, now.Resumes
 	e.subject.Progress(&now.Record)
 	now.Exit = cmp.Or(now.Exit, e.w.cfg.Exit)
-	return now, now.Up != up || now.Down != down || now.Sent != sent || now.Received != received || now.Resumes != resumes
+	return now, extentOf(&now.Record) != last
 }
 
 // watch ends what is open when a batch does not come to an end.

@@ -52,10 +52,10 @@ func TestRecordComesBackAsItWent(t *testing.T) {
 
 func TestShortFlowTakesOneRowAndLongOneIsSeenWhileItGoesOn(t *testing.T) {
 	w := newWriter(t, Config{})
-	short, err := w.Begin(flowNumber(1), &open{})
+	short, err := (&open{}).begin(w, flowNumber(1))
 	must(t, err)
 	goes := &open{}
-	long, err := w.Begin(flowNumber(2), goes)
+	long, err := goes.begin(w, flowNumber(2))
 	must(t, err)
 	short.End(flowNumber(1))
 	flush(t, w)
@@ -85,7 +85,7 @@ func TestWhatIsHeldIsWrittenWhenItIsOpenedOrEnds(t *testing.T) {
 	w := newWriter(t, Config{})
 	var all []*Entry
 	for n := range 5 {
-		e, err := w.Hold(flowNumber(n), &open{})
+		e, err := w.Hold(&open{line: flowNumber(n)})
 		must(t, err)
 		all = append(all, e)
 	}
@@ -121,7 +121,7 @@ func TestServeWritesFromManyGoroutinesAndCloseTheRest(t *testing.T) {
 	for i := range 8 {
 		all.Go(func() {
 			for n := range 500 {
-				e, err := w.Begin(flowNumber(n*8+i), &open{})
+				e, err := (&open{}).begin(w, flowNumber(n*8+i))
 				if err != nil {
 					t.Error(err)
 					return
@@ -144,22 +144,14 @@ func TestServeWritesFromManyGoroutinesAndCloseTheRest(t *testing.T) {
 		t.Errorf("flows ended as %v", ends)
 	}
 	verifySound(t, w.cfg.Dir)
-	if _, err := w.Begin(flowNumber(1), &open{}); !errors.Is(err, ErrNotRecorded) {
+	if _, err := (&open{}).begin(w, flowNumber(1)); !errors.Is(err, ErrNotRecorded) {
 		t.Errorf("a closed Writer says %v", err)
 	}
 }
 
-// anew is something that goes on and fills in all of its record, as what the server has does.
-type anew struct {
-	open
-	line Record
-}
-
-func (a *anew) Progress(r *Record) { *r = a.line }
-
 func TestWhatGoesOnNamesTheExit(t *testing.T) {
 	w := newWriter(t, Config{Exit: "exit.example.org"})
-	_, err := w.Begin(flowNumber(1), &anew{line: flowNumber(1)})
+	_, err := (&open{}).begin(w, flowNumber(1))
 	must(t, err)
 	flush(t, w)
 	last, err := NewReader(w.cfg.Dir).Last(t.Context(), Query{}, 1)
@@ -173,7 +165,7 @@ func TestWhatGoesOnNamesTheExit(t *testing.T) {
 func TestCloseTellsWhatWasLost(t *testing.T) {
 	w := newWriter(t, Config{})
 	w.most = 1
-	goes, err := w.Begin(flowNumber(1), &open{})
+	goes, err := (&open{}).begin(w, flowNumber(1))
 	must(t, err)
 	for n := range 4 {
 		must(t, w.Note(flowNumber(n)))
@@ -215,7 +207,7 @@ func TestDayEndsAndClockIsSetBack(t *testing.T) {
 	w.now = func() time.Time { return now }
 	must(t, w.rotate(t.Context())) // the file of today is of no use here
 	goes := &open{}
-	over, err := w.Begin(flowNumber(1), goes)
+	over, err := goes.begin(w, flowNumber(1))
 	must(t, err)
 	flush(t, w)
 	now = now.Add(2 * time.Second)
@@ -246,7 +238,7 @@ func TestDayEndsAndClockIsSetBack(t *testing.T) {
 
 func TestTwoProcessesWriteToOneChain(t *testing.T) {
 	old := newWriter(t, Config{})
-	left, err := old.Begin(flowNumber(1), &open{})
+	left, err := (&open{}).begin(old, flowNumber(1))
 	must(t, err)
 	flush(t, old)
 	young := newWriter(t, Config{Dir: old.cfg.Dir})
@@ -295,7 +287,7 @@ func TestProcessesThatMakeTheSameFileAllGetIt(t *testing.T) {
 
 func TestWhatACrashHasLeftIsRecordedOnceInTheNextFile(t *testing.T) {
 	w := newWriter(t, Config{})
-	_, err := w.Begin(flowNumber(1), &open{})
+	_, err := (&open{}).begin(w, flowNumber(1))
 	must(t, err)
 	flush(t, w)
 	must(t, errors.Join(w.lock.release(), w.day.close())) // as the kernel does
@@ -324,7 +316,7 @@ func TestWhatACrashHasLeftIsRecordedOnceInTheNextFile(t *testing.T) {
 func TestFileThatGoesAwayEndsFlowsOfAStrictWriter(t *testing.T) {
 	w := newWriter(t, Config{Strict: true})
 	goes := &open{}
-	_, err := w.Begin(flowNumber(1), goes)
+	_, err := goes.begin(w, flowNumber(1))
 	must(t, err)
 	flush(t, w)
 	must(t, os.Rename(w.day.path, w.day.path+".away"))
@@ -332,12 +324,12 @@ func TestFileThatGoesAwayEndsFlowsOfAStrictWriter(t *testing.T) {
 	if !errors.Is(w.Failed(), errGone) || !errors.Is(goes.cut, ErrNotRecorded) {
 		t.Errorf("it says %v, and the flow's end is %v", w.Failed(), goes.cut)
 	}
-	if _, err := w.Begin(flowNumber(2), &open{}); !errors.Is(err, ErrNotRecorded) {
+	if _, err := (&open{}).begin(w, flowNumber(2)); !errors.Is(err, ErrNotRecorded) {
 		t.Errorf("a flow that cannot be recorded: %v", err)
 	}
 	must(t, os.Rename(w.day.path+".away", w.day.path))
 	flush(t, w)
-	_, err = w.Begin(flowNumber(3), &open{})
+	_, err = (&open{}).begin(w, flowNumber(3))
 	must(t, err)
 	must(t, w.Close())
 	verifySound(t, w.cfg.Dir)
@@ -349,7 +341,7 @@ func TestFileThatGoesAwayIsFollowedByAnotherOfALenientWriter(t *testing.T) {
 	flush(t, w)
 	must(t, w.rotate(t.Context()))
 	goes := &open{}
-	_, err := w.Begin(flowNumber(1), goes)
+	_, err := goes.begin(w, flowNumber(1))
 	must(t, err)
 	flush(t, w)
 	must(t, w.day.remove())
@@ -421,7 +413,7 @@ func TestOldFileThatIsDamagedEndsNothing(t *testing.T) {
 	}
 	must(t, os.Truncate(old.path, 50))
 	goes := &open{}
-	_, err := w.Begin(flowNumber(1), goes)
+	_, err := goes.begin(w, flowNumber(1))
 	must(t, err)
 	w.updated = time.Time{}
 	flush(t, w)
