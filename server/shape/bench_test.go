@@ -52,7 +52,7 @@ func BenchmarkPickOutOf10000(b *testing.B) {
 		t.now = t.root.ready
 		t.serve()
 		for _, e := range t.later.entries {
-			if n := e.node; n.leaf && n.wants == 0 {
+			if n := e.node; n.leaf() && n.wants == 0 {
 				ask(n)
 				break
 			}

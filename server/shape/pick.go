@@ -35,7 +35,7 @@ func (t *tree) serve() {
 	t.wake()
 	for t.root.can() {
 		n := t.root
-		for !n.leaf {
+		for !n.leaf() {
 			n = n.pick()
 		}
 		size := float64(n.grant())
@@ -55,7 +55,7 @@ func (t *tree) wake() {
 		}
 		n := first.node
 		t.later.remove(n)
-		if n.leaf && n.wants == 0 {
+		if n.leaf() && n.wants == 0 {
 			n.busy = false
 			n.reckon()
 			continue
@@ -66,7 +66,10 @@ func (t *tree) wake() {
 
 // can tells whether n can be served now.
 func (n *node) can() bool {
-	return n.ready <= n.tree.now && (n.wants > 0 || !n.shares.empty() || !n.sparing.empty())
+	if n.leaf() {
+		return n.ready <= n.tree.now && n.wants > 0
+	}
+	return n.ready <= n.tree.now && !(n.shares.empty() && n.sparing.empty())
 }
 
 // pick gives who is next below n.
@@ -126,7 +129,7 @@ func (n *node) account(size float64) {
 		n.tag += size / float64(n.weight)
 	}
 	p.passed += size
-	if n.leaf {
+	if n.leaf() {
 		n.spent = max(n.spent, p.passed-sparseWindow) + size*sparsePart
 	}
 	if n.stands() {
@@ -136,7 +139,7 @@ func (n *node) account(size float64) {
 
 // park has n looked after when it is below its ceiling again.
 func (n *node) park() {
-	if n.ready > n.tree.now && (!n.leaf || n.wants > 0) {
+	if n.ready > n.tree.now && (!n.leaf() || n.wants > 0) {
 		n.tree.later.put(n, n.ready)
 	}
 }
@@ -163,7 +166,7 @@ func (n *node) enter() {
 		n.claimTag = max(n.claimTag, p.claimed-behind/float64(n.guaranteed))
 	}
 	n.tag = max(n.tag, p.shared-behind/float64(n.weight))
-	n.sparse = n.leaf && n.spent <= p.passed
+	n.sparse = n.leaf() && n.spent <= p.passed
 	n.line()
 }
 
@@ -239,20 +242,18 @@ func (n *node) reckon() {
 
 // worth is what is guaranteed to n, and what it weighs: nothing if it is not busy.
 func (n *node) worth() (guaranteed, weight int64) {
-	busy := n.busy
-	if !n.leaf {
-		busy = n.weights > 0
-	}
-	if !busy {
+	guaranteed, weight = int64(n.limits.Guaranteed), int64(max(n.limits.Weight, 1))
+	switch {
+	case n.leaf() && !n.busy, !n.leaf() && n.weights == 0:
 		return 0, 0
+	case !n.leaf():
+		guaranteed = max(guaranteed, n.guarantees)
+		if n.pooled && n.limits.Weight == 0 {
+			weight = n.weights
+		}
 	}
-	guaranteed = max(int64(n.limits.Guaranteed), n.guarantees)
 	if c := int64(n.limits.Ceiling); c > 0 {
 		guaranteed = min(guaranteed, c)
-	}
-	weight = int64(max(n.limits.Weight, 1))
-	if n.pooled && n.limits.Weight == 0 {
-		weight = n.weights
 	}
 	return guaranteed, weight
 }

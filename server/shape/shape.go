@@ -76,7 +76,7 @@ func (s *Share) User(a Allotment) *Share { return s.below(a, false) }
 func (s *Share) below(a Allotment, pooled bool) *Share {
 	child := new(Share)
 	for d, n := range s.ways {
-		child.ways[d] = n.add(&node{limits: a[d], pooled: pooled})
+		child.ways[d] = n.add(&node{limits: a[d], inner: newInner(pooled)})
 	}
 	return child
 }
@@ -105,15 +105,17 @@ func (s *Share) Close() {
 // direction one may ask at a time.
 type Flow struct {
 	ways [directions]*node
-	done chan struct{}
-	once sync.Once
+
+	mu     sync.Mutex
+	closed bool
+	done   chan struct{} // nil: nobody has waited for it
 }
 
 // Flow gives a flow of the share, which is a user's.
 func (s *Share) Flow(a Allotment) *Flow {
-	f := &Flow{done: make(chan struct{})}
+	f := new(Flow)
 	for d, n := range s.ways {
-		f.ways[d] = n.add(&node{limits: a[d], leaf: true})
+		f.ways[d] = n.add(&node{limits: a[d]})
 	}
 	return f
 }
@@ -172,20 +174,44 @@ func (f *Flow) take(leaf *node, n int, whole bool) (int, error) {
 	select {
 	case got := <-leaf.granted:
 		return got, nil
-	case <-f.done:
+	case <-f.Done():
 		return 0, net.ErrClosed
 	}
 }
 
 // Done is closed when the flow is.
-func (f *Flow) Done() <-chan struct{} { return f.done }
+func (f *Flow) Done() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.done == nil {
+		f.done = make(chan struct{})
+		if f.closed {
+			close(f.done)
+		}
+	}
+	return f.done
+}
 
 // Close ends the flow, and what waits in it.
 func (f *Flow) Close() {
-	f.once.Do(func() {
+	if !f.close() {
+		return
+	}
+	for _, n := range f.ways {
+		n.close()
+	}
+}
+
+// close tells whether the flow was open.
+func (f *Flow) close() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.closed {
+		return false
+	}
+	f.closed = true
+	if f.done != nil {
 		close(f.done)
-		for _, n := range f.ways {
-			n.close()
-		}
-	})
+	}
+	return true
 }

@@ -34,36 +34,49 @@ type tree struct {
 }
 
 // node is a place in a tree: the root, a group, a user, or the leaf of a flow. The
-// tree's mu guards it.
+// tree's mu guards it. There are many leaves, so they have no more than they need.
 type node struct {
 	tree   *tree
 	parent *node
-	below  map[*node]struct{} // all there are
+	*inner // nil for a leaf
 	limits Limits
-	pooled bool // weighs as much as those below it who are busy
-	leaf   bool
-	closed bool
 
 	// piece is how many bytes go at a time. 0: there is no ceiling here or above.
 	piece atomic.Int64
 
 	ready float64 // when it is below its ceiling
 
-	// What the busy ones below have in all, and what this one adds to that above.
-	guarantees, weights int64
-	guaranteed, weight  int64
+	guaranteed, weight int64 // what it adds to that above
 
 	// The place among those who can be served now, as pick.go has it.
 	places   [slots]int
 	due      float64 // when the guarantee has the next byte
-	isDue    bool
 	claimTag float64
 	tag      float64
 	spent    float64
+	isDue    bool
 	sparse   bool
 	byClaim  bool // it is being served by its guarantee
 
-	// Those below who can be served now.
+	closed bool
+
+	// A leaf's own.
+	whole   bool // all it wants, or none
+	busy    bool
+	sleeps  bool
+	wants   int      // bytes
+	got     int      // when it was served last
+	granted chan int // bytes
+}
+
+// inner is what a node is for those below it.
+type inner struct {
+	below  map[*node]struct{} // all there are
+	pooled bool               // weighs as much as those below it who are busy
+
+	guarantees, weights int64 // what the busy ones have in all
+
+	// Those who can be served now.
 	claims   heap    // who are due by their guarantees
 	early    heap    // who are not yet
 	shares   heap    // all but the leaves in sparing
@@ -73,28 +86,25 @@ type node struct {
 	passed   float64 // bytes
 	inClaims int     // services in a row
 	inSparse int
-
-	// A leaf's own.
-	wants   int  // bytes
-	whole   bool // all of these, or none
-	busy    bool
-	got     int // when it was served last
-	sleeps  bool
-	granted chan int // bytes
 }
 
 func newTree(limits Limits) *node {
 	t := &tree{start: time.Now(), later: heap{slot: byTime}}
-	t.root = &node{tree: t, limits: limits}
-	t.root.init()
+	t.root = &node{tree: t, limits: limits, inner: newInner(false)}
 	t.root.spread()
 	return t.root
 }
 
-func (n *node) init() {
-	n.claims.slot, n.early.slot = byDue, byDue
-	n.shares.slot, n.sparing.slot = byTag, byTag
+func newInner(pooled bool) *inner {
+	return &inner{
+		below: make(map[*node]struct{}), pooled: pooled,
+		claims: heap{slot: byDue}, early: heap{slot: byDue},
+		shares: heap{slot: byTag}, sparing: heap{slot: byTag},
+	}
 }
+
+// leaf tells whether nothing can be below n.
+func (n *node) leaf() bool { return n.inner == nil }
 
 // lock begins what changes the tree.
 func (t *tree) lock() {
@@ -140,7 +150,6 @@ func (t *tree) fire() {
 
 // add puts a new node below n.
 func (n *node) add(child *node) *node {
-	child.init()
 	child.tree = n.tree
 	n.tree.lock()
 	defer n.tree.unlock()
@@ -150,9 +159,6 @@ func (n *node) add(child *node) *node {
 
 func (n *node) attach(parent *node) {
 	n.parent = parent
-	if parent.below == nil {
-		parent.below = make(map[*node]struct{})
-	}
 	parent.below[n] = struct{}{}
 	n.due, n.claimTag, n.tag, n.spent = 0, 0, 0, 0
 	n.spread()
@@ -224,7 +230,7 @@ func (n *node) set(limits Limits) {
 	n.limits = limits
 	n.spread()
 	n.reckon()
-	if n.tree.later.holds(n) && !(n.leaf && n.wants == 0) {
+	if n.tree.later.holds(n) && !(n.leaf() && n.wants == 0) {
 		n.tree.later.put(n, n.ready)
 	}
 	n.replace()
@@ -239,6 +245,9 @@ func (n *node) spread() {
 		}
 	}
 	n.piece.Store(piece)
+	if n.leaf() {
+		return
+	}
 	for child := range n.below {
 		child.spread()
 	}
