@@ -3,7 +3,10 @@
 // clean end, a reset becomes a reset, and nothing turns into the other.
 package relay
 
-import "net"
+import (
+	"net"
+	"syscall"
+)
 
 // Conn is a reliable two-way byte channel whose directions end one by one, as
 // those of TCP do. All methods are safe for concurrent use, and Read and Write
@@ -26,10 +29,17 @@ type Conn interface {
 func TCP(c *net.TCPConn) Conn {
 	// It fails if the socket is closed already, which all else says, too.
 	_ = c.SetLinger(0)
-	return tcpConn{c}
+	raw, _ := c.SyscallConn() // it fails only if there is no connection
+	return tcpConn{c, raw}
 }
 
-type tcpConn struct{ *net.TCPConn }
+type tcpConn struct {
+	*net.TCPConn
+	raw syscall.RawConn
+}
+
+// SyscallConn is that of the TCP connection.
+func (c tcpConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
 // Close lets the kernel send what has been written.
 func (c tcpConn) Close() error {

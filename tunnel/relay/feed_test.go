@@ -150,7 +150,7 @@ func TestNothingIsTakenPastWhoWantsToSeeIt(t *testing.T) {
 	own.SetDeadline(time.Time{})
 	b.SetDeadline(time.Time{})
 	f := &fed{Conn: own, offered: make(chan []byte)}
-	pacer, target := &valve{}, &noting{tcpConn: tcpConn{b}}
+	pacer, target := &valve{}, &noting{tcpConn: TCP(b).(tcpConn)}
 	result := make(chan Result, 1)
 	go func() { result <- Copy(t.Context(), f, Paced(target, pacer)) }()
 	for i, step := range []struct {
