@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"slices"
 	"sync"
 	"syscall"
@@ -158,8 +159,18 @@ func (s *serving) serve(ctx context.Context, conn net.Conn) {
 	}
 	s.apps.Go(func() {
 		defer func() { <-s.free }()
+		growStack()
 		s.open(ctx, conn)
 	})
+}
+
+// growStack makes room at once for what a request takes, down to the carrier's records. By itself a
+// stack grows step by step, and is copied each time with all that is on it by then.
+//
+//go:noinline
+func growStack() {
+	var room [5 << 10]byte
+	runtime.KeepAlive(&room)
 }
 
 // open sees one connection from accept to its end.
