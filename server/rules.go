@@ -271,6 +271,8 @@ func denial(d policy.Decision) error {
 	switch {
 	case d.Rule == nil:
 		return errNoRule
+	case d.Unheld:
+		return &unprotected{d.Rule, errNotKept}
 	case d.Unprotected:
 		return &unprotected{rule: d.Rule}
 	}

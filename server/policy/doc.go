@@ -111,7 +111,8 @@ does not match, and the ones behind it decide, also about flows that there are.
 The path is that from the app to the server, as far as it is not on one machine: a session's
 carrier, or an app's connection to a door of the server's. What is behind the server, the
 rule says nothing of. The server ties the path to what protects it before the first such flow
-passes anything; where that cannot be done, as for datagrams at a door, it is not protected.
+passes anything; where that cannot be done, as for datagrams at a door and for WireGuard's guests, it
+is not protected.
 
 A session may have another carrier meanwhile, and its other flows go on there. But what the
 server has sent of a flow that stands still and the client has not got, only a protected

@@ -103,6 +103,8 @@ func (d Decision) String() string {
 	}
 	text = fmt.Sprintf("%s: %s:%d: %s", text, d.Rule.File, d.Rule.Line, d.Rule.Name)
 	switch {
+	case d.Unheld:
+		text += ": it requires IPsec, and the path cannot be held to it"
 	case d.Unprotected:
 		text += ": it requires IPsec, which does not protect the path"
 	case d.Outcome == Allow && d.Rule.Limit.RequireIPsec:

@@ -121,6 +121,18 @@ func commandNumber(word string) int {
 // Protected tells whether IPsec protects the path by which he comes.
 func (c *Caller) Protected() bool { return c.protected }
 
+// holds tells whether the path can be held to IPsec for a command: that of a WireGuard guest
+// never can, and at a door only connections can.
+func (c *Caller) holds(command string) bool {
+	switch c.who.Door {
+	case "", "session":
+		return true
+	case "wireguard":
+		return false
+	}
+	return command != "associate"
+}
+
 // Wary tells whether a rule allows something only while it does.
 func (c *Caller) Wary() bool { return c.policy.requires }
 
@@ -227,8 +239,11 @@ type Decision struct {
 	Rule *Rule
 
 	// Unprotected tells that it is denied only because Rule requires IPsec, which does not
-	// protect the path.
+	// protect the path, or not for certain.
 	Unprotected bool
+
+	// Unheld tells that IPsec does protect the path, but that nothing can hold it to that.
+	Unheld bool
 }
 
 // Decide decides by the first rule that matches. It allows nothing that something which is
@@ -260,12 +275,14 @@ func (c *Caller) Decide(q Request) Decision {
 	} else if x.used && q.Protocol != "" {
 		picked = append(picked, x.find(q.Protocol))
 	}
-	s := search{protected: c.protected}
+	s := search{protected: c.protected && c.holds(q.Command)}
 	eachCommon(picked, func(i int) bool {
 		r := p.rules[i]
 		return !s.ends(r, c.judge(r, &q))
 	})
-	return s.decision()
+	d := s.decision()
+	d.Unheld = d.Unprotected && c.protected
+	return d
 }
 
 // judge judges a rule that passes what the indexes know.

@@ -190,9 +190,10 @@ func (r refRule) judge(w Who, q Request) truth {
 }
 
 // refDecide gives the outcome and the number of the rule, -1 for none. Where only IPsec is
-// missing, that of the first rule that wants it.
+// missing, or the path cannot be held to it, that of the first rule that wants it.
 func refDecide(rules []refRule, w Who, q Request) (outcome Outcome, rule int, unprotected bool) {
-	if slices.Contains(w.Protection, "ipsec") {
+	held := w.Door == "" || w.Door != "wireguard" && q.Command != "associate"
+	if held && slices.Contains(w.Protection, "ipsec") {
 		outcome, rule = refDecideAmong(rules, w, q)
 		return outcome, rule, false
 	}
@@ -287,7 +288,7 @@ func randomWho(rnd *rand.Rand) Who {
 	w := Who{
 		User: pick(rnd, "alice", "bob", "carol", "dave", "stranger", ""), Device: pick(rnd, "laptop", "phone", ""),
 		From: netip.MustParseAddr(pick(rnd, "10.1.2.3", "10.1.2.4", "10.9.9.9", "203.0.113.1", "2001:db8::1")),
-		Door: pick(rnd, "127.0.0.1:1080", ""), Method: pick(rnd, "device", "password", "certificate"),
+		Door: pick(rnd, "127.0.0.1:1080", "wireguard", ""), Method: pick(rnd, "device", "password", "certificate"),
 		Cipher: pick(rnd, "TLS_AES_128_GCM_SHA256", ""),
 	}
 	for _, g := range []string{"partners", "ops"} {

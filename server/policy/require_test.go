@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -54,6 +55,35 @@ rule = "books"
 		d := p.For(Who{Protection: []string{c.protection}}).Explain(q).Decision
 		if got := d.String(); got != c.want || d.Unprotected != strings.Contains(c.want, "requires IPsec") {
 			t.Errorf("%+v: %s (%t)", c, got, d.Unprotected)
+		}
+	}
+}
+
+// Its datagrams might go on in clear, and so might all that a guest says.
+func TestRequirementIsNotMetWhereThePathCannotBeHeldToIPsec(t *testing.T) {
+	p, err := Read("policy.toml", []byte("[[rule]]\nname = \"books\"\nrequire_ipsec = true\nthen = \"allow\""), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const held, unheld = "allow: policy.toml:1: books: while IPsec protects the path", "deny: policy.toml:1: books: it requires IPsec, and the path cannot be held to it"
+	for _, c := range []struct{ door, command, want string }{
+		{"session", "connect", held},
+		{"session", "associate", held},
+		{"10.8.0.1:1080", "connect", held},
+		{"10.8.0.1:1080", "bind", held},
+		{"10.8.0.1:1080", "associate", unheld},
+		{"wireguard", "connect", unheld},
+		{"wireguard", "associate", unheld},
+		{"wireguard", "ping", unheld},
+	} {
+		q := Request{Command: c.command, Addr: netip.MustParseAddr("192.0.2.7"), Port: 53, Protocol: "dns"}
+		if got := p.For(Who{Door: c.door, Protection: []string{"ipsec:aes-gcm-128"}}).Decide(q).String(); got != c.want {
+			t.Errorf("%s by %s: %s", c.command, c.door, got)
+		}
+		q.Protocol = ""
+		d := p.For(Who{Door: c.door, Protection: []string{"tls"}}).Decide(q)
+		if !d.Unprotected || d.Unheld {
+			t.Errorf("%s by %s without IPsec: %+v", c.command, c.door, d)
 		}
 	}
 }
