@@ -8,19 +8,19 @@ import "bytes"
 // Whether a server agrees to TLS need not be read: what its client sends next is
 // either a ClientHello, which begins like nothing in these protocols, or not.
 type turn struct {
-	watch watch
-	left  int // bytes of the client that are yet watched
+	watch   watch
+	armed   bool // TLS may come next
+	connect bool // the request was CONNECT
+	left    int  // bytes of the client that are yet watched
 
 	piece  [48]byte // the line or the head of the message that is coming
 	n      int
-	skip   int  // bytes to the end of this message
-	armed  bool // TLS may come next
+	skip   int // bytes to the end of this message
 	pieces int
 
-	connect bool   // the request was CONNECT
-	tail    []byte // what the client sent behind its request
-	answer  head
-	need    int
+	tail   []byte // what the client sent behind its request
+	answer head
+	need   int
 }
 
 type watch uint8
