@@ -36,7 +36,7 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 	if device.Guest() || a.WireGuard != [32]byte{} && a.WireGuard != device.WireGuard {
 		return nil, nil // it is one that has no sessions, or came through another device's door
 	}
-	c := &coming{Hello: *opening.Hello, arrival: a}
+	c := &coming{Hello: *opening.Hello, arrival: &a}
 	refusal := standing(device, user)
 	if refusal == 0 {
 		refusal = s.place(c, device, user)
@@ -69,7 +69,7 @@ func (s *Server) Admit(ctx context.Context, a tunnel.Arrival) (answer []byte, se
 // coming is a carrier that has been let in and has not begun yet.
 type coming struct {
 	tunnel.Hello
-	arrival  tunnel.Arrival
+	arrival  *tunnel.Arrival // is never changed
 	lane     *lane
 	fresh    bool   // it is the lane's first
 	received uint64 // offset that the lane waits for

@@ -237,11 +237,11 @@ func (f *flow) stood() string {
 }
 
 // byIPsec tells whether IPsec protects the path below a carrier.
-func byIPsec(a tunnel.Arrival) bool {
+func byIPsec(a *tunnel.Arrival) bool {
 	return slices.ContainsFunc(pathOf(a).Protection, func(word string) bool { return word == "ipsec" || strings.HasPrefix(word, "ipsec:") })
 }
 
-func keepArrival(a tunnel.Arrival) error {
+func keepArrival(a *tunnel.Arrival) error {
 	if a.Keep == nil {
 		return errNotKept
 	}
@@ -292,14 +292,14 @@ func (l *lane) attach(c *coming, conn net.Conn) (*tunnel.Carrier, error) {
 // away that relies on that. The error says that it would. Flows are seen as coming by it from now on,
 // and are to be safe by the one before, too, which may not be lost yet.
 func (l *lane) shield(c *coming) error {
-	before, both := l.last(), c.arrival
+	before, both := l.last(), *c.arrival
 	both.Keep = func() error {
 		if err := keepArrival(before); err != nil {
 			return err
 		}
 		return keepArrival(c.arrival)
 	}
-	l.arrives(both)
+	l.arrives(&both)
 	if l.sheltered.Load() == 0 && !l.owes(c) {
 		return nil
 	}
@@ -316,8 +316,8 @@ func (l *lane) shield(c *coming) error {
 	return nil
 }
 
-// arrives makes an arrival the last.
-func (l *lane) arrives(a tunnel.Arrival) {
+// arrives makes an arrival the last. Nobody changes it any more.
+func (l *lane) arrives(a *tunnel.Arrival) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.arrival = a

@@ -31,14 +31,14 @@ type lane struct {
 	attaching sync.Mutex // one carrier at a time
 
 	mu      sync.Mutex
-	arrival tunnel.Arrival // of the last carrier
+	arrival *tunnel.Arrival // of the last carrier; is never changed
 }
 
 // idle is how long a client may be silent before it is asked whether it is
 // there. It asks by itself before that.
 const idle = 20 * time.Second
 
-func (s *session) newLane(number byte, first tunnel.Arrival) *lane {
+func (s *session) newLane(number byte, first *tunnel.Arrival) *lane {
 	l := &lane{session: s, number: number, log: s.log, arrival: first}
 	if number > 0 {
 		l.log = s.log.With("lane", number)
@@ -169,7 +169,7 @@ func (l *lane) who() policy.Who {
 }
 
 // last is the arrival of the last carrier.
-func (l *lane) last() tunnel.Arrival {
+func (l *lane) last() *tunnel.Arrival {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.arrival

@@ -68,7 +68,7 @@ func TestAFlowEndsWithTheProtectionThatItsRuleAsksFor(t *testing.T) {
 func TestPathOfASessionIsWhatAllItsLanesHave(t *testing.T) {
 	s := &session{server: &Server{}}
 	for i, words := range [][]string{{"ipsec:aes-gcm-128", "x"}, {"x"}} {
-		s.lanes[i] = &lane{arrival: tunnel.Arrival{
+		s.lanes[i] = &lane{arrival: &tunnel.Arrival{
 			Protection: tunnel.Protection{Carrier: "tls", Cipher: "c"}, Below: func() []string { return words },
 		}}
 	}

@@ -201,7 +201,7 @@ func (s *session) path() policy.Who {
 
 // pathOf is how rules see where a carrier comes from, and how what it carries is protected: by
 // it, and below it.
-func pathOf(a tunnel.Arrival) policy.Who {
+func pathOf(a *tunnel.Arrival) policy.Who {
 	w := policy.Who{From: a.Remote.Addr(), Cipher: a.Protection.Cipher}
 	switch a.Protection.Carrier {
 	case "tls", "wireguard":

@@ -59,9 +59,9 @@ func (p *serverProcess) judge(ctx context.Context, a tunnel.Arrival) ([]byte, fu
 	k := &keeper{paths: p.paths, path: at}
 	a.Below = func() []string {
 		if f := path.Load(); f != nil {
-			return k.words(f.Protection())
+			return k.followed(f)
 		}
-		return k.words(p.paths.Look(context.WithoutCancel(ctx), at))
+		return k.look(ctx)
 	}
 	if a.Keep == nil {
 		a.Keep = k.keep
@@ -131,6 +131,20 @@ func (k *keeper) keep() error {
 	return nil
 }
 
+// followed are the words for a path that is followed. Each flow asks for them, and for most there
+// are none.
+func (k *keeper) followed(f *ipsec.Followed) []string {
+	if !f.Protected() {
+		return nil
+	}
+	return k.words(f.Protection())
+}
+
+// look are the words for a path that is not followed yet.
+func (k *keeper) look(ctx context.Context) []string {
+	return k.words(k.paths.Look(context.WithoutCancel(ctx), k.path))
+}
+
 // words are those for what protects the path now. One that ends at somebody else than when it was
 // tied, who may have the same address, is not protected.
 func (k *keeper) words(now ipsec.Protection) []string {
@@ -157,7 +171,7 @@ func (p *serverProcess) belowDoor(ctx context.Context, e socks.Entry, _ func()) 
 	path := ipsec.Path{Local: e.Local, Remote: e.Source}
 	f, k := p.paths.Follow(ctx, path, nil), &keeper{paths: p.paths, path: path}
 	k.use(e.Conn)
-	return door.Path{Words: func() []string { return k.words(f.Protection()) }, Keep: k.keep, Stop: f.Stop}
+	return door.Path{Words: func() []string { return k.followed(f) }, Keep: k.keep, Stop: f.Stop}
 }
 
 // belowGuardedDoor gives what is belowDoor where an app is lost whose path is not protected any

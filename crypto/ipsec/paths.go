@@ -94,6 +94,13 @@ func (f *Followed) Protection() Protection {
 	return f.now
 }
 
+// Protected is Protection.Protected, without a copy of all the rest.
+func (f *Followed) Protected() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.now.Protected()
+}
+
 // Stop ends the following. What was seen last stays.
 func (f *Followed) Stop() {
 	f.paths.mu.Lock()
