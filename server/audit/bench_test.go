@@ -9,21 +9,34 @@ import (
 	"time"
 )
 
-// How many records a second one goroutine brings to the disk, and how large they are there.
+// How many records a second one goroutine brings to the disk, and how large they are there: of many
+// users in turn, and of one whose flows are alike.
 func BenchmarkWriter(b *testing.B) {
-	w := newWriter(b, Config{})
-	b.ReportAllocs()
-	for n := 0; b.Loop(); n++ {
-		must(b, w.Note(flowNumber(n)))
-		if n%maxBatch == maxBatch-1 {
-			flush(b, w)
-		}
+	var many, one [1 << 10]Record
+	for n := range many {
+		many[n], one[n] = flowNumber(n), flowNumber(n)
+		one[n].Origin, one[n].Name, one[n].Address, one[n].Protocol = one[0].Origin, "", one[0].Address, one[0].Protocol
 	}
-	must(b, w.Close())
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
-	all, err := files(w.cfg.Dir)
-	must(b, err)
-	b.ReportMetric(float64(all[0].size())/float64(b.N), "bytes/record")
+	for _, flows := range []struct {
+		name string
+		of   *[1 << 10]Record
+	}{{"many users", &many}, {"one user", &one}} {
+		b.Run(flows.name, func(b *testing.B) {
+			w := newWriter(b, Config{})
+			b.ReportAllocs()
+			for n := 0; b.Loop(); n++ {
+				must(b, w.Note(flows.of[n%len(flows.of)]))
+				if n%maxBatch == maxBatch-1 {
+					flush(b, w)
+				}
+			}
+			must(b, w.Close())
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "records/s")
+			all, err := files(w.cfg.Dir)
+			must(b, err)
+			b.ReportMetric(float64(all[0].size())/float64(b.N), "bytes/record")
+		})
+	}
 }
 
 // likelyFlow makes up a flow of a day with n of them: a thousand users, and targets of

@@ -40,7 +40,20 @@ type turn struct {
 	seal *sealing
 	outcome
 	hours map[hourKey]*hourSum
-	row   [recordColumns]any
+
+	// Of the record before: neighbours are often alike, and then there is nothing to look up.
+	row          [recordColumns]any
+	said         [recordWords]known[string]
+	user, groups known[string]
+	from         known[originKey]
+	hour         hourKey
+	sum          *hourSum // of hour
+}
+
+// known is what has an id, which is not 0.
+type known[K comparable] struct {
+	key K
+	id  int64
 }
 
 // outcome is what has come of a turn.
@@ -130,7 +143,7 @@ func (t *turn) record(e *entry) error {
 			return err
 		}
 	}
-	if err := t.sum(); err != nil || e.opening == 0 {
+	if err := t.fillBlock(); err != nil || e.opening == 0 {
 		return err
 	}
 	return t.dropProgress.exec(t.ctx, e.opening)
@@ -142,23 +155,39 @@ func (t *turn) fill(id int64, e *entry) error {
 	if err != nil {
 		return err
 	}
-	var words [8]int64
+	var words [recordWords]int64
 	for i, text := range [...]string{e.Command, e.Name, "", e.Protocol, e.Host, e.Rule, e.End, e.What} {
 		if i == 2 {
 			words[i], err = t.address(e.Address)
 		} else {
-			words[i], err = t.word(text)
+			words[i], err = t.wordAfter(&t.said[i], text)
 		}
 		if err != nil {
 			return err
 		}
 	}
-	t.row = [recordColumns]any{
+	for i, n := range [recordColumns]int64{
 		id, int64(e.Kind), origin, e.number, e.Begin.UnixMilli(), e.Duration.Milliseconds(), int64(e.SourcePort),
 		words[0], words[1], words[2], int64(e.Port), words[3], words[4], int64(e.Decision), words[5],
 		e.Up, e.Down, e.Sent, e.Received, e.Connect.Microseconds(), e.FirstByte.Microseconds(), int64(e.Resumes), words[6], words[7],
+	} {
+		if before, ok := t.row[i].(int64); !ok || n != before {
+			t.row[i] = n // which takes memory
+		}
 	}
 	return nil
+}
+
+// wordAfter is word where the text is likely to be the one before.
+func (t *turn) wordAfter(before *known[string], text string) (int64, error) {
+	if before.id != 0 && before.key == text {
+		return before.id, nil
+	}
+	id, err := t.word(text)
+	if err == nil {
+		*before = known[string]{text, id}
+	}
+	return id, err
 }
 
 // word gives the id of a text, which is a new one if the text is.
@@ -191,8 +220,12 @@ func (t *turn) address(a netip.Addr) (int64, error) {
 
 // origin gives the id of a record's origin.
 func (t *turn) origin(e *entry) (int64, error) {
+	if before := &t.from; before.id != 0 && before.key.run == e.run && before.key.Origin == e.Origin {
+		return before.id, nil
+	}
 	key := originKey{e.run, e.Origin}
 	if id, ok := t.origins.get(key); ok {
+		t.from = known[originKey]{key, id}
 		return id, nil
 	}
 	row := []any{t.next(tableOrigins), e.run}
@@ -229,21 +262,23 @@ const addHourQuery = `INSERT INTO hours VALUES (?,?,?,?,?,?,?,?,?,?,?,?)
 
 // count adds a flow to its hour.
 func (t *turn) count(e *entry) error {
-	user, err := t.word(e.User)
+	user, err := t.wordAfter(&t.user, e.User)
 	if err != nil {
 		return err
 	}
-	groups, err := t.word(e.Groups)
+	groups, err := t.wordAfter(&t.groups, e.Groups)
 	if err != nil {
 		return err
 	}
 	// t.row has the other words.
 	key := hourKey{hourOf(e.Begin.UnixMilli()), user, groups, t.row[11].(int64), t.row[14].(int64), int64(e.Decision)}
-	sum := t.hours[key]
-	if sum == nil {
-		sum = new(hourSum)
-		t.hours[key] = sum
+	if t.sum == nil || t.hour != key {
+		if t.hours[key] == nil {
+			t.hours[key] = new(hourSum)
+		}
+		t.hour, t.sum = key, t.hours[key]
 	}
+	sum := t.sum
 	sum.flows++
 	sum.up += e.Up
 	sum.down += e.Down
@@ -277,9 +312,9 @@ func (t *turn) addHours() error {
 // blockBits says how many records are in a block: 4096.
 const blockBits = 12
 
-// sum adds the record that was added last to its block, and adds the block's row when it
+// fillBlock adds the record that was added last to its block, and adds the block's row when it
 // is full.
-func (t *turn) sum() error {
+func (t *turn) fillBlock() error {
 	seq := t.seal.last[tableRecords]
 	f := &t.filling
 	if seq != f.next || seq>>blockBits != f.n {
