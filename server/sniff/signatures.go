@@ -78,7 +78,25 @@ var lateSigns = [...]sign{
 	{"\x00\x00??\x00\x12\x00?\x00\x00", Kafka},            // ApiVersions
 }
 
-func signature(h head) answer     { return oneOf(signs[:], h.b) }
+// signsBy are the signs by their first byte, which is never a question mark: each flow asks for
+// them twice.
+var signsBy = byFirstByte(signs[:])
+
+func byFirstByte(signs []sign) (by [256][]sign) {
+	for _, s := range signs {
+		first := s.magic[0]
+		by[first] = append(by[first], s)
+	}
+	return by
+}
+
+func signature(h head) answer {
+	if len(h.b) == 0 {
+		return oneOf(signs[:], h.b)
+	}
+	return oneOf(signsBy[h.b[0]], h.b)
+}
+
 func lateSignature(h head) answer { return oneOf(lateSigns[:], h.b) }
 
 func oneOf(signs []sign, b []byte) answer {
