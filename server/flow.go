@@ -401,10 +401,15 @@ func (c *watchedConn) DidRead(b []byte) {
 }
 
 // DidWrite takes note of what was written without Write.
-func (c *watchedConn) DidWrite(n int) { c.flow.went(int64(n)) }
+func (c *watchedConn) DidWrite(b []byte) {
+	c.flow.went(int64(len(b)))
+	if c.listens() {
+		c.ear.overhear(b)
+	}
+}
 
-// WillNote tells that nobody wants to know what is spoken.
-func (c *watchedConn) WillNote() bool { return !c.listens() }
+// WillNote tells that nobody holds back what the app says until it is known what is spoken.
+func (c *watchedConn) WillNote() bool { return !c.listens() || c.ear.free }
 
 // listens tells whether it is not known yet what is spoken.
 func (c *watchedConn) listens() bool { return c.ear != nil && !c.ear.done.Load() }

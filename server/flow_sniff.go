@@ -47,6 +47,7 @@ type listener struct {
 	flow   *flow
 	conn   relay.Conn
 	called bool // the target has opened the connection
+	free   bool // rules do not depend on what is spoken; set before anything is
 	timer  *time.Timer
 	done   atomic.Bool // nothing is held, and more bytes say nothing more
 
@@ -133,14 +134,18 @@ func (l *listener) end() {
 func (l *listener) pass() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open = true
+	l.open, l.free = true, true
 }
 
-// overhear takes what the app has said already, which the target has. It comes after pass.
+// overhear takes what the app has said, which the target has already. It comes after pass.
 func (l *listener) overhear(b []byte) {
 	l.mu.Lock()
 	l.hear(b, !l.called)
+	finished := l.stream == nil
 	l.unlock()
+	if finished {
+		l.done.Store(true) // nothing was ever held
+	}
 }
 
 // stop ends it, with the connection. What can be said of that by now goes on record.

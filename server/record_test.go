@@ -59,6 +59,19 @@ func recordedHouse(t *testing.T, strict bool) (h *house, dir string, end func(ki
 	}
 }
 
+// TestWhatTheKernelTakesAtOnceIsHeard has all but the first byte come while nobody reads the stream.
+func TestWhatTheKernelTakesAtOnceIsHeard(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	stream := h.attach(h.device("anna")).connect(echoTarget(t))
+	for _, word := range []string{httpRequest[:1], httpRequest[1:]} {
+		exchange(t, stream, word)
+	}
+	stream.Close()
+	if all := end(audit.Flow); len(all) != 1 || all[0].Protocol != "http" || all[0].Up != int64(len(httpRequest)) {
+		t.Errorf("on record are %+v", all)
+	}
+}
+
 func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
 	h, _, end := recordedHouse(t, false)
 	g := h.attach(h.device("anna"))

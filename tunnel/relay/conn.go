@@ -59,7 +59,7 @@ func (c tcpConn) Reset() error {
 type watched interface {
 	Conn
 	DidRead(b []byte)
-	DidWrite(n int)
+	DidWrite(b []byte)
 
 	// WillNote tells whether it needs no more than that of what is written.
 	WillNote() bool

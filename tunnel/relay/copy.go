@@ -115,6 +115,8 @@ func (c *copying) left() {
 // fail resets both ends and keeps the first reason.
 func (c *copying) fail(err error) {
 	if c.err.CompareAndSwap(nil, &err) {
+		c.a.settle()
+		c.b.settle()
 		Fail(c.a.Conn, err)
 		Fail(c.b.Conn, err)
 		c.resets.Done()
@@ -236,6 +238,7 @@ type end struct {
 	watch   watched    // nil if raw is, or if it does not ask
 	takeErr error      // why take has taken nothing
 
+	taking   sync.Mutex // held while take is under way
 	writing  sync.Mutex
 	writeErr error // of the last Write
 
@@ -262,14 +265,22 @@ func (e *end) take(b []byte) (n int) {
 	if e.opener != nil && !e.opener.Open() || e.watch != nil && !e.watch.WillNote() {
 		return 0
 	}
+	e.taking.Lock()
+	defer e.taking.Unlock()
 	e.writing.Lock()
 	defer e.writing.Unlock()
 	n, e.writeErr = e.raw.write(b)
 	e.takeErr = e.writeErr
 	if e.watch != nil && n > 0 {
-		e.watch.DidWrite(n)
+		e.watch.DidWrite(b[:n])
 	}
 	return n
+}
+
+// settle waits until what was taken has been noted, too.
+func (e *end) settle() {
+	e.taking.Lock()
+	defer e.taking.Unlock()
 }
 
 func (e *end) write(p []byte) error {

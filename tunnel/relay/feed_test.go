@@ -136,9 +136,9 @@ type noting struct {
 	written atomic.Int64
 }
 
-func (c *noting) DidRead([]byte) {}
-func (c *noting) DidWrite(n int) { c.noted.Add(int64(n)) }
-func (c *noting) WillNote() bool { return c.enough.Load() }
+func (c *noting) DidRead([]byte)    {}
+func (c *noting) DidWrite(b []byte) { c.noted.Add(int64(len(b))) }
+func (c *noting) WillNote() bool    { return c.enough.Load() }
 func (c *noting) Write(b []byte) (int, error) {
 	c.written.Add(int64(len(b)))
 	return c.tcpConn.Write(b)
