@@ -6,11 +6,11 @@ package tunnel
 // does not wait, and does not use the stream itself.
 func (s *Stream) Hold(cut func()) {
 	s.session.running.Add(1)
-	cutOff := s.session.hold(s)
 	s.mu.Lock()
 	s.held = true
 	s.mu.Unlock()
-	if !s.abandonWith(cut) || cutOff {
+	reset := !s.abandonWith(cut) // before the session can find it among those that are held
+	if s.session.hold(s) || reset {
 		cut()
 	}
 }
