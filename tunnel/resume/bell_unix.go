@@ -59,10 +59,13 @@ func (b *bell) hear(fd uintptr) bool {
 		_, b.err = b.in.Write(b.octet[:])
 		return b.err != nil
 	}
-	_, err := syscall.Read(int(fd), b.octet[:])
-	if err == syscall.EAGAIN || err == syscall.EINTR {
-		return false
+	for {
+		switch _, b.err = syscall.Read(int(fd), b.octet[:]); b.err {
+		case syscall.EINTR: // what there is is not told of again
+		case syscall.EAGAIN:
+			return false
+		default:
+			return true
+		}
 	}
-	b.err = err
-	return true
 }
