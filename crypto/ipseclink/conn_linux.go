@@ -20,17 +20,7 @@ const (
 type socketReader = nowait.Reader
 
 // pollable gives access to a TCP connection's socket.
-func pollable(c net.Conn) syscall.RawConn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
-}
+func pollable(c net.Conn) syscall.RawConn { return nowait.Socket(c) }
 
 // tryRead reads what there is. It returns false if there is nothing yet: the poller then
 // calls it again when there is.

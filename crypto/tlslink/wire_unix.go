@@ -13,19 +13,8 @@ import (
 
 type socketReader = nowait.Reader
 
-// pollable gives access to a TCP connection's socket. Other connections may do
-// something of their own in Read, and are not bypassed.
-func pollable(c net.Conn) syscall.RawConn {
-	tcp, ok := c.(*net.TCPConn)
-	if !ok {
-		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return nil
-	}
-	return raw
-}
+// pollable gives access to a TCP connection's socket.
+func pollable(c net.Conn) syscall.RawConn { return nowait.Socket(c) }
 
 // readReady reads what there is into a fresh buffer. It returns false if there
 // is nothing yet: the poller then calls it again when there is.

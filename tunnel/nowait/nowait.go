@@ -9,7 +9,10 @@
 // of what a busy client did.
 package nowait
 
-import "syscall"
+import (
+	"net"
+	"syscall"
+)
 
 // restless is how many reads in a row may find something before the scheduler's thread is
 // woken: it also sees to it that no goroutine keeps others from the processor or the network.
@@ -45,4 +48,18 @@ func Write(fd int, b []byte) (n int, err error) {
 			return n, err
 		}
 	}
+}
+
+// Socket gives access to a TCP connection's descriptor. It is nil for other connections, which may
+// do something of their own in Read and Write, and are not to be bypassed.
+func Socket(c net.Conn) syscall.RawConn {
+	tcp, ok := c.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
 }
