@@ -3,6 +3,7 @@ package sniff
 import (
 	"bytes"
 	"math/rand/v2"
+	"strings"
 	"testing"
 )
 
@@ -164,4 +165,16 @@ func FuzzTests(f *testing.F) {
 		heedsRules(t, upTests[:], b)
 		heedsRules(t, downTests[:], b)
 	})
+}
+
+func TestEverySignatureIsFoundByItsFirstByte(t *testing.T) {
+	for _, s := range signs {
+		b := []byte(strings.ReplaceAll(s.magic, "?", "\x00"))
+		if a := signature(head{b: b}); s.magic[0] == '?' || a.grade != sure || a.protocol != s.protocol {
+			t.Errorf("%q: %+v", s.magic, a)
+		}
+		if a, all := signature(head{b: b[:len(b)-1]}), oneOf(signs[:], b[:len(b)-1]); a != all {
+			t.Errorf("%q without its end: %+v, and among all %+v", s.magic, a, all)
+		}
+	}
 }
