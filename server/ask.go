@@ -219,6 +219,7 @@ func (f *flow) askSoon() {
 
 // askAgain ends the flow if the decider does not agree to it any more.
 func (f *flow) askAgain() {
+	f.minds.Store(true)
 	to, speech := f.known()
 	r, err := f.wish.judge(to, speech)
 	if err != nil || r.open {

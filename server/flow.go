@@ -31,7 +31,8 @@ type flow struct {
 	talks   *talks // of an association; nil for what is none
 	began   time.Time
 	debug   bool
-	part    *part // of the bandwidth; nil for one that was not counted in
+	part    *part       // of the bandwidth; nil for one that was not counted in
+	minds   atomic.Bool // what is spoken may count: it does, or rules were asked anew
 
 	up, down       atomic.Int64 // bytes
 	sent, received atomic.Int64 // datagrams, up and down
@@ -247,7 +248,9 @@ func (f *flow) connected(c relay.Conn) (relay.Conn, error) {
 		o := f.ask(to, speech, true)
 		open, reason = o.open, o.err
 	}
-	if !open && w.ear != nil {
+	if open {
+		f.minds.Store(true)
+	} else if w.ear != nil {
 		w.ear.pass()
 	}
 	if f.heard && !f.heeded {
@@ -408,8 +411,8 @@ func (c *watchedConn) DidWrite(b []byte) {
 	}
 }
 
-// WillNote tells that nobody holds back what the app says until it is known what is spoken.
-func (c *watchedConn) WillNote() bool { return !c.listens() || c.ear.free }
+// WillNote tells that nothing of what the app says may have to be kept from the target.
+func (c *watchedConn) WillNote() bool { return !c.listens() || !c.flow.minds.Load() }
 
 // listens tells whether it is not known yet what is spoken.
 func (c *watchedConn) listens() bool { return c.ear != nil && !c.ear.done.Load() }

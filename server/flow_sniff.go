@@ -47,7 +47,6 @@ type listener struct {
 	flow   *flow
 	conn   relay.Conn
 	called bool // the target has opened the connection
-	free   bool // rules do not depend on what is spoken; set before anything is
 	timer  *time.Timer
 	done   atomic.Bool // nothing is held, and more bytes say nothing more
 
@@ -134,7 +133,7 @@ func (l *listener) end() {
 func (l *listener) pass() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.open, l.free = true, true
+	l.open = true
 }
 
 // overhear takes what the app has said, which the target has already. It comes after pass.

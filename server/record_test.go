@@ -72,6 +72,24 @@ func TestWhatTheKernelTakesAtOnceIsHeard(t *testing.T) {
 	}
 }
 
+// TestNewRuleIsAskedBeforeTheKernelTakesMore has a flow that no rule listened to say what the new
+// one forbids.
+func TestNewRuleIsAskedBeforeTheKernelTakesMore(t *testing.T) {
+	h, _, end := recordedHouse(t, false)
+	stream := h.attach(h.device("anna")).connect(echoTarget(t))
+	exchange(t, stream, sshBanner[:1])
+	h.SetPolicy(rules(t, noSSH))
+	_, err := io.WriteString(stream, sshBanner[1:])
+	h.must(err)
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, tunnel.ErrReset) {
+		t.Errorf("Read gives %v, want a reset", err)
+	}
+	stream.Close()
+	if all := end(audit.Flow); len(all) != 1 || all[0].Protocol != "ssh" || all[0].Up != 1 {
+		t.Errorf("on record are %+v", all)
+	}
+}
+
 func TestFlowIsOnRecordWithAllThatIsKnownOfIt(t *testing.T) {
 	h, _, end := recordedHouse(t, false)
 	g := h.attach(h.device("anna"))

@@ -67,6 +67,7 @@ func (s *session) callers() (all []*caller) {
 
 func (c *caller) judgeFlows() {
 	for _, f := range c.all() {
+		f.minds.Store(true)
 		f.forget()
 		if reason := f.rejudge(); reason != nil {
 			f.cut(reason)
