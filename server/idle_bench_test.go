@@ -30,9 +30,9 @@ func BenchmarkIdleFlow(b *testing.B) {
 		all := make([]io.Closer, 0, flows)
 		for range flows {
 			s := g.connect(port)
-			if _, err := s.Write([]byte("x")); err == nil {
-				_, err = io.ReadFull(s, make([]byte, 1))
-			}
+			_, err := s.Write([]byte("x"))
+			h.must(err)
+			_, err = io.ReadFull(s, make([]byte, 1))
 			h.must(err)
 			all = append(all, s)
 		}
