@@ -261,17 +261,6 @@ func (w *Writer) tidy(ctx context.Context) error {
 	return w.expire(ctx)
 }
 
-// tellLost tells how many records were lost.
-func (w *Writer) tellLost() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.lost == 0 {
-		return
-	}
-	w.cfg.Log.Warn("records were lost", "records", w.lost)
-	w.tell(fmt.Sprintf("%d records were lost", w.lost))
-}
-
 // update notes how far everything has come that has moved.
 func (w *Writer) update() {
 	w.mu.Lock()
