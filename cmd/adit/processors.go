@@ -17,7 +17,15 @@ const (
 	// enough if its load were below enough, and that for enoughPeriods.
 	tooFew        = 0.93
 	enough        = 0.6
-	enoughPeriods = 8
+	enoughPeriods = 4
+
+	// Where so many goroutines begin in a second, and such a part of those that ran had to wait
+	// so long before, short sessions come in batches. Then a second processor is of use
+	// although the first is not full: without it the other end has nothing to do until
+	// the batch is done.
+	manyBegin = 1000
+	longWait  = 100e-6 // seconds
+	manyWait  = 0.1
 
 	// noLoad is what a process may do and count as idle.
 	noLoad = 0.02
@@ -40,28 +48,32 @@ func useFewProcessors(ctx context.Context) error {
 	defer runtime.GOMAXPROCS(most)
 	runs := make(chan struct{}, 1)
 	tellOfRuns(ctx, runs)
-	look := time.NewTimer(loadPeriod)
+	period := loadPeriod
+	look := time.NewTimer(period)
 	defer look.Stop()
-	for before, at := processorTime(), time.Now(); ; {
+	var m meter
+	m.read()
+	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-runs:
-			look.Reset(loadPeriod)
+			if period == idlePeriod { // not any more, it seems
+				period = loadPeriod
+				look.Reset(period)
+			}
 			continue
 		case <-look.C:
 		}
-		after := processorTime()
-		load := float64(after-before) / float64(time.Since(at))
-		at, before = time.Now(), after
-		if was := g.now; g.next(load) != was {
+		w := m.read()
+		if was := g.now; g.next(w) != was {
 			runtime.GOMAXPROCS(g.now)
 		}
-		if load < noLoad && g.now == 1 {
-			look.Reset(idlePeriod)
-		} else {
-			look.Reset(loadPeriod)
+		period = loadPeriod
+		if w.load < noLoad && g.now == 1 {
+			period = idlePeriod
 		}
+		look.Reset(period)
 	}
 }
 
@@ -71,16 +83,19 @@ type governor struct {
 	spare     int // periods in a row in which one fewer would have been enough
 }
 
-// next takes the load of a period, in processors, and gives how many to use from now on.
-func (g *governor) next(load float64) int {
-	if load >= enough*float64(g.now-1) {
+// next takes what a period was like, and gives how many processors to use from now on.
+func (g *governor) next(w work) int {
+	short := w.begin >= manyBegin && w.wait >= manyWait
+	if w.load >= enough*float64(g.now-1) || short && g.now == 2 {
 		g.spare = 0
 	} else {
 		g.spare++
 	}
 	switch {
-	case load >= tooFew*float64(g.now) && g.now < g.most:
+	case w.load >= tooFew*float64(g.now) && g.now < g.most:
 		g.now = min(2*g.now, g.most) // how many are of use shows then
+	case short && g.now == 1:
+		g.now = 2
 	case g.spare >= enoughPeriods && g.now > 1:
 		g.now--
 		g.spare = 0
