@@ -36,7 +36,7 @@ type lane struct {
 
 // idle is how long a client may be silent before it is asked whether it is
 // there. It asks by itself before that.
-const idle = 20 * time.Second
+const idle = 25 * time.Second
 
 func (s *session) newLane(number byte, first *tunnel.Arrival) *lane {
 	l := &lane{session: s, number: number, log: s.log, arrival: first}

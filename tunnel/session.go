@@ -58,7 +58,7 @@ type Config struct {
 
 	// Grace is how long a session of [New] outlives its last carrier, and Idle
 	// how long its peer may be silent before it is asked whether it is there. 0 means no
-	// time, and 15 s.
+	// time, and 20 s.
 	Grace time.Duration
 	Idle  time.Duration
 

@@ -110,7 +110,7 @@ func TestMultipathSocketsAreTunedToo(t *testing.T) {
 		for option, want := range map[int]int{
 			unix.TCP_NODELAY:       1,
 			unix.TCP_NOTSENT_LOWAT: notSent,
-			unix.TCP_KEEPIDLE:      15,
+			unix.TCP_KEEPIDLE:      25,
 			unix.TCP_KEEPINTVL:     5,
 			unix.TCP_KEEPCNT:       3,
 		} {

@@ -19,7 +19,7 @@ func TestSocketsAreTunedOnBothSides(t *testing.T) {
 			unix.TCP_NODELAY:       1,
 			unix.TCP_NOTSENT_LOWAT: notSent,
 			unix.TCP_USER_TIMEOUT:  userTimeout,
-			unix.TCP_KEEPIDLE:      15,
+			unix.TCP_KEEPIDLE:      25,
 			unix.TCP_KEEPINTVL:     5,
 			unix.TCP_KEEPCNT:       3,
 		} {

@@ -27,9 +27,9 @@ const (
 	// before a connection is given up.
 	userTimeout = 30 * time.Second
 
-	// An idle path that dies in silence is noticed within 15 + 3×5 s. Probes at
+	// An idle path that dies in silence is noticed within 25 + 3×5 s. Probes at
 	// this pace also keep alive what NATs remember.
-	keepAliveIdle     = 15 * time.Second
+	keepAliveIdle     = 25 * time.Second
 	keepAliveInterval = 5 * time.Second
 	keepAliveCount    = 3
 )

@@ -34,7 +34,7 @@ type Config struct {
 	Grace time.Duration
 
 	// Idle is how long the peer may be silent before it is asked whether it is
-	// there. 0 means 15 s.
+	// there. 0 means 20 s.
 	Idle time.Duration
 
 	// Memory bounds the replay buffers and datagrams of many pipes. nil means that this
@@ -125,7 +125,7 @@ type Pipe struct {
 // before it has its first carrier.
 func New(cfg Config) *Pipe {
 	if cfg.Idle == 0 {
-		cfg.Idle = 15 * time.Second
+		cfg.Idle = 20 * time.Second
 	}
 	now := time.Now()
 	p := &Pipe{
