@@ -3,7 +3,7 @@ package tunnel
 // listen tells the pipe who chats: bulk leaves the queues of the path to them. n bytes
 // go one way in a stream, or have come, and bulk is what is known of that way. A
 // piece of smallFrame at most is chat, unless it is the rest of a large one. A
-// stream that turns to bulk has chatted no longer.
+// stream that turns to bulk has chatted no longer. Who chats after another is one of a crowd.
 func (s *Session) listen(stream uint32, n int, bulk *bool) {
 	if s.resumes == nil || n == 0 {
 		return
@@ -12,9 +12,11 @@ func (s *Session) listen(stream uint32, n int, bulk *bool) {
 	*bulk = n > smallFrame
 	switch {
 	case !*bulk && !before:
-		s.out.crowd.Store(s.chatty.Swap(stream) != stream)
+		last := s.chatty.Swap(stream)
+		s.out.crowd.Store(last != 0 && last != stream)
 		s.resumes.Chat()
 	case *bulk && !before && s.chatty.CompareAndSwap(stream, 0):
+		s.out.crowd.Store(false)
 		s.resumes.Hush() // whoever else chats is heard again soon
 	}
 }

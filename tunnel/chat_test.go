@@ -49,9 +49,12 @@ func TestSeveralWhoChatAreACrowd(t *testing.T) {
 		pieces []piece
 		crowd  bool
 	}{
+		"a word":                {[]piece{{1, word}}, false},
 		"one":                   {[]piece{{1, word}, {1, word}}, false},
+		"a download":            {[]piece{{1, word}, {1, bulk}}, false},
 		"two":                   {[]piece{{1, word}, {1, word}, {3, word}}, true},
 		"the other has stopped": {[]piece{{1, word}, {3, word}, {3, word}}, false},
+		"one turns to bulk":     {[]piece{{1, word}, {3, word}, {3, bulk}}, false},
 		"one beside bulk":       {[]piece{{1, word}, {1, word}, {3, bulk}, {1, word}}, false},
 		"two beside bulk":       {[]piece{{1, word}, {3, word}, {5, bulk}}, true},
 	} {
