@@ -5,13 +5,15 @@ GO ?= go
 
 # Debian packages that the tests use: the race detector needs a C compiler, the
 # end-to-end tests run these programs in network namespaces, those of Kerberos a
-# KDC and its clients, those of IPsec two strongSwans.
+# KDC and its clients, those of IPsec two strongSwans, those of the bench its peers.
+# Where Debian starts what it installs, danted's and stunnel's services end by themselves:
+# nobody has told them what to listen at.
 PACKAGES := gcc libc6-dev iproute2 util-linux \
 	curl ncat netcat-openbsd proxychains4 openssh-client openssh-server \
 	git python3 python3-socks chromium \
 	krb5-kdc krb5-admin-server krb5-user python3-gssapi \
 	strongswan-charon strongswan-swanctl libcharon-extra-plugins libstrongswan-standard-plugins \
-	dante-client vsftpd tnftp nodejs node-socks \
+	dante-client dante-server stunnel4 microsocks vsftpd tnftp nodejs node-socks \
 	snmp snmpd tftp-hpa tftpd-hpa coturn shadowsocks-libev \
 	tsocks torsocks tor redsocks nftables omniorb omniorb-nameserver \
 	openjdk-17-jre-headless firefox-esr \
@@ -33,7 +35,8 @@ FUZZTIME ?= 10s
 
 ROUNDS ?= 3
 WINDOW ?= 1s
-# Further flags: -only adit,ssh, or -into README.md to put the table there.
+# Further flags: -only adit,ssh, -adit before=PROGRAM to measure another build of adit, too, or
+# -into README.md to put the tables there.
 BENCH  ?=
 
 # In order, also under -j.
@@ -94,7 +97,7 @@ lint: check ## golangci-lint on top of the checks; the first run builds it
 	$(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0 run
 
 # All ends of all programs share the machine, so it should have nothing else to do.
-bench: ## a table of adit's speed beside that of others that are installed (ROUNDS=5 WINDOW=5s)
+bench: ## tables of adit's speed beside that of others that are installed (ROUNDS=5 WINDOW=5s)
 	$(GO) run ./cmd/adit/bench -rounds $(ROUNDS) -window $(WINDOW) $(BENCH)
 
 loops: ## every Go benchmark, those of the inner loops

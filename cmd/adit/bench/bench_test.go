@@ -7,12 +7,16 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
+	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -23,7 +27,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // One short round through real processes: what comes out says nothing about speed, but
 // every figure is there, and nothing stays behind.
-func TestARoundFillsTheTableForAdit(t *testing.T) {
+func TestARoundFillsTheTablesForAditAndAnotherBuild(t *testing.T) {
+	before := filepath.Join(t.TempDir(), "adit")
+	if err := buildAdit(t.Context(), before); err != nil {
+		t.Fatal(err)
+	}
 	dir, err := os.MkdirTemp("", "b") // t.TempDir's are too long for the paths of sockets
 	if err != nil {
 		t.Fatal(err)
@@ -33,19 +41,25 @@ func TestARoundFillsTheTableForAdit(t *testing.T) {
 	var progress bytes.Buffer
 	o := options{
 		rounds: 1, window: 100 * time.Millisecond, idle: 20, settle: 100 * time.Millisecond,
-		only: []string{"direct", "adit"},
+		only: []string{"direct", "adit", "before"}, builds: []build{{"before", before}},
 	}
-	table, err := run(t.Context(), o, &progress)
+	tables, err := run(t.Context(), o, &progress)
 	if err != nil {
 		t.Fatalf("%v, after\n%s", err, &progress)
 	}
-	t.Log(table)
-	lines := strings.Split(table, "\n")
-	if len(lines) < 4 || !strings.HasPrefix(lines[2], "| direct |") || !strings.HasPrefix(lines[3], "| adit |") {
-		t.Fatalf("the table has no lines for direct and adit:\n%s", table)
-	}
-	if got, want := strings.Count(lines[3], " |"), len(columns())+1; got != want || strings.Contains(lines[3], "–") {
-		t.Errorf("adit's line has %d cells, want %d, none of them empty: %s", got, want, lines[3])
+	t.Log(tables)
+	for _, columns := range [][]column{speed(), delay()} {
+		table, rest, _ := strings.Cut(tables, "\n\n")
+		tables = rest
+		lines := strings.Split(table, "\n")
+		if len(lines) != 5 || !strings.HasPrefix(lines[2], "| direct |") || !strings.HasPrefix(lines[3], "| adit |") || !strings.HasPrefix(lines[4], "| before |") {
+			t.Fatalf("the table has not one line each for direct, adit and before:\n%s", table)
+		}
+		for _, line := range lines[3:] {
+			if got, want := strings.Count(line, " |"), len(columns)+1; got != want || strings.Contains(line, "–") || strings.Contains(line, "hangs") {
+				t.Errorf("it has %d cells, want %d, a figure in each: %s", got, want, line)
+			}
+		}
 	}
 	if left, err := filepath.Glob(filepath.Join(dir, "*")); err != nil || len(left) > 0 {
 		t.Errorf("these stay behind: %v (%v)", left, err)
@@ -68,6 +82,162 @@ func TestWhatIsNotInstalledIsLeftOutAndNamed(t *testing.T) {
 	}
 	if _, err := choose(all, []string{"misspelt"}, &progress); err == nil {
 		t.Error("a name that does not exist is taken")
+	}
+}
+
+func TestPeersThatDebianHasAreMeasured(t *testing.T) {
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	t.Setenv("TMPDIR", dir)
+	o := options{rounds: 1, window: 100 * time.Millisecond, idle: 20, settle: 100 * time.Millisecond}
+	for _, c := range contenders(nil) {
+		if len(c.packages) > 0 {
+			o.only = append(o.only, c.name)
+		}
+	}
+	var progress bytes.Buffer
+	tables, err := run(t.Context(), o, &progress)
+	if err != nil {
+		t.Fatalf("%v, after\n%s", err, &progress)
+	}
+	t.Log(tables)
+	for _, title := range []string{titles["ssh"], titles["shadowsocks-libev"], "stunnel + microsocks", "stunnel + Dante"} {
+		if strings.Count(tables, "\n| "+title+" |") != 2 {
+			t.Errorf("the tables have no two lines for %s", title)
+		}
+	}
+	for _, version := range []string{"OpenSSH ", "shadowsocks-libev ", "stunnel ", "Dante "} {
+		if !strings.Contains(tables, ", "+version) {
+			t.Errorf("the tables do not say which version of %sthere is", version)
+		}
+	}
+}
+
+func TestBuildsHaveNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile("program", nil, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := filepath.Abs("program")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]build{
+		"program":          {today, whole},
+		"v1.2=program":     {"v1.2", whole},
+		"before=" + whole:  {"before", whole},
+		"before=":          {},
+		"before=elsewhere": {},
+		"../out=program":   {},
+		"=program":         {},
+	} {
+		if got, err := parseBuild(text); (err == nil) != (want != build{}) || err == nil && got != want {
+			t.Errorf("%q is %v (%v), want %v", text, got, err, want)
+		}
+	}
+	for _, c := range []struct {
+		builds []build
+		want   string
+	}{
+		{nil, "direct adit bare-tls"},
+		{[]build{{"before", whole}}, "direct adit before bare-tls"},
+		{[]build{{today, whole}, {"before", whole}}, "direct adit before bare-tls"},
+	} {
+		if got := strings.Join(names(contenders(c.builds)), " "); !strings.HasPrefix(got, c.want+" ") {
+			t.Errorf("with %v there are %s, want first %s", c.builds, got, c.want)
+		}
+	}
+	if _, err := choose(contenders([]build{{"ssh", whole}}), nil, io.Discard); err == nil {
+		t.Error("two may have the same name")
+	}
+}
+
+func TestWhatFailsCostsNobodyElseHisFigures(t *testing.T) {
+	dir := t.TempDir()
+	s := &stage{dir: dir}
+	defer s.close()
+	nowhere, _, err := freeAddress()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bench{progress: io.Discard, options: options{rounds: 1, window: 20 * time.Millisecond, idle: 1}}
+	err = b.enter(t.Context(), s, []contender{
+		{name: "broken", start: func(context.Context, *stage, string) (endpoint, error) { return endpoint{}, io.ErrNoProgress }},
+		contenders(nil)[0],
+	})
+	if len(b.endpoints) != 1 || b.endpoints[0].name != "direct" || !errors.Is(err, io.ErrNoProgress) {
+		t.Fatalf("%d are started (%v), want direct alone, and to hear of the other", len(b.endpoints), err)
+	}
+	b.endpoints = append([]endpoint{{contender: contender{name: "gone"}, door: nowhere}}, b.endpoints...)
+	if err := b.measure(t.Context()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("it says %v, want why one failed", err)
+	}
+	if len(b.values["gone"]) > 0 || len(b.values["direct"]) < 20 {
+		t.Errorf("who is gone has %d figures, direct %d", len(b.values["gone"]), len(b.values["direct"]))
+	}
+}
+
+// A door whose sessions all wait for one whose app does not read.
+func TestWhoHangsBesideAStalledReaderIsSaidTo(t *testing.T) {
+	var mu sync.Mutex
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	door := newTargetFor(t, ctx, func(_ *target, app net.Conn) {
+		var buf [10]byte
+		if _, err := io.ReadFull(app, buf[:3]); err != nil {
+			return
+		}
+		app.Write([]byte{5, 0})
+		if _, err := io.ReadFull(app, buf[:]); err != nil {
+			return
+		}
+		c, err := dialTCP(ctx, parseAddress(buf[4:]).String())
+		if err != nil {
+			return
+		}
+		app.Write([]byte{5, 0, 0, 1, 0, 0, 0, 0, 0, 0})
+		var wg sync.WaitGroup
+		defer wg.Wait()
+		wg.Go(func() {
+			defer c.Close()
+			io.Copy(c, app)
+		})
+		defer app.Close()
+		for block := make([]byte, bulkSize); ; {
+			n, err := c.Read(block)
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			_, err = app.Write(block[:n])
+			mu.Unlock()
+			if err != nil {
+				return
+			}
+		}
+	})
+	e := endpoint{contender: contender{name: "strict"}, door: door.address.String()}
+	b := bench{endpoints: []endpoint{e}, values: map[string]map[figure][]float64{"strict": {}}}
+	o := options{window: 100 * time.Millisecond}
+	for _, m := range []struct {
+		name    figure
+		stalled int
+		want    string
+	}{{"loaded", 0, "[0-9.]+ / [0-9.]+"}, {"stalled", unread, "hangs"}} {
+		seen, err := beside(m.name, m.stalled)(ctx, e, o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for f, v := range seen {
+			b.values["strict"][f] = []float64{v}
+		}
+		cell := b.cell(e, column{figures: []figure{m.name + " p99", m.name}, digits: 2})
+		if !regexp.MustCompile("^" + m.want + "$").MatchString(cell) {
+			t.Errorf("%s is %s, want %s", m.name, cell, m.want)
+		}
 	}
 }
 
@@ -143,6 +313,28 @@ func TestAProcessCountsWithThoseItHasStarted(t *testing.T) {
 	}
 	if all, err := usageOf([]*process{p}); err != nil || all.rss <= alone.rss {
 		t.Errorf("with its child it has %d bytes (%v), alone %d", all.rss, err, alone.rss)
+	}
+}
+
+func TestAProcessCountsWithThoseThatHaveEnded(t *testing.T) {
+	dir := t.TempDir()
+	s := &stage{dir: dir}
+	defer s.close()
+	p, err := s.start(t.Context(), dir, "sh", "-c", `sh -c 'i=0; while [ $i -lt 300000 ]; do i=$((i+1)); done'; echo ready; while :; do sleep 1; done`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = p.until(t.Context(), func(context.Context) error {
+		if p.lastWords() != "ready" {
+			return io.ErrNoProgress
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if u, err := usageOf([]*process{p}); err != nil || u.cpu < 5*clockTick {
+		t.Errorf("it has used %v (%v), less than its child has alone", u.cpu, err)
 	}
 }
 

@@ -8,9 +8,9 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 )
 
@@ -24,32 +24,73 @@ type contender struct {
 	start    func(context.Context, *stage, string) (endpoint, error)
 }
 
-func contenders(adit string) []contender {
-	return []contender{
-		{name: "direct", udp: true, start: func(context.Context, *stage, string) (endpoint, error) { return endpoint{}, nil }},
-		{name: "adit", udp: true, start: func(ctx context.Context, s *stage, dir string) (endpoint, error) { return startAdit(ctx, s, dir, adit) }},
-		{name: "bare-tls", start: startBareTLS},
-		{
+// build is a program of adit.
+type build struct {
+	name    string
+	program string // empty: it is built when it is started
+}
+
+const today = "adit" // the name of the build that is always there
+
+var plain = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*$`)
+
+// parseBuild reads NAME=PROGRAM, or PROGRAM alone.
+func parseBuild(text string) (build, error) {
+	name, program, named := strings.Cut(text, "=")
+	if !named {
+		name, program = today, text
+	}
+	if !plain.MatchString(name) {
+		return build{}, fmt.Errorf("%q is no name of lower-case letters, digits, points and hyphens", name)
+	}
+	if _, err := os.Stat(program); err != nil {
+		return build{}, err
+	}
+	program, err := filepath.Abs(program) // it runs elsewhere
+	return build{name, program}, err
+}
+
+// contenders are all that can be measured, with adit as built from here and other builds.
+func contenders(builds []build) []contender {
+	all := []contender{{
+		name: "direct", udp: true,
+		start: func(context.Context, *stage, string) (endpoint, error) { return endpoint{}, nil },
+	}}
+	if !slices.ContainsFunc(builds, func(b build) bool { return b.name == today }) {
+		builds = append([]build{{name: today}}, builds...)
+	}
+	for _, b := range builds {
+		all = append(all, contender{name: b.name, udp: true, start: b.start})
+	}
+	return append(
+		all,
+		contender{name: "bare-tls", start: startBareTLS},
+		contender{
 			name: "ssh", programs: []string{"ssh", sshd, "ssh-keygen"}, packages: []string{"openssh-client", "openssh-server"},
 			version: []string{"ssh", "-V"}, start: startSSH,
 		},
-		{
+		contender{
 			name: "shadowsocks-libev", programs: []string{"ss-local", "ss-server"}, packages: []string{"shadowsocks-libev"},
 			version: []string{"ss-server", "-h"}, udp: true, start: startShadowsocks,
 		},
-		{
-			name: "stunnel", programs: []string{"stunnel", "microsocks"}, packages: []string{"stunnel4", "microsocks"},
-			version: []string{"stunnel", "-version"}, start: startStunnel,
+		contender{
+			name: "stunnel-microsocks", programs: []string{"stunnel", "microsocks"}, packages: []string{"stunnel4", "microsocks"},
+			version: []string{"stunnel", "-version"}, start: startStunnel(microsocks),
 		},
-	}
+		contender{
+			name: "stunnel-dante", programs: []string{"stunnel", danted}, packages: []string{"stunnel4", "dante-server"},
+			version: []string{danted, "-v"}, start: startStunnel(dante),
+		},
+	)
 }
 
 // titles say more than the names, which are to be typed.
 var titles = map[string]string{
-	"bare-tls":          "TLS 1.3 in Go and nothing else, a connection per session",
-	"ssh":               "ssh -D (aes128-gcm)",
-	"shadowsocks-libev": "shadowsocks-libev (chacha20-poly1305)",
-	"stunnel":           "stunnel + microsocks",
+	"bare-tls":           "TLS 1.3 in Go and nothing else, a connection per session",
+	"ssh":                "ssh -D (aes128-gcm)",
+	"shadowsocks-libev":  "shadowsocks-libev (chacha20-poly1305)",
+	"stunnel-microsocks": "stunnel + microsocks",
+	"stunnel-dante":      "stunnel + Dante",
 }
 
 func names(all []contender) (names []string) {
@@ -68,7 +109,7 @@ func (c contender) missing() (programs []string) {
 	return programs
 }
 
-var versioned = regexp.MustCompile(`(?i)[a-z-]+[ _][0-9]+\.[0-9][0-9.p]*`)
+var versioned = regexp.MustCompile(`(?i)[a-z-]+[ _]v?[0-9]+(\.[0-9p]+)+`)
 
 // installed says which version there is, as far as the program tells.
 func (c contender) installed(ctx context.Context) string {
@@ -76,7 +117,7 @@ func (c contender) installed(ctx context.Context) string {
 		return ""
 	}
 	out, _ := command(ctx, os.TempDir(), c.version...).CombinedOutput() // some fail, and say it all the same
-	return strings.ReplaceAll(versioned.FindString(string(out)), "_", " ")
+	return strings.NewReplacer("_", " ", " v", " ").Replace(versioned.FindString(string(out)))
 }
 
 // enter starts the contender, and returns when a session goes through it.
@@ -89,7 +130,7 @@ func (c contender) enter(ctx context.Context, s *stage) (endpoint, error) {
 	if err != nil {
 		return endpoint{}, err
 	}
-	e.name, e.udp = c.name, c.udp
+	e.contender = c
 	if e.door == "" {
 		return e, nil
 	}
@@ -131,8 +172,15 @@ func buildAdit(ctx context.Context, path string) error {
 	return nil
 }
 
-// startAdit sets it up as the README does, with every default.
-func startAdit(ctx context.Context, s *stage, dir, program string) (endpoint, error) {
+// start sets it up as the README does, with every default.
+func (b build) start(ctx context.Context, s *stage, dir string) (endpoint, error) {
+	program := b.program
+	if program == "" {
+		program = filepath.Join(dir, "program")
+		if err := buildAdit(ctx, program); err != nil {
+			return endpoint{}, err
+		}
+	}
 	listen, _, err := freeAddress()
 	if err != nil {
 		return endpoint{}, err
@@ -163,106 +211,4 @@ func startAdit(ctx context.Context, s *stage, dir, program string) (endpoint, er
 	}
 	client, err := s.start(ctx, dir, program, "client", "run", "--door", door)
 	return endpoint{door: door, client: []*process{client}, server: []*process{server}}, err
-}
-
-const sshd = "/usr/sbin/sshd" // which wants to be called by its whole path
-
-func startSSH(ctx context.Context, s *stage, dir string) (endpoint, error) {
-	listen, port, err := freeAddress()
-	if err != nil {
-		return endpoint{}, err
-	}
-	door, _, err := freeAddress()
-	if err != nil {
-		return endpoint{}, err
-	}
-	me, err := user.Current()
-	if err != nil {
-		return endpoint{}, fmt.Errorf("find out who runs this: %w", err)
-	}
-	if os.Getuid() == 0 {
-		// sshd's start script makes it, where there is one.
-		if err := os.MkdirAll("/run/sshd", 0o755); err != nil {
-			return endpoint{}, fmt.Errorf("make sshd's directory: %w", err)
-		}
-	}
-	for _, name := range []string{"host", "user"} {
-		if _, err := output(ctx, dir, "", "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", filepath.Join(dir, name)); err != nil {
-			return endpoint{}, err
-		}
-	}
-	server, err := s.start(ctx, dir, sshd, "-D", "-e", "-f", "/dev/null", "-p", port,
-		"-o", "ListenAddress=127.0.0.1", "-o", "HostKey="+filepath.Join(dir, "host"),
-		"-o", "AuthorizedKeysFile="+filepath.Join(dir, "user.pub"), "-o", "StrictModes=no",
-		"-o", "UsePAM=yes", // without it a root account without password counts as locked
-		"-o", "PermitRootLogin=prohibit-password", "-o", "PidFile=none", "-o", "Ciphers="+sshCipher)
-	if err != nil {
-		return endpoint{}, err
-	}
-	if err := server.listening(ctx, listen); err != nil {
-		return endpoint{}, err
-	}
-	client, err := s.start(ctx, dir, "ssh", "-N", "-D", door, "-F", "none", "-p", port, "-i", filepath.Join(dir, "user"),
-		"-c", sshCipher, "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "ExitOnForwardFailure=yes",
-		"-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR", me.Username+"@127.0.0.1")
-	return endpoint{door: door, client: []*process{client}, server: []*process{server}}, err
-}
-
-const sshCipher = "aes128-gcm@openssh.com"
-
-func startShadowsocks(ctx context.Context, s *stage, dir string) (endpoint, error) {
-	_, port, err := freeAddress()
-	if err != nil {
-		return endpoint{}, err
-	}
-	door, doorPort, err := freeAddress()
-	if err != nil {
-		return endpoint{}, err
-	}
-	// Its AES is four times as slow: it makes no use of what the processor has for that.
-	both := []string{"-s", "127.0.0.1", "-p", port, "-k", "bench", "-m", "chacha20-ietf-poly1305", "-u"}
-	server, err := s.start(ctx, dir, append([]string{"ss-server"}, both...)...)
-	if err != nil {
-		return endpoint{}, err
-	}
-	client, err := s.start(ctx, dir, append([]string{"ss-local", "-b", "127.0.0.1", "-l", doorPort}, both...)...)
-	return endpoint{door: door, client: []*process{client}, server: []*process{server}}, err
-}
-
-func startStunnel(ctx context.Context, s *stage, dir string) (endpoint, error) {
-	var addresses [3]string
-	var port string
-	for i := range addresses {
-		var err error
-		if addresses[i], port, err = freeAddress(); err != nil {
-			return endpoint{}, err
-		}
-	}
-	door, middle, inner := addresses[0], addresses[1], addresses[2]
-	cert, key, err := makeCertificate(dir)
-	if err != nil {
-		return endpoint{}, err
-	}
-	const common = "foreground = yes\npid =\ndebug = err\nsslVersion = TLSv1.3\nsocket = l:TCP_NODELAY=1\nsocket = r:TCP_NODELAY=1\n[socks]\n"
-	for name, text := range map[string]string{
-		"server.conf": "accept = " + middle + "\nconnect = " + inner + "\ncert = " + cert + "\nkey = " + key + "\n",
-		"client.conf": "client = yes\naccept = " + door + "\nconnect = " + middle + "\nCAfile = " + cert + "\nverifyPeer = yes\n",
-	} {
-		if err := os.WriteFile(filepath.Join(dir, name), []byte(common+text), 0o600); err != nil {
-			return endpoint{}, fmt.Errorf("configure stunnel: %w", err)
-		}
-	}
-	var processes []*process
-	for _, args := range [][]string{
-		{"microsocks", "-i", "127.0.0.1", "-p", port},
-		{"stunnel", filepath.Join(dir, "server.conf")},
-		{"stunnel", filepath.Join(dir, "client.conf")},
-	} {
-		p, err := s.start(ctx, dir, args...)
-		if err != nil {
-			return endpoint{}, err
-		}
-		processes = append(processes, p)
-	}
-	return endpoint{door: door, client: processes[2:], server: processes[:2]}, nil
 }

@@ -16,9 +16,8 @@ const stepTimeout = 15 * time.Second
 
 // endpoint is a way to targets: a SOCKS 5 door, or none at all.
 type endpoint struct {
-	name           string
+	contender
 	door           string // empty: directly
-	udp            bool
 	client, server []*process
 }
 

@@ -17,7 +17,6 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -31,7 +30,7 @@ type options struct {
 	idle   int           // sessions
 	settle time.Duration // how long memory gets to come to rest
 	only   []string      // names of contenders; none means all
-	adit   string        // the program; empty: build it
+	builds []build       // of adit, beside what is built from here, or in its place
 }
 
 func main() {
@@ -57,8 +56,12 @@ func runCommand(ctx context.Context, args []string) error {
 	flags.DurationVar(&o.window, "window", time.Second, "how long each measurement takes, after a warm-up")
 	flags.IntVar(&o.idle, "idle", 1000, "idle sessions")
 	flags.DurationVar(&o.settle, "settle", 2*time.Second, "how long memory gets to come to rest")
-	flags.StringVar(&only, "only", "", "measure these, comma-separated, of: "+strings.Join(names(contenders("")), ", "))
-	flags.StringVar(&o.adit, "adit", "", "adit's program (default: build it)")
+	flags.StringVar(&only, "only", "", "measure these, comma-separated, of: "+strings.Join(names(contenders(nil)), ", "))
+	flags.Func("adit", "`[NAME=]PROGRAM` of adit to measure, too, under that name, such as a former release; without a name, in place of the one\nthat is built from here (may be repeated)", func(text string) error {
+		b, err := parseBuild(text)
+		o.builds = append(o.builds, b)
+		return err
+	})
 	flags.StringVar(&into, "into", "", "file in which the table replaces the one between the lines "+tableBegins+" and "+tableEnds)
 	_ = flags.Parse(args) // exits
 	if o.rounds < 1 || o.window <= 0 || o.idle < 1 || flags.NArg() > 0 {
@@ -85,33 +88,26 @@ func run(ctx context.Context, o options, progress io.Writer) (_ string, err erro
 		return "", fmt.Errorf("make a directory: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if o.adit == "" {
-		o.adit = filepath.Join(dir, "program")
-		fmt.Fprintln(progress, "build adit")
-		if err := buildAdit(ctx, o.adit); err != nil {
-			return "", err
-		}
-	}
-	chosen, err := choose(contenders(o.adit), o.only, progress)
+	chosen, err := choose(contenders(o.builds), o.only, progress)
 	if err != nil {
 		return "", err
 	}
 	s := &stage{dir: dir}
 	defer s.close()
 	b := bench{options: o, progress: progress}
-	for _, c := range chosen {
-		e, err := c.enter(ctx, s)
-		if err != nil {
-			return "", fmt.Errorf("start %s: %w", c.name, err)
-		}
-		b.endpoints = append(b.endpoints, e)
+	failed := b.enter(ctx, s, chosen)
+	if len(b.endpoints) == 0 || ctx.Err() != nil {
+		return "", failed
 	}
-	err = b.measure(ctx)
-	return b.table() + fmt.Sprintf("\n%s\n", circumstances(ctx, o, chosen)), err
+	failed = errors.Join(failed, b.measure(ctx))
+	return b.tables() + fmt.Sprintf("\n%s\n", circumstances(ctx, o, b.endpoints)), failed
 }
 
 // choose returns those that were asked for and are installed.
 func choose(all []contender, only []string, progress io.Writer) (chosen []contender, err error) {
+	if name, twice := repeated(names(all)); twice {
+		return nil, fmt.Errorf("two are called %s", name)
+	}
 	for _, name := range only {
 		if !slices.Contains(names(all), name) {
 			return nil, fmt.Errorf("there is no %q, only %s", name, strings.Join(names(all), ", "))
@@ -132,6 +128,16 @@ func choose(all []contender, only []string, progress io.Writer) (chosen []conten
 		return nil, errors.New("nothing to measure is installed")
 	}
 	return chosen, nil
+}
+
+// repeated finds what comes twice.
+func repeated(all []string) (name string, found bool) {
+	for i, name := range all {
+		if slices.Contains(all[:i], name) {
+			return name, true
+		}
+	}
+	return "", false
 }
 
 // raiseFileLimit lets this process, and those that it starts, hold both ends of

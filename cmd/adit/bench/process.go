@@ -131,8 +131,8 @@ func (p *process) lastWords() string {
 
 // usage is what processes have used, with all that they have started.
 type usage struct {
-	cpu time.Duration
-	rss int64 // bytes
+	cpu time.Duration // also of children that have ended
+	rss int64         // bytes
 }
 
 // clockTick is the unit of times in /proc, the same on every Linux that Go runs on.
@@ -190,7 +190,9 @@ func readStat(path string) (pid, parent int, u usage, err error) {
 		return n
 	}
 	pid, parent = number(filepath.Base(filepath.Dir(path))), number(fields[1])
-	u.cpu = time.Duration(number(fields[11])+number(fields[12])) * clockTick
+	for _, ticks := range fields[11:15] { // user and system, its own and of children that it has waited for
+		u.cpu += time.Duration(number(ticks)) * clockTick
+	}
 	u.rss = int64(number(fields[21])) * int64(os.Getpagesize())
 	return pid, parent, u, err
 }

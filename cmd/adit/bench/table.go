@@ -7,6 +7,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"regexp"
 	"runtime"
@@ -23,44 +24,67 @@ type column struct {
 	digits  int // behind the point
 }
 
-func columns() []column {
+// speed and delay are the two tables: what passes and what it costs, and how long it takes
+// when little passes, with what is counted one by one.
+func speed() []column {
 	return []column{
 		{"down1, Gbit/s", []figure{"down1"}, 2},
 		{"up1", []figure{"up1"}, 2},
 		{"down8", []figure{"down8"}, 2},
-		{"CPU s/GiB, down1 / up1", []figure{"down1" + cpuPart, "up1" + cpuPart}, 2},
-		{"connect µs, p50 / p99", []figure{"connect p50", "connect p99"}, 0},
-		{"echo µs, p50 / p99", []figure{"echo p50", "echo p99"}, 0},
-		{"sessions/s", []figure{"rate"}, 0},
-		{"CPU µs/session", []figure{"rate" + cpuPart}, 0},
-		{"UDP echoes/s", []figure{"udp"}, 0},
+		{"up8", []figure{"up8"}, 2},
+		{"both ways at once, down / up", []figure{"both down", "both up"}, 2},
+		{"CPU s/GiB, down1 / up1 / down8", []figure{"down1" + cpuPart, "up1" + cpuPart, "down8" + cpuPart}, 2},
 		{"idle KiB, client / server", []figure{"idle client", "idle server"}, 0},
 	}
 }
 
-// table is what was measured, in Markdown.
-func (b *bench) table() string {
+func delay() []column {
+	return []column{
+		{"connect µs, p50 / p99", []figure{"connect p50", "connect p99"}, 0},
+		{"echo µs, p50 / p99", []figure{"echo p50", "echo p99"}, 0},
+		{"loaded, p99 ms / Gbit/s", []figure{"loaded p99", "loaded"}, 2},
+		{"stalled, p99 ms / Gbit/s", []figure{"stalled p99", "stalled"}, 2},
+		{"sessions/s", []figure{"rate"}, 0},
+		{"CPU µs/session", []figure{"rate" + cpuPart}, 0},
+		{"UDP echoes/s", []figure{"udp"}, 0},
+		{"CPU µs/echo", []figure{"udp" + cpuPart}, 0},
+	}
+}
+
+// tables are what was measured, in Markdown.
+func (b *bench) tables() string { return b.table(speed()) + "\n" + b.table(delay()) }
+
+func (b *bench) table(columns []column) string {
 	var text strings.Builder
 	text.WriteString("| |")
-	for _, c := range columns() {
+	for _, c := range columns {
 		fmt.Fprintf(&text, " %s |", c.head)
 	}
-	text.WriteString("\n| --- |" + strings.Repeat(" --- |", len(columns())) + "\n")
+	text.WriteString("\n| --- |" + strings.Repeat(" --- |", len(columns)) + "\n")
 	for _, e := range b.endpoints {
 		fmt.Fprintf(&text, "| %s |", cmp.Or(titles[e.name], e.name))
-		for _, c := range columns() {
-			var cells []string
-			for _, f := range c.figures {
-				own := strings.HasSuffix(string(f), cpuPart) // a process of the endpoint's
-				if values := b.values[e.name][f]; len(values) > 0 && !(own && e.door == "") {
-					cells = append(cells, number(median(values), c.digits))
-				}
-			}
-			fmt.Fprintf(&text, " %s |", cmp.Or(strings.Join(cells, " / "), "–"))
+		for _, c := range columns {
+			fmt.Fprintf(&text, " %s |", b.cell(e, c))
 		}
 		text.WriteString("\n")
 	}
 	return text.String()
+}
+
+func (b *bench) cell(e endpoint, c column) string {
+	var parts []string
+	for _, f := range c.figures {
+		values := b.values[e.name][f]
+		if len(values) == 0 || strings.HasSuffix(string(f), cpuPart) && e.door == "" {
+			continue // direct has no process of its own
+		}
+		m := median(values)
+		if math.IsInf(m, 1) {
+			return "hangs"
+		}
+		parts = append(parts, number(m, c.digits))
+	}
+	return cmp.Or(strings.Join(parts, " / "), "–")
 }
 
 // median sorts the values.
@@ -83,7 +107,7 @@ func number(v float64, digits int) string {
 var model = regexp.MustCompile(`(?m)^model name\s*:\s*(.*)$`)
 
 // circumstances says when, where and with what a table was made.
-func circumstances(ctx context.Context, o options, chosen []contender) string {
+func circumstances(ctx context.Context, o options, measured []endpoint) string {
 	info, _ := os.ReadFile("/proc/cpuinfo")
 	release, _ := os.ReadFile("/proc/sys/kernel/osrelease")
 	processor := runtime.GOARCH // where the kernel has no name for it
@@ -91,8 +115,8 @@ func circumstances(ctx context.Context, o options, chosen []contender) string {
 		processor = string(bytes.TrimSpace(m[1]))
 	}
 	with := []string{strings.Replace(runtime.Version(), "go", "Go ", 1)}
-	for _, c := range chosen {
-		if version := c.installed(ctx); version != "" {
+	for _, e := range measured {
+		if version := e.installed(ctx); version != "" {
 			with = append(with, version)
 		}
 	}
