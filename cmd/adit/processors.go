@@ -39,6 +39,7 @@ const (
 // A goroutine that does not pause keeps the only processor for 10 ms at most, and a login's
 // password hash has it in turn with all else: whoever waits then, waits that long.
 func useFewProcessors(ctx context.Context) error {
+	slackenTimers()
 	most := runtime.GOMAXPROCS(0)
 	if os.Getenv("GOMAXPROCS") != "" || most == 1 {
 		return nil
