@@ -234,7 +234,7 @@ func (p *serverProcess) process(a *admin) *process {
 		parts = append(parts, p.audit.Serve)
 	}
 	if p.command != nil { // the process is its own
-		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, func(memory) {}) }, useFewProcessors)
+		parts = append(parts, func(ctx context.Context) error { return giveBack(ctx, serverRoom, func(memory) {}) }, useFewProcessors)
 	}
 	for _, ln := range p.listeners {
 		ln = p.cfg.Congestion.listener(ln)
