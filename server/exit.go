@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/adit-net/adit/tunnel/relay"
@@ -63,8 +62,11 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 		exchange := func(ctx context.Context, query []byte) ([]byte, error) { return e.Exchange(ctx, r, query, true) }
 		return newNameConn(ctx, r.Initial, exchange), socks.Reply{}, nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, e.timeout())
-	defer cancel()
+	if !r.Dst.IP.IsValid() || len(r.Initial) > 0 { // else there is no more than dial, which has a limit
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, e.timeout())
+		defer cancel()
+	}
 	targets, err := e.targets(ctx, r)
 	if err != nil {
 		return nil, socks.Reply{Code: socks.CodeOf(err)}, err
@@ -89,37 +91,6 @@ func (e *Exit) Connect(ctx context.Context, r socks.Request) (relay.Conn, socks.
 
 // timeout is Timeout, or what holds without one.
 func (e *Exit) timeout() time.Duration { return cmp.Or(e.Timeout, DefaultConnectTimeout) }
-
-// dial connects to one address that has been judged, and has the very address
-// judged again that the socket is about to connect to.
-func (e *Exit) dial(ctx context.Context, r socks.Request, target netip.AddrPort, w wishes) (relay.Conn, error) {
-	text := target.String()
-	d := net.Dialer{
-		KeepAliveConfig: keepAlive, // TCP_NODELAY is Go's default
-		Control: func(_, address string, raw syscall.RawConn) error {
-			if address != text {
-				return &socks.Error{Code: socks.NotAllowed, Err: fmt.Errorf("the socket is for %s, not %s", address, text)}
-			}
-			w.apply(raw, target.Addr().Is4())
-			if err := e.permits(r, target); err != nil {
-				return err
-			}
-			return e.Steer.control("", address, raw)
-		},
-	}
-	d.SetMultipathTCP(w.multipath())
-	network := "tcp6"
-	if target.Addr().Is4() {
-		network = "tcp4"
-	}
-	// Not DialTCP: it binds the socket first, and then one port serves one
-	// connection in the whole world and not one for each target.
-	conn, err := d.DialContext(ctx, network, text)
-	if err != nil {
-		return nil, err
-	}
-	return relay.TCP(conn.(*net.TCPConn)), nil
-}
 
 // permits tells why there may be no connection to an address for a request; nil if there
 // may.
