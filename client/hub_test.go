@@ -68,7 +68,7 @@ func (s *hubSession) lose() {
 
 // newHub gives a hub whose streams succeed, and then send back what they get,
 // unless handle says otherwise.
-func newHub(t *testing.T, handle func(context.Context, *tunnel.Stream)) *hub {
+func newHub(t testing.TB, handle func(context.Context, *tunnel.Stream)) *hub {
 	if handle == nil {
 		handle = echo
 	}
@@ -219,7 +219,7 @@ type serving struct {
 }
 
 // start runs a client until the test ends.
-func start(t *testing.T, h *hub, change func(*client.Config)) *serving {
+func start(t testing.TB, h *hub, change func(*client.Config)) *serving {
 	t.Helper()
 	device, err := keys.NewDevice()
 	if err != nil {
