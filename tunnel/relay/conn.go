@@ -27,15 +27,16 @@ type Conn interface {
 // peer sees a reset: the kernel closes what is left open, and has a linger time of
 // zero for it.
 func TCP(c *net.TCPConn) Conn {
-	// It fails if the socket is closed already, which all else says, too.
-	_ = c.SetLinger(0)
 	raw, _ := c.SyscallConn() // it fails only if there is no connection
-	return tcpConn{c, raw}
+	t := tcpConn{c, raw, new(reads)}
+	t.linger(false)
+	return t
 }
 
 type tcpConn struct {
 	*net.TCPConn
-	raw syscall.RawConn
+	raw  syscall.RawConn
+	from *reads
 }
 
 // SyscallConn is that of the TCP connection.
@@ -43,14 +44,14 @@ func (c tcpConn) SyscallConn() (syscall.RawConn, error) { return c.raw, nil }
 
 // Close lets the kernel send what has been written.
 func (c tcpConn) Close() error {
-	_ = c.SetLinger(-1) // as in TCP
+	c.linger(true)
 	return c.TCPConn.Close()
 }
 
 // Reset makes the kernel send RST: a close with a linger time of zero.
 func (c tcpConn) Reset() error {
 	// Close may have been called already, and the socket still be in use.
-	_ = c.SetLinger(0)
+	c.linger(false)
 	return c.TCPConn.Close()
 }
 
