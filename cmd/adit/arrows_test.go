@@ -35,7 +35,7 @@ var arrows = map[string][]string{
 	"tunnel/resume":     {},
 	"tunnel/mmsg":       {},
 	"tunnel/nowait":     {},
-	"tunnel/socks":      {"tunnel/mmsg", "tunnel/relay"},
+	"tunnel/socks":      {"tunnel/mmsg", "tunnel/nowait", "tunnel/relay"},
 	"tunnel/udp":        {"tunnel", "tunnel/socks"},
 	"tunnel/relay":      {"tunnel/nowait"},
 	"tunnel/tunneltest": {"tunnel"},

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/adit-net/adit/tunnel/nowait"
 )
 
 var errOtherUser = errors.New("the app belongs to another user")
@@ -117,7 +119,7 @@ func findSocket(protocol byte, local, remote netip.AddrPort) (diagSocket, error)
 			return diagSocket{}, err
 		}
 	}
-	answer, err := d.ask(diagQuestion(protocol, local, remote))
+	answer, err := d.ask(protocol, local, remote)
 	if err != nil {
 		// Dropped instead of put back: the answer could still come, and be
 		// taken for that to another question.
@@ -134,42 +136,52 @@ var diags sync.Pool
 
 // diag is a sock_diag socket, for one question at a time.
 type diag struct {
-	fd     int
-	answer [4096]byte
+	fd       int
+	from     nowait.Reader
+	number   uint32 // of the last question
+	question [diagRequest]byte
+	answer   [4096]byte
 }
 
 func openDiag() (*diag, error) {
-	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_INET_DIAG)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_INET_DIAG)
 	if err != nil {
 		return nil, os.NewSyscallError("socket", err)
 	}
 	d := &diag{fd: fd}
 	runtime.AddCleanup(d, func(fd int) { _ = unix.Close(fd) }, fd)
+	// From now on nothing comes but what the kernel sends.
+	if err := unix.Connect(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return nil, os.NewSyscallError("connect", err)
+	}
 	return d, nil
 }
 
 // ask gives the kernel's answer, which is valid until the next question.
-func (d *diag) ask(question []byte) ([]byte, error) {
+func (d *diag) ask(protocol byte, local, remote netip.AddrPort) ([]byte, error) {
 	defer runtime.KeepAlive(d)
-	if err := unix.Sendto(d.fd, question, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
-		return nil, os.NewSyscallError("sendto", err)
+	d.number++
+	writeQuestion(&d.question, d.number, protocol, local, remote)
+	if _, err := nowait.Write(d.fd, d.question[:]); err != nil {
+		return nil, os.NewSyscallError("write", err)
 	}
-	// The kernel has answered before sendto returns, so nothing waits here.
-	n, from, err := unix.Recvfrom(d.fd, d.answer[:], unix.MSG_DONTWAIT)
-	if err != nil {
-		return nil, os.NewSyscallError("recvfrom", err)
-	}
-	if nl, ok := from.(*unix.SockaddrNetlink); !ok || nl.Pid != 0 {
-		return nil, errors.New("the answer is not the kernel's")
+	// The kernel has answered before write returns, so nothing waits here.
+	n, err := d.from.Read(d.fd, d.answer[:])
+	switch {
+	case err != nil:
+		return nil, os.NewSyscallError("read", err)
+	case n < diagHead || binary.NativeEndian.Uint32(d.answer[8:]) != d.number:
+		return nil, errors.New("the kernel answers something else")
 	}
 	return d.answer[:n], nil
 }
 
-func diagQuestion(protocol byte, local, remote netip.AddrPort) []byte {
-	b := make([]byte, diagRequest)
-	binary.NativeEndian.PutUint32(b, diagRequest)
+// writeQuestion fills in b, whose other bytes are zeros.
+func writeQuestion(b *[diagRequest]byte, number uint32, protocol byte, local, remote netip.AddrPort) {
+	binary.NativeEndian.PutUint32(b[:], diagRequest)
 	binary.NativeEndian.PutUint16(b[4:], unix.SOCK_DIAG_BY_FAMILY)
 	binary.NativeEndian.PutUint16(b[6:], unix.NLM_F_REQUEST)
+	binary.NativeEndian.PutUint32(b[8:], number)
 	b[diagHead] = unix.AF_INET6
 	if local.Addr().Is4() {
 		b[diagHead] = unix.AF_INET
@@ -180,10 +192,21 @@ func diagQuestion(protocol byte, local, remote netip.AddrPort) []byte {
 	id := b[diagIDAsked:]
 	binary.BigEndian.PutUint16(id, local.Port())
 	binary.BigEndian.PutUint16(id[2:], remote.Port())
-	copy(id[4:], local.Addr().AsSlice())
-	copy(id[sockidRemote:], remote.Addr().AsSlice())
+	putAddr(id[4:sockidRemote], local.Addr())
+	putAddr(id[sockidRemote:sockidCookie-4], remote.Addr())
 	binary.NativeEndian.PutUint64(id[sockidCookie:], ^uint64(0)) // whatever its cookie
-	return b
+}
+
+// putAddr fills 16 bytes with an address, and zeros behind it.
+func putAddr(b []byte, a netip.Addr) {
+	clear(b)
+	if a.Is4() {
+		four := a.As4()
+		copy(b, four[:])
+		return
+	}
+	sixteen := a.As16()
+	copy(b, sixteen[:])
 }
 
 func parseDiag(b []byte) (diagSocket, error) {

@@ -180,10 +180,32 @@ func TestAnswersOfTheKernelMayBeAnything(t *testing.T) {
 	}
 }
 
+func TestAnswersToEarlierQuestionsAreNotTaken(t *testing.T) {
+	ln := listen(t, "127.0.0.1:0")
+	app := dial(t, ln.Addr().String())
+	local, remote := unmapped(app.LocalAddr().(*net.TCPAddr).AddrPort()), unmapped(app.RemoteAddr().(*net.TCPAddr).AddrPort())
+	d, err := openDiag()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.ask(unix.IPPROTO_TCP, local, remote); err != nil {
+		t.Fatal(err)
+	}
+	// Asked once more, and the answer is left where it is.
+	if _, err := unix.Write(d.fd, d.question[:]); err != nil {
+		t.Fatal(err)
+	}
+	if answer, err := d.ask(unix.IPPROTO_TCP, remote, local); err == nil {
+		s, err := parseDiag(answer)
+		t.Errorf("asked for %v, found %+v (%v)", remote, s, err)
+	}
+}
+
 func BenchmarkCheckUser(b *testing.B) {
 	ln := listen(b, "127.0.0.1:0")
 	dial(b, ln.Addr().String())
 	door := accept(b, ln)
+	b.ReportAllocs()
 	for b.Loop() {
 		if err := checkUser(door); err != nil {
 			b.Fatal(err)
