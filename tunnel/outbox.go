@@ -21,6 +21,11 @@ const (
 	outboxControl = 512 << 10                 // control frames that a peer may owe us to read
 )
 
+// outboxDouble is how much payload a stream may put in at a time if nobody else has anything to say
+// and the path is fast. With all that goes around it, TLS included, it is one packet of the
+// loopback, or of what a kernel cuts into packets: 64 KiB and a bit more cost as much as two.
+const outboxDouble = 64<<10 - 256
+
 // outbox gathers what the session wants to send, so that the pipe sees few
 // large writes instead of two per frame. Nobody who puts bytes in is ever blocked by
 // that: senders of data reserve their room before, and may give up waiting for
@@ -37,6 +42,8 @@ type outbox struct {
 	pushing bool      // and push writes them, not run
 	wake    chan struct{}
 	drained chan struct{} // not nil while somebody waits in flush
+
+	eased int // batches in a row that the pipe took without waiting
 
 	pipe  *resume.Pipe // what push writes to; nil if only run can
 	stuck *[]byte      // what push could not write without waiting: run writes it before all else
@@ -125,12 +132,19 @@ const (
 
 	// gathers is how often one push lets others go first, who have something to say, too.
 	gathers = 3
+
+	// easeAfter is how many batches the pipe has to take one after the other without waiting before a
+	// stream may put in two at a time.
+	easeAfter = 4
 )
 
 // push writes what is pending in the goroutine of whoever has put it in, if nobody
 // writes and that takes no waiting. All else it leaves to run: waking that for every
 // batch costs more than the batch.
-func (o *outbox) push() {
+func (o *outbox) push() { o.give(false) }
+
+// give is push. If more follows the caller puts that in and pushes it at once: both go out together.
+func (o *outbox) give(more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.writing || o.pending == nil {
@@ -151,19 +165,21 @@ func (o *outbox) push() {
 		batch, ok := o.detach(), true
 		if batch != nil { // else the outbox has failed meanwhile
 			o.mu.Unlock()
-			ok = o.pipe.TryWriteBuffer(batch)
+			ok = o.pipe.TryWriteBuffer(batch, more)
 			o.mu.Lock()
 		}
+		o.eased++
 		o.writing, o.pushing = !ok, false
 		o.admit() // now: others who put something in before would have it written by run
 		if !ok {
-			o.stuck = batch
+			o.stuck, o.eased = batch, 0
 			break
 		}
 	}
-	if o.stuck != nil || o.pending != nil {
+	switch {
+	case o.stuck != nil || o.pending != nil:
 		o.signal()
-	} else {
+	case !more:
 		o.flushed()
 	}
 }
@@ -182,33 +198,46 @@ func (o *outbox) gather() {
 	}
 }
 
-// reserve waits for room for a data frame of n bytes, header included.
-func (o *outbox) reserve(n int, limit *deadline, dead *latch) error {
+// reserve waits for room for n bytes of a stream's payload, or for the first of them, and tells for how
+// many there is. If alone is set nobody chats, who would have to wait for more than a turn.
+func (o *outbox) reserve(n int, alone bool, limit *deadline, dead *latch) (int, error) {
 	o.mu.Lock()
 	if o.err != nil {
 		defer o.mu.Unlock()
-		return o.err
+		return 0, o.err
 	}
-	if o.fits(n) {
-		o.data += n
+	if n > outboxTurn && !(alone && o.idle()) {
+		n = outboxTurn
+	}
+	size := dataSize(n)
+	if n > outboxTurn || o.fits(size) {
+		o.data += size
 		o.mu.Unlock()
-		return nil
+		return n, nil
 	}
-	w := &waiter{size: n, ready: make(chan struct{})}
+	w := &waiter{size: size, ready: make(chan struct{})}
 	o.waiters = append(o.waiters, w)
 	o.mu.Unlock()
 
 	var err error
 	select {
 	case <-w.ready:
-		return o.failure()
+		if err := o.failure(); err != nil {
+			return 0, err
+		}
+		return n, nil
 	case <-limit.wait():
 		err = os.ErrDeadlineExceeded
 	case <-dead.wait():
 		err = errStreamDead
 	}
 	o.abandon(w)
-	return err
+	return 0, err
+}
+
+// idle tells whether nothing is pending and the pipe is likely to take at once what is put in.
+func (o *outbox) idle() bool {
+	return o.eased >= easeAfter && !o.writing && o.pending == nil && o.data == 0
 }
 
 func (o *outbox) fits(n int) bool {
@@ -253,10 +282,14 @@ func dataSize(n int) int {
 
 // putData appends payload of a stream, for which room has been reserved.
 func (o *outbox) putData(stream uint32, p []byte) error {
-	if err := o.addData(stream, p); err != nil {
-		return err
+	for len(p) > 0 {
+		n := min(len(p), outboxTurn)
+		if err := o.addData(stream, p[:n]); err != nil {
+			return err
+		}
+		p = p[n:]
+		o.give(len(p) > 0)
 	}
-	o.push()
 	return nil
 }
 

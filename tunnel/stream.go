@@ -97,13 +97,16 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 	if err := s.mayWrite(); err != nil {
 		return 0, err
 	}
-	k, err := s.waitCredit(min(len(p), outboxTurn))
+	credit, err := s.waitCredit(min(len(p), outboxDouble))
 	if err != nil {
 		return 0, err
 	}
 	out := s.session.out
-	if err := out.reserve(dataSize(k), &s.writeLimit, &s.noMoreWrite); err != nil {
-		s.send.giveBack(k)
+	k, err := out.reserve(credit, !s.session.chatting(), &s.writeLimit, &s.noMoreWrite)
+	if k < credit {
+		s.send.giveBack(credit - k)
+	}
+	if err != nil {
 		return 0, s.writeError(err)
 	}
 	if err := out.putData(s.id, p[:k]); err != nil {

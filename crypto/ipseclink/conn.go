@@ -81,24 +81,37 @@ func (c *conn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// WriteNow is Write without waiting. It takes all of b, and tells whether something is left
-// that the kernel did not take; Flush has to be called then.
-func (c *conn) WriteNow(b []byte) (left bool, err error) {
+// WriteNow is Write without waiting. It takes all of b and of more, and tells whether something
+// is left that the kernel did not take; Flush has to be called then.
+func (c *conn) WriteNow(b, more []byte) (left bool, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if err := c.flush(); err != nil {
 		return false, err
 	}
+	for _, p := range [...][]byte{b, more} {
+		if err := c.writeNow(p); err != nil {
+			return false, err
+		}
+	}
+	return c.left != nil, nil
+}
+
+// writeNow writes b, or puts into left what the kernel does not take. The caller holds writing.
+func (c *conn) writeNow(b []byte) (err error) {
 	n := 0
-	if c.poll != nil {
+	if c.poll != nil && c.left == nil {
 		n, err = c.send(b)
 	}
 	if err != nil || n == len(b) {
-		return false, err
+		return err
 	}
-	c.left = leftovers.Get().(*[]byte)
-	*c.left = append((*c.left)[:0], b[n:]...)
-	return true, nil
+	if c.left == nil {
+		c.left = leftovers.Get().(*[]byte)
+		*c.left = (*c.left)[:0]
+	}
+	*c.left = append(*c.left, b[n:]...)
+	return nil
 }
 
 // send writes as much of b as the kernel takes at once. The caller holds writing.

@@ -52,7 +52,8 @@ func stuff(t *testing.T, c *conn) []byte {
 		b := random(1 + rand.IntN(64<<10))
 		sent.Write(b)
 		var err error
-		if left, err = c.WriteNow(b); err != nil {
+		cut := rand.IntN(len(b) + 1)
+		if left, err = c.WriteNow(b[:cut], b[cut:]); err != nil {
 			t.Fatal(err)
 		}
 		clear(b) // it is not c's
@@ -67,7 +68,7 @@ func TestWhatWriteNowLeavesGoesFirst(t *testing.T) {
 			if err := c.Flush(); err != nil {
 				return err
 			}
-			left, err := c.WriteNow([]byte("end"))
+			left, err := c.WriteNow([]byte("end"), nil)
 			if left {
 				err = errors.Join(err, c.Flush())
 			}
@@ -123,7 +124,7 @@ func TestFlushOfAClosedConnectionFails(t *testing.T) {
 	if err := near.Flush(); !errors.Is(err, net.ErrClosed) {
 		t.Errorf("what is left of a closed connection is sent: %v", err)
 	}
-	if left, err := near.WriteNow([]byte("x")); left || !errors.Is(err, net.ErrClosed) {
+	if left, err := near.WriteNow([]byte("x"), nil); left || !errors.Is(err, net.ErrClosed) {
 		t.Errorf("a closed connection takes more: %v, %v", left, err)
 	}
 }

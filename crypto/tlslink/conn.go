@@ -93,15 +93,17 @@ func (c *conn) writeBurst(p []byte) (int, error) {
 // eagerConn is a conn that can be written to without waiting.
 type eagerConn struct{ *conn }
 
-// WriteNow is Write without waiting. It tells whether something is left that the kernel
-// did not take; Flush has to be called then.
-func (c eagerConn) WriteNow(p []byte) (left bool, err error) {
+// WriteNow is Write without waiting, of 64 KiB at most. It tells whether something is left that the
+// kernel did not take; Flush has to be called then.
+func (c eagerConn) WriteNow(p, more []byte) (left bool, err error) {
 	c.writing.Lock()
 	defer c.writing.Unlock()
 	if err := c.wire.cork(); err != nil {
 		return false, err
 	}
-	_, err = c.Conn.Write(p)
+	if _, err = c.Conn.Write(p); err == nil && len(more) > 0 {
+		_, err = c.Conn.Write(more)
+	}
 	left, flushed := c.wire.uncorkNow()
 	if err == nil {
 		err = flushed

@@ -58,7 +58,8 @@ func TestWhatWriteNowLeavesGoesFirst(t *testing.T) {
 			b := random(1 + rand.IntN(burst))
 			sent.Write(b)
 			var err error
-			if left, err = conn.WriteNow(b); err != nil {
+			cut := rand.IntN(len(b) + 1)
+			if left, err = conn.WriteNow(b[:cut], b[cut:]); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -72,7 +73,7 @@ func TestWhatWriteNowLeavesGoesFirst(t *testing.T) {
 			t.Fatal(err)
 		}
 		sent.WriteByte(1)
-		if _, err := conn.WriteNow([]byte{1}); err != nil {
+		if _, err := conn.WriteNow([]byte{1}, nil); err != nil {
 			t.Fatal(err)
 		}
 		if err := conn.Flush(); err != nil { // the socket may still be full

@@ -9,8 +9,8 @@ import (
 // only while bytes move, or while nobody takes them. When many do, the buffers get
 // smaller: what they hold together is what counts on a handheld device.
 const (
-	largeBuffer = 64<<10 - 96 // four full frames of a session's
-	smallBuffer = 16<<10 - 24 // one
+	largeBuffer = 64<<10 - 256 // what a session sends at once, if it can
+	smallBuffer = 16<<10 - 24  // a full frame of a session's
 
 	maxLarge = 32 // large ones in use
 )

@@ -10,9 +10,10 @@ import (
 type EagerConn interface {
 	net.Conn
 
-	// WriteNow is Write without waiting: it takes all of b, and tells whether some of that is left
-	// to be sent. If so, Flush has to be called before anything else is written.
-	WriteNow(b []byte) (left bool, err error)
+	// WriteNow is Write without waiting: it takes all of b and then all of more, which together are
+	// pairSize at most, and tells whether some of that is left to be sent. If so, Flush has to be
+	// called before anything else is written.
+	WriteNow(b, more []byte) (left bool, err error)
 
 	// Flush waits until what WriteNow has left is sent, as Write would have.
 	Flush() error
@@ -28,14 +29,20 @@ type PatientConn interface {
 	Expect(n int)
 }
 
+// pairSize is how many bytes two frames may have that go out by one WriteNow.
+const pairSize = 64 << 10
+
 // TryWriteBuffer is [Pipe.WriteBuffer] if that takes no waiting, and otherwise does
 // nothing and gives false. It is not to be called while a Write or WriteBuffer is under way.
-func (p *Pipe) TryWriteBuffer(b *[]byte) bool {
+//
+// If more follows the caller is about to write again, by this or by another method, and b may
+// go out with that.
+func (p *Pipe) TryWriteBuffer(b *[]byte, more bool) bool {
 	payload := (*b)[Headroom:]
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.carrier
-	if p.err != nil || c == nil || c.eager == nil || p.sending || c.next < p.out.past() || len(payload) > maxData {
+	if p.err != nil || c == nil || c.eager == nil || p.sending || c.next < p.out.past() && !p.behind || len(payload) > maxData {
 		return false
 	}
 	if size := sizeOf(len(payload)); p.out.held+size > p.limit || p.yields(c, time.Now()) || !p.book(size) {
@@ -47,18 +54,22 @@ func (p *Pipe) TryWriteBuffer(b *[]byte) bool {
 		p.out.add(payload)
 		FreeBuffer(b)
 	}
+	if more {
+		p.behind = true
+		return true
+	}
 	p.flush(c, false, false)
 	return true
 }
 
-// write writes to c for flush. If c takes without waiting and that is not enough, it
+// write writes to c for flush, more only if it may not wait. If c takes without waiting and that is not enough, it
 // leaves the rest to Serve, and nothing is written meanwhile. The caller
 // holds mu, which is let go of meanwhile.
-func (p *Pipe) write(c *Carrier, b []byte, wait bool) (left bool) {
+func (p *Pipe) write(c *Carrier, b, more []byte, wait bool) (left bool) {
 	p.mu.Unlock()
 	var err error
 	if c.eager != nil && !wait {
-		left, err = c.eager.WriteNow(b)
+		left, err = c.eager.WriteNow(b, more)
 	} else {
 		_, err = c.conn.Write(b)
 	}

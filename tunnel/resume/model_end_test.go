@@ -90,14 +90,22 @@ func (e *end) put(b []byte, hand bool) (int, error) {
 		resume.FreeBuffer(buffer)
 		return e.Write(b)
 	}
-	*buffer = append(*buffer, b...)
-	if len(b)%2 == 0 && e.TryWriteBuffer(buffer) {
-		return len(b), nil
+	n := len(b)
+	more := n%4 == 0
+	if more {
+		n /= 2
 	}
-	if err := e.WriteBuffer(buffer); err != nil {
-		return 0, err
+	*buffer = append(*buffer, b[:n]...)
+	if n%2 != 0 || !e.TryWriteBuffer(buffer, more) {
+		if err := e.WriteBuffer(buffer); err != nil {
+			return 0, err
+		}
 	}
-	return len(b), nil
+	if !more {
+		return n, nil
+	}
+	k, err := e.put(b[n:], hand)
+	return n + k, err
 }
 
 func (e *end) take(r *rand.Rand) {

@@ -107,6 +107,7 @@ type Pipe struct {
 	limit   int  // bytes that out may hold
 	sending bool // somebody writes to the carrier
 	reading bool // Read waits for the carrier
+	behind  bool // there is something to send, and whoever writes next does that
 
 	received uint64 // offset of the next byte that Read gives
 

@@ -89,6 +89,7 @@ type replay struct {
 	sent    uint64  // offset up to which something has ever been sent
 	held    int     // bytes of memory
 	busy    *record // being written to a carrier: not to be given back yet
+	also    *record // being written behind busy
 }
 
 // add appends a record with a copy of payload.
@@ -131,7 +132,7 @@ func (r *replay) acknowledge(offset uint64) (freed int) {
 func (r *replay) drop(rec *record) int {
 	size := rec.size()
 	r.held -= size
-	if rec != r.busy {
+	if rec != r.busy && rec != r.also {
 		rec.free()
 	}
 	return size
@@ -147,15 +148,23 @@ func (r *replay) locate(offset uint64) int {
 	return r.past()
 }
 
-// begin says that a record is being written, and finish that it is no more.
-func (r *replay) begin(rec *record) { r.busy = rec }
+// begin says that a record is being written, or a second one behind it, and finish that they are
+// no more.
+func (r *replay) begin(rec *record) {
+	if r.busy == nil {
+		r.busy = rec
+	} else {
+		r.also = rec
+	}
+}
 
 func (r *replay) finish() {
-	rec := r.busy
-	r.busy = nil
-	if rec != nil && !r.holds(rec) {
-		rec.free()
+	for _, rec := range [...]*record{r.busy, r.also} {
+		if rec != nil && !r.holds(rec) {
+			rec.free()
+		}
 	}
+	r.busy, r.also = nil, nil
 }
 
 func (r *replay) holds(rec *record) bool {

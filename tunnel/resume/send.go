@@ -9,6 +9,7 @@ import "time"
 func (p *Pipe) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.catchUp()
 	done := 0
 	for done < len(b) {
 		n := min(len(b)-done, maxData)
@@ -33,6 +34,7 @@ func (p *Pipe) WriteBuffer(b *[]byte) error {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.catchUp()
 	if err := p.room(len(payload)); err != nil {
 		FreeBuffer(b)
 		return err
@@ -40,6 +42,13 @@ func (p *Pipe) WriteBuffer(b *[]byte) error {
 	p.out.adopt(b)
 	p.flush(p.carrier, true, false)
 	return nil
+}
+
+// catchUp sends what TryWriteBuffer has left to be sent with what follows. The caller holds mu.
+func (p *Pipe) catchUp() {
+	if p.behind {
+		p.flush(p.carrier, true, false)
+	}
 }
 
 // full tells whether a buffer holds so much that it can be kept as it is.
@@ -90,6 +99,7 @@ func (p *Pipe) evict() bool {
 // asked for, so it does with what has no end when the data is out. If somebody else
 // writes already, it leaves everything to them. The caller holds mu.
 func (p *Pipe) flush(c *Carrier, wait, all bool) {
+	p.behind = false // whoever sends, or the next carrier, sends that, too
 	if p.sending || c == nil {
 		return
 	}
@@ -101,11 +111,16 @@ func (p *Pipe) flush(c *Carrier, wait, all bool) {
 			}
 			break
 		}
-		batch := p.gather(c, time.Now())
+		now := time.Now()
+		batch := p.gather(c, now)
 		if batch == nil {
 			break
 		}
-		if p.write(c, batch, wait) {
+		var more []byte
+		if !wait && p.out.busy != nil {
+			more = p.second(c, len(batch), now)
+		}
+		if p.write(c, batch, more, wait) {
 			c.left = true
 			c.prompt()
 			return // still sending
@@ -136,6 +151,23 @@ func (p *Pipe) gather(c *Carrier, now time.Time) []byte {
 	if !data {
 		return p.lastFrame(c)
 	}
+	return p.data(c, now)
+}
+
+// second gives the next data for c if it may go out together with n bytes before it; nil if there is
+// none. The caller holds mu.
+func (p *Pipe) second(c *Carrier, n int, now time.Time) []byte {
+	if c.eager == nil || c.next == p.out.past() || p.due(c) || p.yields(c, now) {
+		return nil
+	}
+	if n+len(*p.out.record(c.next).frame) > pairSize {
+		return nil
+	}
+	return p.data(c, now)
+}
+
+// data gives the next record for c. The caller holds mu.
+func (p *Pipe) data(c *Carrier, now time.Time) []byte {
 	rec := p.out.record(c.next)
 	c.next++
 	p.out.begin(rec)

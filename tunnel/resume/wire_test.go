@@ -128,12 +128,21 @@ func (e eagerEnd) Write(p []byte) (int, error) {
 	return e.wireEnd.Write(p)
 }
 
-func (e eagerEnd) WriteNow(p []byte) (left bool, err error) {
+func (e eagerEnd) WriteNow(p, more []byte) (left bool, err error) {
 	if len(*e.left) > 0 {
 		e.complain("something is written before what is left")
 	}
+	was := bytes.Clone(more)
 	n, err := e.write(p, false)
-	*e.left = bytes.Clone(p[n:])
+	if n < len(p) || err != nil {
+		*e.left = append(bytes.Clone(p[n:]), more...)
+		return true, err
+	}
+	if !bytes.Equal(more, was) {
+		e.complain("what a carrier is about to write has changed meanwhile")
+	}
+	n, err = e.write(more, false)
+	*e.left = bytes.Clone(more[n:])
 	return len(*e.left) > 0, err
 }
 

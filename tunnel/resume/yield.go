@@ -100,6 +100,9 @@ func (p *Pipe) Chat() { p.chat.Store(int64(max(time.Since(p.born), 1))) }
 // Hush tells that they do not any more.
 func (p *Pipe) Hush() { p.chat.Store(0) }
 
+// Chatting tells whether somebody chats.
+func (p *Pipe) Chatting() bool { return p.chat.Load() > 0 && p.chatting(time.Now()) }
+
 // chatting tells whether somebody does.
 func (p *Pipe) chatting(now time.Time) bool {
 	word := p.chat.Load()
