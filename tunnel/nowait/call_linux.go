@@ -1,4 +1,4 @@
-//go:build !race && !386 && !s390x
+//go:build !race
 
 package nowait
 
@@ -17,12 +17,4 @@ func call(number uintptr, fd int, b []byte) (int, error) {
 		return 0, err
 	}
 	return int(n), nil
-}
-
-func setLinger(fd int, l *syscall.Linger) error {
-	if _, _, err := syscall.RawSyscall6(syscall.SYS_SETSOCKOPT, uintptr(fd), syscall.SOL_SOCKET, syscall.SO_LINGER,
-		uintptr(unsafe.Pointer(l)), unsafe.Sizeof(*l), 0); err != 0 {
-		return err
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-//go:build unix && (!linux || race || 386 || s390x)
+//go:build unix && (!linux || race)
 
 package nowait
 
@@ -9,7 +9,3 @@ import "syscall"
 func read(fd int, b []byte) (int, error) { return syscall.Read(fd, b) }
 
 func write(fd int, b []byte) (int, error) { return syscall.Write(fd, b) }
-
-func setLinger(fd int, l *syscall.Linger) error {
-	return syscall.SetsockoptLinger(fd, syscall.SOL_SOCKET, syscall.SO_LINGER, l)
-}

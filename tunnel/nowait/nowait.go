@@ -53,14 +53,6 @@ func Write(fd int, b []byte) (n int, err error) {
 	}
 }
 
-// SetLinger is what [net.TCPConn] has under this name, for a descriptor.
-func SetLinger(fd, seconds int) error {
-	if seconds < 0 {
-		return setLinger(fd, &syscall.Linger{})
-	}
-	return setLinger(fd, &syscall.Linger{Onoff: 1, Linger: int32(seconds)})
-}
-
 // Socket gives access to a TCP connection's descriptor. It is nil for other connections, which may
 // do something of their own in Read and Write, and are not to be bypassed.
 func Socket(c net.Conn) syscall.RawConn {

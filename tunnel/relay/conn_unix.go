@@ -105,6 +105,6 @@ func (c tcpConn) linger(on bool) {
 	_ = c.raw.Control(set)
 }
 
-func setLinger(fd uintptr) { _ = nowait.SetLinger(int(fd), -1) }
+func setLinger(fd uintptr) { _ = nowait.SetLinger(int(fd), false) }
 
-func setReset(fd uintptr) { _ = nowait.SetLinger(int(fd), 0) }
+func setReset(fd uintptr) { _ = nowait.SetLinger(int(fd), true) }
