@@ -4,6 +4,7 @@ go 1.26.3
 
 require (
 	github.com/gaissmai/bart v0.30.0
+	github.com/hashicorp/yamux v0.1.2
 	github.com/jcmturner/gofork v1.7.6
 	github.com/jcmturner/gokrb5/v8 v8.4.4
 	github.com/pelletier/go-toml/v2 v2.4.3

@@ -75,6 +75,7 @@ func (s *session) begin(ctx context.Context, number byte) (*lane, tunnel.Welcome
 	l.Session = tunnel.New(true, tunnel.Config{
 		Streams: int(min(welcome.Streams, maxStreams)),
 		Grace:   graceOf(welcome),
+		Log:     l.log,
 	})
 	l.associations = udp.New(l.Session)
 	return l, welcome, l.take(conn, carrier, hello, welcome)

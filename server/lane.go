@@ -51,6 +51,7 @@ func (s *session) newLane(number byte, first *tunnel.Arrival) *lane {
 		Grace:   s.server.graceOf(s.currentUser()),
 		Idle:    idle,
 		Memory:  s.server.memory,
+		Log:     l.log,
 	})
 	l.associations = udp.New(l.tun)
 	return l

@@ -107,11 +107,6 @@ func (s *Session) delivered(ctx context.Context) error {
 func (s *Session) peerDrains() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.stopOpening()
-}
-
-// stopOpening sees to it that no stream is opened any more. The caller holds mu.
-func (s *Session) stopOpening() {
 	if !isClosed(s.draining) {
 		close(s.draining)
 	}

@@ -3,7 +3,8 @@ package tunnel
 import "encoding/binary"
 
 // A frame is a header of 12 bytes and, if it is yamux data, a payload. yamux's
-// frames have version 0. Frames of version 1 are adit's own. PROTOCOL.md has the tables.
+// frames have version 0. Frames of version 1 are adit's own: they go between the
+// guards of both ends and yamux never sees them. PROTOCOL.md has the table.
 const (
 	headerSize   = 12
 	maxFrameData = 16 << 10 // so that streams take turns on a slow path
@@ -22,21 +23,15 @@ const (
 	typeWindow = 1
 )
 
-// yamux's flags, but for RST, which adit does not use.
+// yamux's flags.
 const (
 	flagSYN = 1
 	flagACK = 2
 	flagFIN = 4
+	flagRST = 8
 )
 
-// What yamux lets the sender of a stream be ahead, in bytes: at first, and as both ends
-// raise it. A peer may go by it, and then it must never bind: what it is granted is less.
-const (
-	yamuxWindow = 256 << 10
-	muxWindow   = 4 * maxWindow
-)
-
-// The types of adit's own frames. Header fields that a type does not
+// The types of the guard's own frames. Header fields that a type does not
 // use are zero.
 const (
 	typeCredit  = 1 // the receiver of a stream lets its sender send value bytes more

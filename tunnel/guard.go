@@ -19,39 +19,56 @@ func violation(format string, args ...any) error {
 	return &ProtocolError{What: fmt.Sprintf(format, args...)}
 }
 
-// guard takes what the peer sends. It lets only whole frames count, and only those that an honest
-// peer may send; it carries them out, and gives payload to the streams.
+// guard stands between yamux and the pipe. Inbound it lets pass only whole
+// frames that an honest peer may send, so that yamux can be neither flooded nor
+// stalled in the middle of a frame; it keeps the books of which stream is in which state, which
+// yamux does not tell; and it takes out the frames that are meant for itself, and the
+// payload, which goes to the streams past yamux. Outbound it fills the outbox.
+//
+// yamux calls Read from one goroutine and Write from another.
 type guard struct {
-	s       *Session
-	arrived func(*Stream) // handles a stream that the peer has opened, and does not wait for that
-	source  io.Reader     // the pipe, for who has sent what is to be sent before it waits
-	in      inbox
+	s      *Session
+	pipe   io.ReadWriteCloser
+	source io.Reader // pipe, for who has sent what is to be sent before it waits
 
-	mu    sync.Mutex
-	given int           // streams that this end has given up since the peer was heard last
-	heard chan struct{} // closed when it is; nil while nobody waits
+	// Read's own state.
+	in   inbox
+	next []byte // what yamux reads next
+	head header
+
+	mu      sync.Mutex
+	dropped []uint32      // streams that yamux is to forget
+	fewer   chan struct{} // closed when there are fewer; nil while nobody waits
 }
 
-// maxGivenUp is how many streams this end may give up before Open waits until the peer is heard: while
-// the carrier stands still, what it is told of them piles up.
-const maxGivenUp = 256
+// maxDropped is how many streams yamux may have to forget before Open waits. It
+// learns of them only when a frame arrives, and none does while the carrier
+// stands still.
+const maxDropped = 256
 
-// run takes frames until there are no more, and says why.
-func (g *guard) run() error {
-	for {
+// Read gives yamux its next bytes.
+func (g *guard) Read(p []byte) (int, error) {
+	for len(g.next) == 0 {
 		if err := g.advance(); err != nil {
-			return err
+			g.s.fail(err)
+			return 0, err
 		}
 	}
+	n := copy(p, g.next)
+	g.next = g.next[n:]
+	return n, nil
 }
 
-// advance handles one frame.
+// advance handles one frame. If yamux is to see it, next is set.
 func (g *guard) advance() error {
+	if id, ok := g.takeDropped(); ok {
+		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0))
+		return nil
+	}
 	h, body, err := g.in.frame(g.source)
 	if err != nil {
 		return err
 	}
-	g.hear()
 	switch h.version() {
 	case yamuxVersion:
 		return g.judge(h, body)
@@ -61,46 +78,57 @@ func (g *guard) advance() error {
 	return violation("frame version %d", h.version())
 }
 
-// gaveUp notes that this end has reset a stream.
-func (g *guard) gaveUp() {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	g.given++
+func (g *guard) give(h header) {
+	g.head = h
+	g.next = g.head[:]
 }
 
-// hear notes that the peer is heard.
-func (g *guard) hear() {
+// forget drops a stream that has been reset here. yamux can be told only when
+// the next frame arrives, and keeps what it holds of the stream until then.
+func (g *guard) forget(id uint32) {
+	g.s.remove(id)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.given = 0
-	if g.heard != nil {
-		close(g.heard)
-		g.heard = nil
+	g.dropped = append(g.dropped, id)
+}
+
+func (g *guard) takeDropped() (uint32, bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.dropped) == 0 {
+		g.dropped = nil
+		return 0, false
 	}
+	id := g.dropped[0]
+	g.dropped = g.dropped[1:]
+	if g.fewer != nil && len(g.dropped) < maxDropped {
+		close(g.fewer)
+		g.fewer = nil
+	}
+	return id, true
 }
 
-// isHeard tells whether the peer has been heard since too many streams were given up, and
-// awaitPeer waits for that.
-func (g *guard) isHeard() bool {
+// isSettled tells whether yamux has few enough streams to forget, and settled waits for that.
+func (g *guard) isSettled() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.given < maxGivenUp
+	return len(g.dropped) < maxDropped
 }
 
-func (g *guard) awaitPeer(ctx context.Context) error {
+func (g *guard) settled(ctx context.Context) error {
 	for {
 		g.mu.Lock()
-		if g.given < maxGivenUp {
+		if len(g.dropped) < maxDropped {
 			g.mu.Unlock()
 			return nil
 		}
-		if g.heard == nil {
-			g.heard = make(chan struct{})
+		if g.fewer == nil {
+			g.fewer = make(chan struct{})
 		}
-		heard := g.heard
+		fewer := g.fewer
 		g.mu.Unlock()
 		select {
-		case <-heard:
+		case <-fewer:
 		case <-g.s.done:
 			return ErrSessionLost
 		case <-ctx.Done():
@@ -119,9 +147,9 @@ func (g *guard) judge(h header, body []byte) error {
 		return violation("flags %#x on a frame of type %d", flags, h.kind())
 	}
 	if flags&flagSYN != 0 {
-		st, err := g.s.incoming(h)
-		if err == nil && st != nil {
-			g.arrived(st)
+		ok, err := g.s.incoming(h)
+		if ok {
+			g.give(h)
 		}
 		return err
 	}
@@ -134,29 +162,31 @@ func (g *guard) judge(h header, body []byte) error {
 		return err
 	}
 	if h.kind() == typeData {
+		// yamux would copy it twice, and wake its reader for every frame.
 		g.s.received.Add(int64(len(body)))
 		st.deliver(body)
 		g.s.giveWay(len(body))
 		return g.widen(st, len(body))
 	}
+	g.give(h)
 	if flags&flagFIN != 0 {
 		g.s.settle(st)
 	}
 	return nil
 }
 
-// widen raises the window of a peer's yamux by what it has sent. A peer who does not go by that does
-// not need it.
+// widen raises the window of a peer's yamux by what it has sent, as this end's would if it saw the
+// payload. A peer whose yamux sends no payload either does not need it.
 func (g *guard) widen(st *Stream, n int) error {
 	if st.muxOwed += uint32(n); st.muxOwed < muxWindow/2 {
 		return nil
 	}
-	more := st.muxOwed
+	h := makeHeader(yamuxVersion, typeWindow, 0, st.id, st.muxOwed)
 	st.muxOwed = 0
-	return g.s.out.putWindow(st.id, 0, more)
+	return g.s.out.put(h[:])
 }
 
-// obey carries out a frame of adit's own.
+// obey carries out a frame of the guard's own.
 func (g *guard) obey(h header) error {
 	s, st := g.s, g.s.lookup(h.stream())
 	switch h.kind() {
@@ -192,13 +222,16 @@ func (g *guard) obey(h header) error {
 	return nil
 }
 
-// reset ends a stream that the peer has reset.
+// reset ends a stream that the peer has reset. yamux is told that the peer
+// has ended, and forgets the stream when this end has, too.
 func (g *guard) reset(st *Stream, code resetCode) {
 	err := ErrReset
 	if code == resetRefused {
 		err = ErrRefused
 	}
-	st.resetByPeer(err)
+	if ended := st.resetByPeer(err); !ended {
+		g.give(makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0))
+	}
 	g.s.remove(st.id)
 }
 
@@ -212,6 +245,34 @@ type attentive struct {
 func (a attentive) Read(p []byte) (int, error) {
 	a.out.push()
 	return a.pipe.Read(p)
+}
+
+// Write takes yamux's frames, one at a time. They are window updates: data
+// goes past yamux, see [Stream.Write].
+func (g *guard) Write(p []byte) (int, error) {
+	h := header(p)
+	if h.flags()&flagSYN != 0 {
+		g.s.outgoing(h.stream())
+	}
+	if err := g.s.out.put(p); err != nil {
+		return 0, err
+	}
+	if h.flags()&(flagSYN|flagACK) == 0 || h.flags()&flagFIN != 0 {
+		g.s.out.push()
+	} // else more follows: what it was opened for, or the answer
+	if h.flags()&flagFIN != 0 {
+		if st := g.s.lookup(h.stream()); st != nil {
+			st.sentEnd()
+			g.s.settle(st)
+		}
+	}
+	return len(p), nil
+}
+
+// Close is how yamux ends the session.
+func (g *guard) Close() error {
+	g.s.out.close(errSessionOver)
+	return g.pipe.Close()
 }
 
 var errSessionOver = errors.New("the session is over")

@@ -280,7 +280,10 @@ func dataSize(n int) int {
 	return n + (n+frameData-1)/frameData*headerSize
 }
 
-// putData appends payload of a stream, for which room has been reserved.
+// putData appends payload of a stream, for which room has been reserved. The
+// frames are those that yamux would write. It would hand each over to a
+// goroutine and wait for that, which costs more than all the rest; its own window never
+// binds, and it has sent SYN or ACK before.
 func (o *outbox) putData(stream uint32, p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), outboxTurn)
@@ -323,12 +326,6 @@ func (o *outbox) put(frame []byte) error {
 		return o.err
 	}
 	return nil
-}
-
-// putWindow appends one of yamux's window updates, which begin and end streams.
-func (o *outbox) putWindow(stream uint32, flags uint16, more uint32) error {
-	h := makeHeader(yamuxVersion, typeWindow, flags, stream, more)
-	return o.put(h[:])
 }
 
 func (o *outbox) append(p []byte) {

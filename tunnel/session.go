@@ -1,20 +1,26 @@
 // Package tunnel keeps sessions: many reliable streams between a client and a
 // server over one ordered byte pipe.
 //
-// Streams are those of yamux, with a flow control of their own. Below them is a pipe that outlives
-// its carriers; see package resume. Between both is a guard, which lets pass only what an honest
-// peer may send.
+// A session is yamux with a guard below and flow control of its own above it. yamux begins and
+// ends streams, and sees none of their payload. Below
+// the guard is a pipe that outlives its carriers; see package resume.
 // PROTOCOL.md says byte by byte what travels.
 package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"log/slog"
+	"math"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/hashicorp/yamux"
 
 	"github.com/adit-net/adit/tunnel/resume"
 )
@@ -23,10 +29,19 @@ import (
 // the configuration does not say.
 const DefaultStreams = 10_000
 
+// arrivals is how many of the peer's streams may wait to be handled. The guard
+// holds back the next one, which takes no longer than starting a goroutine. yamux keeps a
+// place for each.
+const arrivals = 256
+
 // maxStrikes is how much work for nothing a peer may cause at once, on top of
 // that of all its streams: after a carrier has stood still, many of those may have been
 // given up before they did anything.
 const maxStrikes = 1000
+
+// muxWindow is what each of yamux's streams lets its sender be ahead, in bytes. It never binds:
+// what the guard grants is less.
+const muxWindow = 4 * maxWindow
 
 // Config says how a session behaves. The zero value is useful for a side that
 // only opens streams.
@@ -50,6 +65,9 @@ type Config struct {
 	// Memory bounds what sessions of New keep to send again, and of datagrams, together.
 	// nil means that each has its own bounds only.
 	Memory *Memory
+
+	// Log gets what yamux has to say, at debug level. nil discards it.
+	Log *slog.Logger
 }
 
 // Session is one end of a session. Its methods are safe for concurrent use.
@@ -64,10 +82,12 @@ type Session struct {
 	budget  budget
 	rtt     rttMeter
 	slots   chan struct{} // one for every stream that we have opened
+	arrive  chan struct{} // one for every stream of the peer's that waits to be handled
 
-	opening sync.Mutex // streams are opened one after the other, as their ids say
+	opening sync.Mutex
 
-	started  chan struct{} // closed by Serve
+	started  chan struct{} // closed when mux is set
+	mux      *yamux.Session
 	done     chan struct{} // closed when the session is over
 	draining chan struct{} // closed when the peer takes no more streams
 
@@ -78,6 +98,7 @@ type Session struct {
 	mu       sync.Mutex
 	err      error // why the session is over
 	streams  map[uint32]*Stream
+	fresh    map[uint32]*Stream   // not yet handed to whoever opens or accepts them
 	held     map[*Stream]struct{} // see Hold; nil when the session is over
 	handling int
 	drain    bool          // we take no more streams
@@ -98,21 +119,26 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 	if cfg.Streams == 0 {
 		cfg.Streams = DefaultStreams
 	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
 	s := &Session{
 		cfg:      cfg,
 		pipe:     pipe,
 		client:   client,
 		out:      newOutbox(pipe),
 		slots:    make(chan struct{}, cfg.Streams),
+		arrive:   make(chan struct{}, arrivals),
 		started:  make(chan struct{}),
 		done:     make(chan struct{}),
 		draining: make(chan struct{}),
 		pings:    bucket{rate: 20, size: 100},
 		strikes:  bucket{rate: 50, size: maxStrikes + float64(cfg.Streams)},
 		streams:  make(map[uint32]*Stream),
+		fresh:    make(map[uint32]*Stream),
 		held:     make(map[*Stream]struct{}),
 	}
-	s.guard = &guard{s: s, source: attentive{pipe, s.out}}
+	s.guard = &guard{s: s, pipe: pipe, source: attentive{pipe, s.out}}
 	return s
 }
 
@@ -122,23 +148,51 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 func (s *Session) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s.guard.arrived = func(st *Stream) { s.running.Go(func() { s.handle(ctx, st) }) }
+	start := yamux.Server
+	if s.client {
+		start = yamux.Client
+	}
+	mux, err := start(s.guard, s.muxConfig())
+	if err != nil {
+		return fmt.Errorf("start yamux: %w", err)
+	}
+	s.mux = mux
 	close(s.started)
 	s.rtt.refresh(s)
 
 	s.running.Go(func() { s.fail(s.out.run(s.pipe)) })
-	var receiving sync.WaitGroup
-	receiving.Go(func() { s.fail(s.guard.run()) })
+	s.running.Go(func() { s.accept(ctx) })
 	stop := context.AfterFunc(ctx, func() { s.fail(ErrClosed) })
 	defer stop()
 
-	<-s.done
+	<-mux.CloseChan()
+	s.fail(io.ErrUnexpectedEOF) // unless there is a better reason
 	cancel()
 	s.cutHeld()
-	receiving.Wait() // who reads gets all that has come
+	mux.Close() // waits for yamux's goroutines
 	s.breakStreams()
 	s.running.Wait()
 	return s.Err()
+}
+
+// muxConfig turns off every timer of yamux's: a pipe that stands still is not a
+// pipe that is dead, and whoever knows the difference ends the session. Its window
+// never binds; streams have their own.
+func (s *Session) muxConfig() *yamux.Config {
+	backlog := arrivals + 1
+	if s.client {
+		// It bounds the streams that we have opened and the peer has not
+		// acknowledged, too, with those that yamux does not know to be gone.
+		backlog = s.cfg.Streams + maxDropped + 1
+	}
+	return &yamux.Config{
+		AcceptBacklog:          backlog,
+		EnableKeepAlive:        false,
+		KeepAliveInterval:      time.Hour,
+		ConnectionWriteTimeout: math.MaxInt64,
+		MaxStreamWindowSize:    muxWindow,
+		Logger:                 muxLog{s.cfg.Log},
+	}
 }
 
 // Open opens a stream. It waits while as many are open as the session allows,
@@ -175,7 +229,7 @@ func (s *Session) OpenQuietly(ctx context.Context) (*Stream, error) {
 		s.releaseSlot()
 		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
 	}
-	if err := s.guard.awaitPeer(ctx); err != nil {
+	if err := s.guard.settled(ctx); err != nil {
 		s.releaseSlot()
 		return nil, err
 	}
@@ -185,7 +239,7 @@ func (s *Session) OpenQuietly(ctx context.Context) (*Stream, error) {
 // OpenNow is OpenQuietly for who does not wait: it gives nil if that would have to, or would
 // fail.
 func (s *Session) OpenNow() *Stream {
-	if !isClosed(s.started) || isClosed(s.draining) || !s.isAttached() || !s.guard.isHeard() {
+	if !isClosed(s.started) || isClosed(s.draining) || !s.isAttached() || !s.guard.isSettled() {
 		return nil
 	}
 	select {
@@ -199,27 +253,26 @@ func (s *Session) OpenNow() *Stream {
 
 // openInSlot opens a stream for a caller who has a slot for it.
 func (s *Session) openInSlot() (*Stream, error) {
-	st, err := s.begin()
+	mux, err := s.openMux()
 	if err != nil {
 		s.releaseSlot()
-		return nil, err
+		if errors.Is(err, yamux.ErrStreamsExhausted) {
+			s.peerDrains() // all ids are used up: others have to go elsewhere, too
+			return nil, ErrDraining
+		}
+		return nil, ErrSessionLost
 	}
+	st := s.hand(mux)
 	s.grantFirst(st)
 	return st, nil
 }
 
-// begin opens a stream.
-func (s *Session) begin() (*Stream, error) {
+// openMux opens one stream after the other: yamux would take ids in order and
+// send them in any.
+func (s *Session) openMux() (*yamux.Stream, error) {
 	s.opening.Lock()
 	defer s.opening.Unlock()
-	st, err := s.book()
-	if err != nil {
-		return nil, err
-	}
-	if s.out.putWindow(st.id, flagSYN, muxWindow-yamuxWindow) != nil {
-		return nil, ErrSessionLost
-	}
-	return st, nil
+	return s.mux.OpenStream()
 }
 
 func (s *Session) releaseSlot() {
@@ -229,11 +282,24 @@ func (s *Session) releaseSlot() {
 	}
 }
 
+// accept hands the peer's streams to Handle. It never waits for a handler:
+// the guard has counted them.
+func (s *Session) accept(ctx context.Context) {
+	for {
+		mux, err := s.mux.AcceptStream()
+		if err != nil {
+			return
+		}
+		<-s.arrive
+		st := s.hand(mux)
+		s.running.Go(func() { s.handle(ctx, st) })
+	}
+}
+
 func (s *Session) handle(ctx context.Context, st *Stream) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	if st.abandonWith(cancel) {
-		_ = s.out.putWindow(st.id, flagACK, muxWindow-yamuxWindow) // if it fails, the session is over
 		s.grantFirst(st)
 		s.cfg.Handle(ctx, st)
 	}
@@ -372,3 +438,15 @@ type pipeAddr struct{}
 
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "pipe" }
+
+// muxLog passes on what yamux says. It is of use to developers only: whatever
+// matters is an error somewhere.
+type muxLog struct{ log *slog.Logger }
+
+func (l muxLog) Print(v ...any)                 { l.say(fmt.Sprint(v...)) }
+func (l muxLog) Printf(format string, v ...any) { l.say(fmt.Sprintf(format, v...)) }
+func (l muxLog) Println(v ...any)               { l.say(fmt.Sprint(v...)) }
+
+func (l muxLog) say(text string) {
+	l.log.Debug("yamux", "text", strings.TrimSpace(text))
+}

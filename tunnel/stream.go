@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/hashicorp/yamux"
 )
 
 // closeLinger is how long a stream that was closed while the peer could still
@@ -36,6 +38,7 @@ var errStreamDead = errors.New("stream is dead")
 type Stream struct {
 	session *Session
 	id      uint32
+	mux     *yamux.Stream // set before anybody else sees the stream
 
 	recv   recvWindow
 	unread unread
@@ -47,8 +50,9 @@ type Stream struct {
 	writeLimit  deadline
 	noMoreWrite latch // shut when Write must stop
 
-	muxOwed uint32       // what the peer has sent since its yamux was last let send more; only the guard's goroutine touches it
-	moved   atomic.Int64 // when bytes moved last, or the stream began, in Unix nanoseconds
+	muxWindow atomic.Int64 // what yamux believes it may send
+	muxOwed   uint32       // what the peer has sent since its yamux was last let send more; only the guard's reading goroutine touches it
+	moved     atomic.Int64 // when bytes moved last, or the stream began, in Unix nanoseconds
 
 	mu         sync.Mutex
 	bulkIn     bool  // the peer's last frame was none of chat
@@ -69,6 +73,7 @@ type Stream struct {
 func newStream(s *Session, id uint32) *Stream {
 	st := &Stream{session: s, id: id}
 	st.send.limit = minWindow
+	st.muxWindow.Store(firstWindow) // as yamux's specification has it
 	st.moved.Store(time.Now().UnixNano())
 	return st
 }
@@ -112,6 +117,7 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 	if err := out.putData(s.id, p[:k]); err != nil {
 		return 0, s.writeError(err)
 	}
+	s.muxWindow.Add(-int64(k))
 	s.session.sent.Add(int64(k))
 	s.moved.Store(time.Now().UnixNano())
 	return k, nil
@@ -171,24 +177,13 @@ func (s *Stream) CloseWrite() error {
 	s.stopWriting()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	if reset != nil {
+	// yamux's Close is a half-close: it sends FIN and goes on reading. After a reset
+	// by the peer it makes yamux forget the stream.
+	err := s.mux.Close()
+	switch {
+	case reset != nil:
 		return reset
-	}
-	return s.sendEnd()
-}
-
-// sendEnd ends our direction.
-func (s *Stream) sendEnd() error {
-	out := s.session.out
-	if out.putWindow(s.id, flagFIN, 0) != nil {
-		return ErrSessionLost
-	}
-	s.mu.Lock()
-	s.endSent = true
-	s.mu.Unlock()
-	s.session.settle(s)
-	out.push()
-	if s.session.over() {
+	case err != nil || s.session.over():
 		return ErrSessionLost
 	}
 	return nil
@@ -234,14 +229,15 @@ func (s *Stream) reset(code resetCode) {
 	s.wake()
 	s.mu.Unlock()
 	if again {
-		return
+		return // the peer may not have been told yet, and yamux would tell it of an end
 	}
 	s.stopWriting()
 	s.stopReading()
 	if known {
 		s.session.control(typeReset, s.id, uint32(code))
-		s.session.remove(s.id)
-		s.session.guard.gaveUp()
+		s.session.guard.forget(s.id)
+	} else {
+		s.mux.Close()
 	}
 }
 
@@ -255,8 +251,9 @@ func (s *Stream) stopReading() {
 	s.unread.tell()
 }
 
-// resetByPeer notes that the peer has reset the stream.
-func (s *Stream) resetByPeer(err error) {
+// resetByPeer notes that the peer has reset the stream, and tells whether its
+// direction had ended before.
+func (s *Stream) resetByPeer(err error) (ended bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.peerReset = err
@@ -266,9 +263,10 @@ func (s *Stream) resetByPeer(err error) {
 	}
 	s.unread.tell()
 	s.wake()
+	return s.peerEnded
 }
 
-// receive books a frame that the peer has sent. pass tells whether it counts.
+// receive books one of yamux's frames. pass tells whether it goes on, to yamux or whoever reads.
 func (s *Stream) receive(h header) (pass bool, err error) {
 	s.mu.Lock()
 	if h.flags()&flagACK != 0 {
@@ -283,7 +281,7 @@ func (s *Stream) receive(h header) (pass bool, err error) {
 		err = violation("frame of type %d after the end", h.kind())
 	case h.kind() == typeData && !s.recv.receive(int64(h.value())):
 		err = violation("more data than was granted")
-	case h.kind() == typeWindow && h.value() > maxCredit:
+	case h.kind() == typeWindow && s.muxWindow.Add(int64(h.value())) > maxCredit:
 		err = violation("window overflow")
 	}
 	if h.kind() == typeData {
@@ -301,6 +299,13 @@ func (s *Stream) receive(h header) (pass bool, err error) {
 		s.reset(resetByPeer)
 	}
 	return pass, err
+}
+
+// sentEnd notes that the end of our direction is on its way.
+func (s *Stream) sentEnd() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endSent = true
 }
 
 // settled tells whether both directions have their ends.

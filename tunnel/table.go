@@ -1,9 +1,21 @@
 package tunnel
 
 import (
-	"math"
 	"time"
+
+	"github.com/hashicorp/yamux"
 )
+
+// hand gives the stream that belongs to one of yamux's.
+func (s *Session) hand(mux *yamux.Stream) *Stream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	id := mux.StreamID()
+	st := s.fresh[id]
+	delete(s.fresh, id)
+	st.mux = mux
+	return st
+}
 
 // grantFirst makes a stream's first grant. That goes out with the request or the answer, unless
 // the peer seems to need it before.
@@ -19,24 +31,32 @@ func (s *Session) grantFirst(st *Stream) {
 // peers tells whether a stream id is one of the peer's. The client's are odd.
 func (s *Session) peers(id uint32) bool { return (id%2 == 1) != s.client }
 
-// incoming opens a stream that the peer opens. It gives nil if it refuses it.
-func (s *Session) incoming(h header) (*Stream, error) {
+// incoming decides on a stream that the peer opens. Not ok and no error means
+// that yamux is not to know of it.
+func (s *Session) incoming(h header) (ok bool, err error) {
 	id := h.stream()
 	switch {
 	case h.flags() != flagSYN:
-		return nil, violation("flags %#x on a new stream", h.flags())
+		return false, violation("flags %#x on a new stream", h.flags())
 	case s.cfg.Handle == nil:
-		return nil, violation("stream towards a side that takes none")
+		return false, violation("stream towards a side that takes none")
 	case id == 0 || !s.peers(id):
-		return nil, violation("new stream with the wrong id %d", id)
+		return false, violation("new stream with the wrong id %d", id)
 	case h.value() > maxCredit:
-		return nil, violation("window overflow")
+		return false, violation("window overflow")
 	}
 	st, err := s.admit(id)
 	if st == nil {
 		s.control(typeReset, id, uint32(resetRefused))
+		return false, err
 	}
-	return st, err
+	st.muxWindow.Add(int64(h.value()))
+	select {
+	case s.arrive <- struct{}{}:
+		return true, nil
+	case <-s.done:
+		return false, ErrSessionLost
+	}
 }
 
 // admit books a stream that the peer opens, or gives nil.
@@ -59,28 +79,19 @@ func (s *Session) admit(id uint32) (*Stream, error) {
 	return s.add(id), nil
 }
 
-// book adds a stream that this end opens.
-func (s *Session) book() (*Stream, error) {
+// outgoing books a stream that yamux is opening for us. Only now its id is
+// known.
+func (s *Session) outgoing(id uint32) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.err != nil:
-		return nil, ErrSessionLost
-	case s.lastOwn >= math.MaxUint32-3: // all ids are used up: others have to go elsewhere, too
-		s.stopOpening()
-		return nil, ErrDraining
-	case s.lastOwn == 0 && s.client:
-		s.lastOwn = 1
-	default:
-		s.lastOwn += 2
-	}
-	return s.add(s.lastOwn), nil
+	s.lastOwn = id
+	s.add(id)
 }
 
 func (s *Session) add(id uint32) *Stream {
 	st := newStream(s, id)
 	st.recv.open(&s.budget, time.Now())
-	s.streams[id] = st
+	s.streams[id], s.fresh[id] = st, st
 	return st
 }
 
