@@ -123,7 +123,7 @@ func TestHappyEyeballsCanBeSwitchedOff(t *testing.T) {
 	dial := func(_ context.Context, target netip.AddrPort) (relay.Conn, error) {
 		began = append(began, target.Addr().String())
 		if target.Port() == 3 {
-			return relay.TCP(&net.TCPConn{}), nil
+			return struct{ relay.Conn }{}, nil
 		}
 		return nil, socks.HostUnreachable
 	}
