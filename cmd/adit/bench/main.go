@@ -3,7 +3,7 @@
 // Command bench measures adit beside other programs that carry connections
 // through one encrypted channel, and beside none at all. It starts them all on
 // loopback, as two processes or more each, lets them take turns measurement by
-// measurement, and prints a Markdown table of the medians.
+// measurement, and prints two Markdown tables of the medians.
 //
 // What is not installed is left out, and said. It needs Linux, as it reads /proc, and
 // Go, unless -adit names a program that is built already.
