@@ -18,7 +18,7 @@ const module = "github.com/adit-net/adit/"
 var arrows = map[string][]string{
 	"client":            {"client/netwatch", "tunnel", "tunnel/socks", "tunnel/udp", "tunnel/relay"},
 	"client/netwatch":   {},
-	"server":            {"tunnel", "tunnel/mmsg", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/decide", "server/users", "server/metrics"},
+	"server":            {"tunnel", "tunnel/mmsg", "tunnel/nowait", "tunnel/socks", "tunnel/udp", "tunnel/relay", "server/policy", "server/sniff", "server/shape", "server/quota", "server/audit", "server/decide", "server/users", "server/metrics"},
 	"server/guest":      {"server", "server/policy", "server/users"},
 	"server/door":       {"server", "server/policy", "server/users", "tunnel/socks"},
 	"server/decide":     {"server/policy", "server/httpd", "server/metrics"},
