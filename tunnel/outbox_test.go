@@ -1,0 +1,40 @@
+package tunnel
+
+import (
+	"io"
+	"testing"
+)
+
+func TestTwoTurnsAtATimeAreForWhoIsAlone(t *testing.T) {
+	for what, test := range map[string]struct {
+		alone bool
+		make  func(*outbox)
+		want  int
+	}{
+		"nobody else says anything":                  {true, func(*outbox) {}, outboxDouble},
+		"others chat":                                {false, func(*outbox) {}, outboxTurn},
+		"the pipe has made somebody wait lately":     {true, func(o *outbox) { o.eased = easeAfter - 1 }, outboxTurn},
+		"the pipe has bytes that it does not take":   {true, func(o *outbox) { o.writing = true }, outboxTurn},
+		"something small of another stream is there": {true, func(o *outbox) { o.data = dataSize(1) }, 0},
+	} {
+		o := newOutbox(io.Discard)
+		o.eased = easeAfter
+		test.make(o)
+		before := o.data
+		var dead latch
+		if test.want == 0 { // it has to wait for room
+			dead.shut()
+		}
+		n, err := o.reserve(outboxDouble, test.alone, new(deadline), &dead)
+		if n != test.want || (err != nil) != (test.want == 0) {
+			t.Errorf("%s: room for %d bytes, %v, want %d", what, n, err, test.want)
+		}
+		want := before
+		if n > 0 {
+			want += dataSize(n)
+		}
+		if o.data != want {
+			t.Errorf("%s: %d bytes are reserved, want %d", what, o.data, want)
+		}
+	}
+}
