@@ -5,12 +5,14 @@ package main
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -150,16 +152,17 @@ func (c contender) enter(ctx context.Context, s *stage) (endpoint, error) {
 	})
 }
 
-// freeAddress returns an address on loopback at which nobody listens. Somebody else may take it before it
-// is used; then its user does not get ready.
+// freeAddress returns an address on loopback at which nobody listens. Its port is below those that systems
+// give to connections, so that it stays free until it is used, unless somebody asks for it.
 func freeAddress() (address, port string, err error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", "", fmt.Errorf("find a free port: %w", err)
+	for range 100 {
+		port = strconv.Itoa(20_000 + rand.IntN(10_000))
+		var ln net.Listener
+		if ln, err = net.Listen("tcp", "127.0.0.1:"+port); err == nil {
+			return ln.Addr().String(), port, ln.Close()
+		}
 	}
-	defer ln.Close()
-	_, port, err = net.SplitHostPort(ln.Addr().String())
-	return ln.Addr().String(), port, err
+	return "", "", fmt.Errorf("find a free port: %w", err)
 }
 
 // buildAdit builds the program as `make build` does.
