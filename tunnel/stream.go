@@ -107,7 +107,7 @@ func (s *Stream) writeSome(p []byte) (int, error) {
 		return 0, err
 	}
 	out := s.session.out
-	k, err := out.reserve(credit, !s.session.chatting(), &s.writeLimit, &s.noMoreWrite)
+	k, err := out.reserve(credit, credit > outboxTurn && !s.session.chatting(), &s.writeLimit, &s.noMoreWrite)
 	if k < credit {
 		s.send.giveBack(credit - k)
 	}

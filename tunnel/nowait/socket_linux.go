@@ -304,7 +304,11 @@ func (c *Conn) limit(s *side, t time.Time) error {
 func (c *Conn) expire(s *side) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !s.until.IsZero() && time.Until(s.until) <= 0 {
+	switch left := time.Until(s.until); {
+	case s.until.IsZero() || c.closed:
+	case left > 0: // the clock may have been set back, too
+		s.timer.Reset(left)
+	default:
 		s.expired = true
 		s.changed.Signal()
 	}

@@ -230,3 +230,15 @@ func TestPollerHasNoGoroutineWithoutConns(t *testing.T) {
 		}
 	}
 }
+
+func TestTimerThatComesTooEarlyComesAgain(t *testing.T) {
+	c, _ := pair(t)
+	if err := c.SetReadDeadline(time.Now().Add(50 * time.Millisecond)); err != nil {
+		t.Fatal(err)
+	}
+	c.in.timer.Stop()
+	c.expire(&c.in)
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("Read gives %v", err)
+	}
+}
