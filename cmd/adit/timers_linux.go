@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,9 +15,13 @@ const timerSlack = time.Millisecond
 // CAP_SYS_NICE, so a service manager had better do it. Go's scheduler sets timers all the time,
 // with one thread napping for 20 µs again and again, which was a tenth of a busy process.
 // None of our own timers has to be that exact: Go rounds what it waits for to milliseconds.
+//
+// Who has set another slack than the usual one knows why, and keeps it.
 func slackenTimers() {
 	for _, thread := range threads() {
-		setSlack(thread, timerSlack)
+		if slackOf(thread) == "50000" {
+			setSlack(thread, timerSlack)
+		}
 	}
 }
 
@@ -29,6 +34,12 @@ func threads() []string {
 		dirs[i] = filepath.Join("/proc", task.Name())
 	}
 	return dirs
+}
+
+// slackOf is empty where the thread is gone, or may not be asked.
+func slackOf(thread string) string {
+	text, _ := os.ReadFile(filepath.Join(thread, "timerslack_ns"))
+	return strings.TrimSpace(string(text))
 }
 
 func setSlack(thread string, slack time.Duration) error {
