@@ -86,6 +86,7 @@ type Client struct {
 	retry   time.Time
 	last    tunnel.Protection // of the last session's last carrier
 	retired []*session        // what the server drains, the oldest first
+	full    time.Time         // when the log said last that the server allows no more streams
 }
 
 // New gives a client. Nothing happens before Serve.

@@ -136,6 +136,9 @@ func (c *Client) open(ctx context.Context) (*lane, *tunnel.Stream, error) {
 		case errors.Is(err, tunnel.ErrDetached):
 			return nil, nil, &socks.Error{Code: socks.NetworkUnreachable, Err: err}
 		case !errors.Is(err, tunnel.ErrDraining) && !errors.Is(err, tunnel.ErrSessionLost):
+			if errors.Is(err, tunnel.ErrFull) && errors.Is(err, errPatience) {
+				c.tellFull(lane)
+			}
 			return nil, nil, &socks.Error{Code: socks.GeneralFailure, Err: err}
 		}
 	}
@@ -158,6 +161,23 @@ func (c *Client) openNow() (*lane, *tunnel.Stream) {
 }
 
 var errPatience = errors.New("no stream could be opened in time")
+
+// fullEvery bounds how often the log says that a session is full: of a thousand apps that
+// wait, each finds it so.
+const fullEvery = time.Minute
+
+// tellFull says in the log that apps have waited in vain, which nothing else there tells.
+func (c *Client) tellFull(l *lane) {
+	c.mu.Lock()
+	due := time.Since(c.full) >= fullEvery
+	if due {
+		c.full = time.Now()
+	}
+	c.mu.Unlock()
+	if due {
+		c.cfg.Log.Warn("the server allows no more streams: apps wait in vain", "streams", l.Stats().Streams)
+	}
+}
 
 // answerLimit bounds the wait for the server's replies. The server gives up on
 // a target long before.

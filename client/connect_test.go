@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -325,16 +326,44 @@ func TestOnlyAFewDrainedSessionsAreKept(t *testing.T) {
 	}
 }
 
+// notebook is what a log writes to while a test reads it.
+type notebook struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (n *notebook) Write(line []byte) (int, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.text = append(n.text, line...)
+	return len(line), nil
+}
+
+func (n *notebook) String() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return string(n.text)
+}
+
 func TestRequestBeyondTheStreamLimitWaits(t *testing.T) {
 	h := newHub(t, nil)
 	h.limit = 1
-	c := start(t, h, func(cfg *client.Config) { cfg.Patience = 300 * time.Millisecond })
+	var log notebook
+	c := start(t, h, func(cfg *client.Config) {
+		cfg.Patience = 300 * time.Millisecond
+		cfg.Log = slog.New(slog.NewTextHandler(&log, nil))
+	})
 	first, _, err := c.Connect(t.Context(), target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, reply, err := c.Connect(t.Context(), target); err == nil || reply.Code != socks.GeneralFailure {
-		t.Errorf("reply %+v, error %v", reply, err)
+	for range 2 {
+		if _, reply, err := c.Connect(t.Context(), target); !errors.Is(err, tunnel.ErrFull) || reply.Code != socks.GeneralFailure {
+			t.Errorf("reply %+v, error %v", reply, err)
+		}
+	}
+	if n := strings.Count(log.String(), "allows no more streams"); n != 1 {
+		t.Errorf("two apps have waited in vain, and the log says so %d times:\n%s", n, &log)
 	}
 	first.Close()
 	second, _, err := c.Connect(t.Context(), target)

@@ -12,6 +12,10 @@ var (
 	ErrDraining = errors.New("the peer takes no more streams in this session")
 )
 
+// ErrFull is why a stream could not be opened in time when as many were open all the while as
+// [Config] allows.
+var ErrFull = errors.New("all streams that the session may have are in use")
+
 // CloseError says that the peer has ended the session, and why. The zero
 // Reason is an ordinary end.
 type CloseError struct{ Reason Refusal }

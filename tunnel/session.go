@@ -221,7 +221,7 @@ func (s *Session) OpenQuietly(ctx context.Context) (*Stream, error) {
 	case <-s.done:
 		return nil, ErrSessionLost
 	case <-ctx.Done():
-		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
+		return nil, fmt.Errorf("open stream: %w: %w", ErrFull, context.Cause(ctx))
 	}
 	select {
 	case <-s.started:

@@ -12,6 +12,7 @@ import (
 
 	"github.com/adit-net/adit/server"
 	"github.com/adit-net/adit/server/users"
+	"github.com/adit-net/adit/tunnel"
 )
 
 // serverConfig is server.toml.
@@ -134,8 +135,8 @@ func defaultServerConfig() serverConfig {
 		IPsec:     defaultServerIPsecConfig(),
 		Limits: limitsConfig{
 			Sessions:          10_000,
-			StreamsPerSession: 1_000,
-			StreamsPerUser:    4_000,
+			StreamsPerSession: tunnel.DefaultStreams,
+			StreamsPerUser:    server.DefaultUserStreams,
 			ReplayMemory:      server.DefaultReplayMemory >> 20,
 		},
 		Log: defaultLogConfig(),
