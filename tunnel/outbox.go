@@ -21,7 +21,7 @@ const (
 	outboxControl = 512 << 10                 // control frames that a peer may owe us to read
 )
 
-// outboxDouble is how much payload a stream may put in at a time if nobody else has anything to say
+// outboxDouble is how much payload a stream may put in at a time if nobody chats
 // and the path is fast. With all that goes around it, TLS included, it is one packet of the
 // loopback, or of what a kernel cuts into packets: 64 KiB and a bit more cost as much as two.
 const outboxDouble = 64<<10 - 256
@@ -52,7 +52,8 @@ type outbox struct {
 }
 
 type waiter struct {
-	size  int
+	n     int           // payload that it has; once ready is closed, for how much of it there is room
+	alone bool          // nobody chats, who would have to wait for more than a turn
 	ready chan struct{} // closed when the room is reserved or the outbox has failed
 }
 
@@ -206,16 +207,13 @@ func (o *outbox) reserve(n int, alone bool, limit *deadline, dead *latch) (int, 
 		defer o.mu.Unlock()
 		return 0, o.err
 	}
-	if n > outboxTurn && !(alone && o.idle()) {
-		n = outboxTurn
+	if len(o.waiters) == 0 || isSmall(n) {
+		if k := o.grant(n, alone); k > 0 {
+			o.mu.Unlock()
+			return k, nil
+		}
 	}
-	size := dataSize(n)
-	if n > outboxTurn || o.fits(size) {
-		o.data += size
-		o.mu.Unlock()
-		return n, nil
-	}
-	w := &waiter{size: size, ready: make(chan struct{})}
+	w := &waiter{n: n, alone: alone, ready: make(chan struct{})}
 	o.waiters = append(o.waiters, w)
 	o.mu.Unlock()
 
@@ -225,7 +223,7 @@ func (o *outbox) reserve(n int, alone bool, limit *deadline, dead *latch) (int, 
 		if err := o.failure(); err != nil {
 			return 0, err
 		}
-		return n, nil
+		return w.n, nil
 	case <-limit.wait():
 		err = os.ErrDeadlineExceeded
 	case <-dead.wait():
@@ -240,21 +238,36 @@ func (o *outbox) idle() bool {
 	return o.eased >= easeAfter && !o.writing && o.pending == nil && o.data == 0
 }
 
-func (o *outbox) fits(n int) bool {
-	if n <= smallFrame {
-		return o.data+n <= outboxSize+outboxSmall
+// grant reserves room for n bytes of payload, or for the first of them, and tells for how many; 0 if
+// there is none. The caller holds mu.
+func (o *outbox) grant(n int, alone bool) int {
+	room := outboxSize
+	switch {
+	case isSmall(n):
+		room += outboxSmall
+	case n > outboxTurn && alone && o.idle():
+		room = dataSize(n)
+	default:
+		n = min(n, outboxTurn)
 	}
-	return len(o.waiters) == 0 && o.data+n <= outboxSize
+	if o.data+dataSize(n) > room {
+		return 0
+	}
+	o.data += dataSize(n)
+	return n
 }
+
+func isSmall(n int) bool { return dataSize(n) <= smallFrame }
 
 // admit gives room to those who wait for it. The caller holds mu.
 func (o *outbox) admit() {
 	for len(o.waiters) > 0 {
 		w := o.waiters[0]
-		if o.err == nil && o.data+w.size > outboxSize {
+		n := o.grant(w.n, w.alone)
+		if n == 0 && o.err == nil {
 			return
 		}
-		o.data += w.size
+		w.n = n
 		o.waiters[0] = nil
 		o.waiters = o.waiters[1:]
 		close(w.ready)
@@ -271,7 +284,7 @@ func (o *outbox) abandon(w *waiter) {
 			return
 		}
 	}
-	o.data -= w.size
+	o.data -= dataSize(w.n)
 	o.admit()
 }
 

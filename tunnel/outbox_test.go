@@ -3,6 +3,7 @@ package tunnel
 import (
 	"io"
 	"testing"
+	"testing/synctest"
 )
 
 func TestTwoTurnsAtATimeAreForWhoIsAlone(t *testing.T) {
@@ -36,5 +37,39 @@ func TestTwoTurnsAtATimeAreForWhoIsAlone(t *testing.T) {
 		if o.data != want {
 			t.Errorf("%s: %d bytes are reserved, want %d", what, o.data, want)
 		}
+	}
+}
+
+func TestWhoWaitsForRoomGetsTwoTurnsIfAlone(t *testing.T) {
+	for what, test := range map[string]struct {
+		alone bool
+		eased int
+		want  int
+	}{
+		"nobody chats":                           {true, easeAfter, outboxDouble},
+		"others chat":                            {false, easeAfter, outboxTurn},
+		"the pipe has made somebody wait lately": {true, easeAfter - 1, outboxTurn},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			o := newOutbox(io.Discard)
+			o.eased, o.data = test.eased, dataSize(outboxDouble)
+			got := make(chan int, 3)
+			for range cap(got) {
+				go func() {
+					n, _ := o.reserve(outboxDouble, test.alone, new(deadline), new(latch))
+					got <- n
+				}()
+			}
+			synctest.Wait()
+			for before := dataSize(outboxDouble); len(o.waiters) > 0; before = o.data {
+				o.mu.Lock()
+				o.data -= before // it is out
+				o.admit()
+				o.mu.Unlock()
+				if n := <-got; n != test.want || o.data != dataSize(n) {
+					t.Errorf("%s: room for %d bytes, want %d; %d are reserved", what, n, test.want, o.data)
+				}
+			}
+		})
 	}
 }
