@@ -24,9 +24,13 @@ func (s *Session) listen(stream uint32, n int, bulk *bool) {
 // chatting tells whether somebody does.
 func (s *Session) chatting() bool { return s.resumes == nil || s.resumes.Chatting() }
 
-// giveWay lets others have their turn after a piece of n bytes, if that is none of chat.
+// giveWay lets others have their turn after a piece of n bytes: if it is a word, who is to hear it.
 func (s *Session) giveWay(n int) {
-	if s.resumes != nil && n > smallFrame {
+	switch {
+	case s.resumes == nil:
+	case n > smallFrame:
 		s.resumes.GiveWay()
+	default:
+		s.resumes.GiveWayToWord()
 	}
 }

@@ -31,3 +31,40 @@ func TestOthersHaveTheirTurn(t *testing.T) {
 		})
 	}
 }
+
+func TestAWordHasItsTurnWhereDataMoves(t *testing.T) {
+	const us = time.Microsecond
+	for name, test := range map[string]struct {
+		moved, yielded, took time.Duration // the first two: how long ago
+		yield                bool
+	}{
+		"data moves":            {us, time.Hour, 0, true},
+		"nothing moves":         {movesTime, time.Hour, 0, false},
+		"after another":         {us, wordTime - us, 0, false},
+		"others took long":      {us, 400 * us, 401 * us, false},
+		"they took no longer":   {us, 400 * us, 400 * us, true},
+		"nothing has ever been": {time.Hour, time.Hour, 0, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			now := time.Now()
+			turns := turns{moved: now.Add(-test.moved), yielded: now.Add(-test.yielded), took: test.took}
+			if yield := turns.dueToWord(now); yield != test.yield {
+				t.Errorf("yield %v, want %v", yield, test.yield)
+			}
+		})
+	}
+}
+
+func TestOnlyDataHasOthersGoFirst(t *testing.T) {
+	p := New(Config{})
+	defer p.Close()
+	p.GiveWayToWord()
+	if !p.turns.yielded.IsZero() {
+		t.Error("others have had their turn although nothing moves")
+	}
+	p.GiveWay()
+	p.GiveWayToWord()
+	if p.turns.yielded.IsZero() {
+		t.Error("others have had no turn after a word beside data")
+	}
+}
