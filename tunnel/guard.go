@@ -86,10 +86,39 @@ func (g *guard) give(h header) {
 // forget drops a stream that has been reset here. yamux can be told only when
 // the next frame arrives, and keeps what it holds of the stream until then.
 func (g *guard) forget(id uint32) {
-	g.s.remove(id)
+	if !g.s.remove(id) {
+		return
+	}
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.dropped = append(g.dropped, id)
+}
+
+// end puts the end of this end's direction into the outbox. It is the frame that yamux would
+// write, and yamux is not told: it forgets the stream when both directions have ended.
+func (g *guard) end(st *Stream) error {
+	h := makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0)
+	if err := g.s.out.put(h[:]); err != nil {
+		return err
+	}
+	g.s.out.push()
+	st.sentEnd()
+	if g.s.settle(st) && !g.forgetEnded(st.id) {
+		st.mux.Close() // yamux knows of the peer's end
+	}
+	return nil
+}
+
+// forgetEnded is forget for a stream that has left the table. It gives false if yamux has many to
+// forget already: Open must not have to wait for the peer because of these.
+func (g *guard) forgetEnded(id uint32) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(g.dropped) >= maxDropped/2 {
+		return false
+	}
+	g.dropped = append(g.dropped, id)
+	return true
 }
 
 func (g *guard) takeDropped() (uint32, bool) {
@@ -168,10 +197,10 @@ func (g *guard) judge(h header, body []byte) error {
 		g.s.giveWay(len(body))
 		return g.widen(st, len(body))
 	}
-	g.give(h)
-	if flags&flagFIN != 0 {
-		g.s.settle(st)
+	if flags&flagFIN != 0 && g.s.settle(st) {
+		h = makeHeader(yamuxVersion, typeWindow, flagRST, id, 0) // yamux does not know of this end's
 	}
+	g.give(h)
 	return nil
 }
 
@@ -222,17 +251,16 @@ func (g *guard) obey(h header) error {
 	return nil
 }
 
-// reset ends a stream that the peer has reset. yamux is told that the peer
-// has ended, and forgets the stream when this end has, too.
+// reset ends a stream that the peer has reset, and has yamux forget it.
 func (g *guard) reset(st *Stream, code resetCode) {
 	err := ErrReset
 	if code == resetRefused {
 		err = ErrRefused
 	}
-	if ended := st.resetByPeer(err); !ended {
-		g.give(makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0))
+	st.resetByPeer(err)
+	if g.s.remove(st.id) {
+		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, st.id, 0))
 	}
-	g.s.remove(st.id)
 }
 
 // attentive reads from the pipe. What is due to the peer goes out before that, because it
@@ -247,25 +275,22 @@ func (a attentive) Read(p []byte) (int, error) {
 	return a.pipe.Read(p)
 }
 
-// Write takes yamux's frames, one at a time. They are window updates: data
-// goes past yamux, see [Stream.Write].
+// Write takes yamux's frames, one at a time. They are window updates: data and ends
+// go past yamux, see [Stream.Write] and end.
 func (g *guard) Write(p []byte) (int, error) {
 	h := header(p)
+	if h.flags()&flagFIN != 0 {
+		return len(p), nil // the peer has it
+	}
 	if h.flags()&flagSYN != 0 {
 		g.s.outgoing(h.stream())
 	}
 	if err := g.s.out.put(p); err != nil {
 		return 0, err
 	}
-	if h.flags()&(flagSYN|flagACK) == 0 || h.flags()&flagFIN != 0 {
+	if h.flags()&(flagSYN|flagACK) == 0 {
 		g.s.out.push()
 	} // else more follows: what it was opened for, or the answer
-	if h.flags()&flagFIN != 0 {
-		if st := g.s.lookup(h.stream()); st != nil {
-			st.sentEnd()
-			g.s.settle(st)
-		}
-	}
 	return len(p), nil
 }
 

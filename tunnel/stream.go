@@ -177,13 +177,10 @@ func (s *Stream) CloseWrite() error {
 	s.stopWriting()
 	s.writing.Lock()
 	defer s.writing.Unlock()
-	// yamux's Close is a half-close: it sends FIN and goes on reading. After a reset
-	// by the peer it makes yamux forget the stream.
-	err := s.mux.Close()
-	switch {
-	case reset != nil:
+	if reset != nil {
 		return reset
-	case err != nil || s.session.over():
+	}
+	if err := s.session.guard.end(s); err != nil || s.session.over() {
 		return ErrSessionLost
 	}
 	return nil
@@ -229,15 +226,13 @@ func (s *Stream) reset(code resetCode) {
 	s.wake()
 	s.mu.Unlock()
 	if again {
-		return // the peer may not have been told yet, and yamux would tell it of an end
+		return
 	}
 	s.stopWriting()
 	s.stopReading()
 	if known {
 		s.session.control(typeReset, s.id, uint32(code))
 		s.session.guard.forget(s.id)
-	} else {
-		s.mux.Close()
 	}
 }
 
@@ -251,9 +246,8 @@ func (s *Stream) stopReading() {
 	s.unread.tell()
 }
 
-// resetByPeer notes that the peer has reset the stream, and tells whether its
-// direction had ended before.
-func (s *Stream) resetByPeer(err error) (ended bool) {
+// resetByPeer notes that the peer has reset the stream.
+func (s *Stream) resetByPeer(err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.peerReset = err
@@ -263,7 +257,6 @@ func (s *Stream) resetByPeer(err error) (ended bool) {
 	}
 	s.unread.tell()
 	s.wake()
-	return s.peerEnded
 }
 
 // receive books one of yamux's frames. pass tells whether it goes on, to yamux or whoever reads.

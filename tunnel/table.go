@@ -115,20 +115,16 @@ func (s *Session) stray(id uint32) error {
 	return nil
 }
 
-// settle removes a stream whose both directions have ended.
-func (s *Session) settle(st *Stream) {
-	if st.settled() {
-		s.remove(st.id)
-	}
-}
+// settle removes a stream whose both directions have ended, and tells whether it has.
+func (s *Session) settle(st *Stream) bool { return st.settled() && s.remove(st.id) }
 
-// remove takes a stream out of the table.
-func (s *Session) remove(id uint32) {
+// remove takes a stream out of the table, and tells whether it was there.
+func (s *Session) remove(id uint32) bool {
 	s.mu.Lock()
 	st := s.streams[id]
 	if st == nil {
 		s.mu.Unlock()
-		return
+		return false
 	}
 	delete(s.streams, id)
 	s.tellIdle()
@@ -146,6 +142,7 @@ func (s *Session) remove(id uint32) {
 	if err != nil {
 		s.fail(err)
 	}
+	return true
 }
 
 // Strike notes that the peer has made this end work for nothing. An honest
