@@ -38,10 +38,7 @@ func Copy(ctx context.Context, a, b Conn) (r Result) {
 		r = end
 		over.Done()
 	})
-	if ctx.Done() != nil {
-		stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
-		defer stop()
-	}
+	c.endWith(ctx)
 	c.run(false)
 	over.Wait()
 	return r
@@ -52,6 +49,13 @@ func Copy(ctx context.Context, a, b Conn) (r Result) {
 // few goroutines, with as little on their stacks, as can be. Nothing but the two conns ends it;
 // deadlines of reads are its own.
 func Start(a, b Conn, over func(Result)) { newCopying(a, b, over).run(true) }
+
+// StartUntil is a Start that the end of ctx ends as it does a Copy.
+func StartUntil(ctx context.Context, a, b Conn, over func(Result)) {
+	c := newCopying(a, b, over)
+	c.endWith(ctx)
+	c.run(true)
+}
 
 // copying is what the two directions of a [Copy] share.
 type copying struct {
@@ -72,6 +76,19 @@ func newCopying(a, b Conn, over func(Result)) *copying {
 	c.open.Store(2)
 	c.resets.Add(1)
 	return c
+}
+
+// endWith has the end of ctx break the connection. It is called before run.
+func (c *copying) endWith(ctx context.Context) {
+	if ctx.Done() == nil {
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { c.fail(context.Cause(ctx)) })
+	over := c.over
+	c.over = func(r Result) {
+		stop()
+		over(r)
+	}
 }
 
 // run runs both directions, one of them here, and not in a goroutine of its own. It returns when that

@@ -1,12 +1,20 @@
 package relay
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 )
 
 // startIdle gives connections that Start has left idle.
 func startIdle(t *testing.T) *running {
+	t.Helper()
+	return startIdleUntil(t, context.Background())
+}
+
+// startIdleUntil is startIdle for connections that the end of ctx ends.
+func startIdleUntil(t *testing.T, ctx context.Context) *running {
 	t.Helper()
 	r := &running{result: make(chan Result, 1)}
 	r.left, r.a = tcpPair(t)
@@ -15,7 +23,7 @@ func startIdle(t *testing.T) *running {
 	r.b.SetDeadline(time.Time{})
 	returned := make(chan struct{})
 	go func() {
-		Start(TCP(r.a), TCP(r.b), func(end Result) { r.result <- end })
+		StartUntil(ctx, TCP(r.a), TCP(r.b), func(end Result) { r.result <- end })
 		close(returned)
 	}()
 	send(t, r.left, "before")
@@ -44,6 +52,18 @@ func TestStartGoesOnAfterItHasReturned(t *testing.T) {
 	expectEnd(t, r.right)
 	if got := r.end(t); got.Err != nil || got.Up != 16 || got.Down != 6 {
 		t.Errorf("the result is %+v, want 16 bytes up and 6 down", got)
+	}
+}
+
+func TestWhatIsIdleIsResetWhenItsContextEnds(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	r := startIdleUntil(t, ctx)
+	why := errors.New("told to")
+	cancel(why)
+	expectReset(t, r.left)
+	expectReset(t, r.right)
+	if got := r.end(t); !errors.Is(got.Err, why) {
+		t.Errorf("result %+v", got)
 	}
 }
 

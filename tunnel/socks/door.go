@@ -157,11 +157,17 @@ func (s *serving) serve(ctx context.Context, conn net.Conn) {
 		}
 		return
 	}
-	s.apps.Go(func() {
-		defer func() { <-s.free }()
+	s.apps.Add(1)
+	go func() {
 		growStack()
 		s.open(ctx, conn)
-	})
+	}()
+}
+
+// left notes that a connection is over.
+func (s *serving) left() {
+	<-s.free
+	s.apps.Done()
 }
 
 // growStack makes room at once for what a request takes, down to the carrier's records. By itself a
@@ -173,23 +179,32 @@ func growStack() {
 	runtime.KeepAlive(&room)
 }
 
-// open sees one connection from accept to its end.
+// open sees one connection from accept to where it is relayed, or to its end.
 func (s *serving) open(ctx context.Context, conn net.Conn) {
 	a := s.receive(conn)
 	if a == nil {
 		conn.Close()
+		s.left()
 		return
 	}
-	defer a.place.leave()
-	defer a.conn.Close()
-	defer func() { a.stay.end() }()
-	err := a.serve(ctx)
-	if a.target != nil {
-		// Here, where there is little on the stack: it keeps what it takes while the
-		// connection lasts.
-		err = relay.Copy(ctx, a.conn, a.target).Err
+	if err := a.serve(ctx); a.target == nil {
+		a.over(ctx, err)
+		a.conn.Close()
+		s.left()
+		return
 	}
+	// Here, where there is little on the stack: it keeps what it takes while bytes move.
+	relay.StartUntil(ctx, a.conn, a.target, func(r relay.Result) {
+		a.over(ctx, r.Err)
+		s.left()
+	})
+}
+
+// over gives up what an app has at the door, and logs how its connection has ended.
+func (a *app) over(ctx context.Context, err error) {
 	a.tellEnd(ctx, err)
+	a.stay.end()
+	a.place.leave()
 }
 
 // receive gives nil for a connection that may not be here at all.

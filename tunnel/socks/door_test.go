@@ -287,6 +287,31 @@ func TestAppsThatDawdleAreClosedInTime(t *testing.T) {
 	}
 }
 
+func TestServeResetsWhatItRelaysWhenItsContextEnds(t *testing.T) {
+	for name, wait := range map[string]time.Duration{"busy": 0, "idle": 300 * time.Millisecond} {
+		target, ln := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
+		ctx, cancel := context.WithCancel(t.Context())
+		served := make(chan error, 1)
+		go func() { served <- (&Door{Relay: direct{}, Admission: Admission{Anyone: true}}).Serve(ctx, ln) }()
+		app := through(t, ln.Addr().String(), target.Addr().String())
+		far := accept(t, target)
+		send(t, app, name)
+		expect(t, far, name)
+		time.Sleep(wait)
+		select {
+		case err := <-served:
+			t.Errorf("%s: Serve returns while something is relayed: %v", name, err)
+		default:
+		}
+		cancel()
+		expectReset(t, app)
+		expectReset(t, far)
+		if err := receive(t, served); err != nil {
+			t.Errorf("%s: Serve: %v", name, err)
+		}
+	}
+}
+
 func TestServeLetsAppsEndWhenItsListenerIsClosed(t *testing.T) {
 	target, ln := listen(t, "127.0.0.1:0"), listen(t, "127.0.0.1:0")
 	served := make(chan error, 1)

@@ -12,5 +12,6 @@ import (
 func (d *Door) ServeConn(ctx context.Context, conn net.Conn) {
 	s := d.serving()
 	s.Admission = Admission{vouched: true}
-	s.open(ctx, conn)
+	s.serve(ctx, conn)
+	s.apps.Wait()
 }
