@@ -24,13 +24,9 @@ func (s *Session) listen(stream uint32, n int, bulk *bool) {
 // chatting tells whether somebody does.
 func (s *Session) chatting() bool { return s.resumes == nil || s.resumes.Chatting() }
 
-// giveWay lets others have their turn after a piece of n bytes: if it is a word, who is to hear it.
+// giveWay lets others have their turn after a piece of n bytes, if that is none of chat.
 func (s *Session) giveWay(n int) {
-	switch {
-	case s.resumes == nil:
-	case n > smallFrame:
+	if s.resumes != nil && n > smallFrame {
 		s.resumes.GiveWay()
-	default:
-		s.resumes.GiveWayToWord()
 	}
 }
