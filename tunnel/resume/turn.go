@@ -13,7 +13,7 @@ const (
 	// glanceTime is how long data may move before Go is made to look at the network, and glanceChat
 	// how long while somebody chats.
 	glanceTime = 3 * time.Millisecond
-	glanceChat = 150 * time.Microsecond
+	glanceChat = 75 * time.Microsecond
 
 	// yieldTime is how long data may move, while somebody chats, before other threads have their
 	// turn. It may move yieldShare times as long as that took before: on a machine that
