@@ -34,6 +34,7 @@ type outbox struct {
 	mu      sync.Mutex
 	pending *[]byte   // put in and not yet given to the pipe, of resume.NewBuffer; nil if there is nothing
 	data    int       // bytes of data frames: reserved, or in pending
+	second  int       // how many of them are a stream's second turn, beyond outboxSize
 	inFrame int       // how many bytes of pending are data
 	total   uint64    // bytes that were ever put in
 	waiters []*waiter // for room, first come first served
@@ -122,9 +123,17 @@ func (o *outbox) take() (batch *[]byte, err error) {
 func (o *outbox) detach() *[]byte {
 	batch := o.pending
 	o.pending = nil
-	o.data -= o.inFrame
+	o.free(o.inFrame)
 	o.inFrame = 0
 	return batch
+}
+
+// free gives back the room of n bytes of data frames. The caller holds mu.
+func (o *outbox) free(n int) {
+	o.data -= n
+	if n > outboxSmall { // there is more than small frames: at least the first turn
+		o.second = 0
+	}
 }
 
 const (
@@ -244,9 +253,10 @@ func (o *outbox) grant(n int, alone bool) int {
 	room := outboxSize
 	switch {
 	case isSmall(n):
-		room += outboxSmall
+		room += o.second + outboxSmall // or else they would be the last in line while somebody has two turns
 	case n > outboxTurn && alone && o.idle():
 		room = dataSize(n)
+		o.second = room - outboxSize
 	default:
 		n = min(n, outboxTurn)
 	}
@@ -281,10 +291,11 @@ func (o *outbox) abandon(w *waiter) {
 	for i, x := range o.waiters {
 		if x == w {
 			o.waiters = append(o.waiters[:i], o.waiters[i+1:]...)
+			o.admit() // there may be room for who was behind it
 			return
 		}
 	}
-	o.data -= dataSize(w.n)
+	o.free(dataSize(w.n))
 	o.admit()
 }
 

@@ -1,9 +1,12 @@
 package tunnel
 
 import (
+	"errors"
 	"io"
+	"os"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 func TestTwoTurnsAtATimeAreForWhoIsAlone(t *testing.T) {
@@ -72,4 +75,65 @@ func TestWhoWaitsForRoomGetsTwoTurnsIfAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestSmallFramesDoNotStandInLineBehindASecondTurn(t *testing.T) {
+	o := newOutbox(io.Discard)
+	o.eased = easeAfter
+	var never, dead latch
+	dead.shut()
+	if n, err := o.reserve(outboxDouble, true, new(deadline), &never); n != outboxDouble {
+		t.Fatal(n, err)
+	}
+	const word = 1000
+	words := func() (n int) {
+		for {
+			if k, _ := o.reserve(word, true, new(deadline), &dead); k == 0 {
+				return n
+			}
+			n++
+		}
+	}
+	o.waiters = append(o.waiters, &waiter{n: outboxDouble, ready: make(chan struct{})})
+	if n, want := words(), outboxSmall/dataSize(word); n != want {
+		t.Errorf("%d words have room beside two turns, want %d", n, want)
+	}
+	o.inFrame = dataSize(outboxTurn) // the first of them is out
+	o.detach()
+	if words(); o.data > outboxSize+outboxSmall {
+		t.Errorf("%d bytes are reserved for one turn and words", o.data)
+	}
+	o.inFrame = o.data
+	o.detach()
+	if words(); o.data > outboxSize+outboxSmall {
+		t.Errorf("%d bytes are reserved for words alone", o.data)
+	}
+}
+
+func TestWhoGivesUpHoldsUpNobodyBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := newOutbox(io.Discard)
+		o.data = outboxSize / 2
+		limit := new(deadline)
+		limit.set(time.Now().Add(time.Second))
+		errs := make(chan error, 2)
+		go func() {
+			_, err := o.reserve(outboxTurn, false, limit, new(latch))
+			errs <- err
+		}()
+		synctest.Wait()
+		go func() {
+			_, err := o.reserve(outboxTurn/4, false, new(deadline), new(latch))
+			errs <- err
+		}()
+		if err := <-errs; !errors.Is(err, os.ErrDeadlineExceeded) {
+			t.Errorf("who wants a turn gets %v", err)
+		}
+		synctest.Wait()
+		if len(o.waiters) > 0 {
+			t.Error("who wants less waits, though there is room")
+			o.close(io.ErrClosedPipe)
+		}
+		<-errs
+	})
 }
