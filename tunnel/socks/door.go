@@ -190,6 +190,7 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	if err := a.serve(ctx); a.target == nil {
 		a.over(ctx, err)
 		a.conn.Close()
+		a.place.leave() // of a stranger's: who has been let in has none
 		s.left()
 		return
 	}
@@ -200,11 +201,10 @@ func (s *serving) open(ctx context.Context, conn net.Conn) {
 	})
 }
 
-// over gives up what an app has at the door, and logs how its connection has ended.
+// over ends an app's stay, and logs how its connection has ended.
 func (a *app) over(ctx context.Context, err error) {
 	a.tellEnd(ctx, err)
 	a.stay.end()
-	a.place.leave()
 }
 
 // receive gives nil for a connection that may not be here at all.

@@ -197,6 +197,40 @@ func TestFewStrangersAreAtTheDoorAtOnce(t *testing.T) {
 	}
 }
 
+// lingering is a connection whose Close takes as long as a test likes.
+type lingering struct {
+	duplex
+	closing, close chan struct{}
+}
+
+func (c lingering) Close() error {
+	close(c.closing)
+	<-c.close
+	return c.duplex.Close()
+}
+
+func TestAStrangerHasItsPlaceUntilItsConnectionIsClosed(t *testing.T) {
+	app, came := newDuplex()
+	conn := lingering{came, make(chan struct{}), make(chan struct{})}
+	s := (&Door{MaxStrangers: 1}).serving()
+	s.serve(t.Context(), conn)
+	send(t, app, "?") // that is nothing which is spoken here
+	receive(t, conn.closing)
+	taken := func() int {
+		s.strangers.mu.Lock()
+		defer s.strangers.mu.Unlock()
+		return s.strangers.count
+	}
+	if n := taken(); n != 1 {
+		t.Errorf("%d places are taken while a stranger's connection is closed", n)
+	}
+	close(conn.close)
+	s.apps.Wait()
+	if n := taken(); n != 0 {
+		t.Errorf("%d places are taken in the end", n)
+	}
+}
+
 func TestNobodyTakesLongerThanAHandshakeToSayWhoAnAppIs(t *testing.T) {
 	book := newGuestBook()
 	for name, test := range map[string]struct {
