@@ -37,10 +37,15 @@ const (
 // stream ends.
 func victim(t *testing.T, streams int) (peer *tunneltest.Conn, ended <-chan error) {
 	t.Helper()
+	return victimThat(t, streams, func(_ context.Context, s *tunnel.Stream) { io.Copy(io.Discard, s) })
+}
+
+func victimThat(t *testing.T, streams int, handle func(context.Context, *tunnel.Stream)) (peer *tunneltest.Conn, ended <-chan error) {
+	t.Helper()
 	near, far := tunneltest.Link(tunneltest.Path{})
 	s := tunnel.NewSession(far, false, tunnel.Config{
 		Streams: streams,
-		Handle:  func(_ context.Context, s *tunnel.Stream) { io.Copy(io.Discard, s) },
+		Handle:  handle,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
@@ -96,7 +101,8 @@ func TestOffenderIsDroppedAtOnce(t *testing.T) {
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {
-			peer, ended := victim(t, 0)
+			// A stream that has ended on both sides is none any more.
+			peer, ended := victimThat(t, 0, func(ctx context.Context, _ *tunnel.Stream) { <-ctx.Done() })
 			if _, err := peer.Write(test.send); err != nil {
 				t.Fatal(err)
 			}
