@@ -75,3 +75,38 @@ func awaitFew(t *testing.T, s *Session, most int) {
 		}
 	}
 }
+
+// clientOf gives a client's session whose peer is the test.
+func clientOf(t *testing.T, pipe, peer io.ReadWriteCloser) *Session {
+	t.Helper()
+	s := NewSession(pipe, true, Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { s.Serve(ctx) })
+	t.Cleanup(func() { cancel(); peer.Close(); running.Wait() })
+	return s
+}
+
+// TestEndThatDoesNotFitEndsTheSession has a peer that reads nothing of what it has us send.
+func TestEndThatDoesNotFitEndsTheSession(t *testing.T) {
+	near, peer := net.Pipe()
+	s := clientOf(t, near, peer)
+	st, err := s.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := makeHeader(guardVersion, typePong, 0, 0, 0)
+	for full := false; !full; time.Sleep(time.Millisecond) {
+		s.out.mu.Lock()
+		for full = s.out.writing; full && (s.out.pending == nil || len(*s.out.pending)+headerSize <= outboxControl); {
+			s.out.append(h[:])
+		}
+		s.out.mu.Unlock()
+	}
+	st.CloseWrite()
+	select {
+	case <-s.Done():
+	case <-time.After(10 * time.Second):
+		t.Error("the session goes on, and can send nothing")
+	}
+}

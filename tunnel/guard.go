@@ -99,6 +99,7 @@ func (g *guard) forget(id uint32) {
 func (g *guard) end(st *Stream) error {
 	h := makeHeader(yamuxVersion, typeWindow, flagFIN, st.id, 0)
 	if err := g.s.out.put(h[:]); err != nil {
+		g.s.fail(err)
 		return err
 	}
 	g.s.out.push()
