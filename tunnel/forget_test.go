@@ -2,11 +2,15 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
+	"reflect"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/tunneltest"
 )
 
 func TestYamuxForgetsStreamsWhoseDirectionsHaveEnded(t *testing.T) {
@@ -76,15 +80,89 @@ func awaitFew(t *testing.T, s *Session, most int) {
 	}
 }
 
-// clientOf gives a client's session whose peer is the test.
-func clientOf(t *testing.T, pipe, peer io.ReadWriteCloser) *Session {
-	t.Helper()
-	s := NewSession(pipe, true, Config{})
-	ctx, cancel := context.WithCancel(t.Context())
-	var running sync.WaitGroup
-	running.Go(func() { s.Serve(ctx) })
-	t.Cleanup(func() { cancel(); peer.Close(); running.Wait() })
-	return s
+// TestYamuxForgetsStreamsThatWereNeverAccepted is about what yamux keeps of streams that the peer has
+// not acknowledged.
+func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
+	window := func(flags uint16) func(*Stream) header {
+		return func(st *Stream) header { return makeHeader(yamuxVersion, typeWindow, flags, st.id, 0) }
+	}
+	reset := func(st *Stream) header { return makeHeader(guardVersion, typeReset, 0, st.id, 0) }
+	nothing := func(*Stream) header { return makeHeader(guardVersion, typePong, 0, 0, 0) }
+	readAndEnd := func(st *Stream) error { return errors.Join(st.WaitRead(), st.CloseWrite()) }
+	for name, test := range map[string]struct {
+		first func(*Stream) header // what the peer sends
+		end   func(*Stream) error  // what is done here then
+		last  func(*Stream) header // and what the peer sends after that
+	}{
+		"accepted":                       {window(flagACK), (*Stream).CloseWrite, window(flagFIN)},
+		"accepted when it has ended":     {nothing, (*Stream).CloseWrite, window(flagACK | flagFIN)},
+		"never accepted":                 {nothing, (*Stream).CloseWrite, window(flagFIN)},
+		"never accepted, the peer first": {window(flagFIN), readAndEnd, nothing},
+		"reset by the peer":              {reset, (*Stream).WaitRead, nothing},
+		"ended, and reset by the peer":   {nothing, (*Stream).CloseWrite, reset},
+		"reset here":                     {nothing, (*Stream).Reset, nothing},
+		"reset here, and accepted":       {nothing, (*Stream).Reset, window(flagACK)},
+		"accepted, and reset here":       {window(flagACK), (*Stream).Reset, nothing},
+	} {
+		t.Run(name, func(t *testing.T) {
+			near, peer := tunneltest.Link(tunneltest.Path{})
+			s := clientOf(t, near, peer)
+			go io.Copy(io.Discard, peer)
+			st, err := s.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			send := func(h header) {
+				if _, err := peer.Write(h[:]); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send(test.first(st))
+			if err := test.end(st); err != nil {
+				t.Fatal(err)
+			}
+			send(test.last(st))
+			awaitFew(t, s, 0)
+			mux := reflect.ValueOf(s.mux).Elem()
+			if n, m := mux.FieldByName("inflight").Len(), mux.FieldByName("synCh").Len(); n != 0 || m != 0 {
+				t.Errorf("yamux waits for the peer to accept %d streams, and counts %d", n, m)
+			}
+			if err := s.Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// TestEndThatComesDuringAResetReachesYamux stops Reset in the middle.
+func TestEndThatComesDuringAResetReachesYamux(t *testing.T) {
+	near, peer := tunneltest.Link(tunneltest.Path{})
+	s := clientOf(t, near, peer)
+	go io.Copy(io.Discard, peer)
+	st, err := s.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	st.mu.Lock()
+	st.closed, st.localReset = true, true
+	st.mu.Unlock()
+	fin := makeHeader(yamuxVersion, typeWindow, flagACK|flagFIN, st.id, 0)
+	peer.Write(fin[:])
+	for ended := false; !ended; time.Sleep(time.Millisecond) {
+		st.mu.Lock()
+		ended = st.peerEnded
+		st.mu.Unlock()
+	}
+	s.guard.mu.Lock()
+	for range maxDropped / 2 {
+		s.guard.dropped = append(s.guard.dropped, makeHeader(yamuxVersion, typeWindow, flagRST, 1<<20+1, 0))
+	}
+	s.guard.mu.Unlock()
+	if err := s.guard.end(st); err != nil {
+		t.Fatal(err)
+	}
+	s.guard.forget(st)
+	awaitFew(t, s, 0)
 }
 
 // TestEndThatDoesNotFitEndsTheSession has a peer that reads nothing of what it has us send.
@@ -109,4 +187,15 @@ func TestEndThatDoesNotFitEndsTheSession(t *testing.T) {
 	case <-time.After(10 * time.Second):
 		t.Error("the session goes on, and can send nothing")
 	}
+}
+
+// clientOf gives a client's session whose peer is the test.
+func clientOf(t *testing.T, pipe, peer io.ReadWriteCloser) *Session {
+	t.Helper()
+	s := NewSession(pipe, true, Config{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { s.Serve(ctx) })
+	t.Cleanup(func() { cancel(); peer.Close(); running.Wait() })
+	return s
 }

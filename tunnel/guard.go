@@ -37,7 +37,7 @@ type guard struct {
 	head header
 
 	mu      sync.Mutex
-	dropped []uint32      // streams that yamux is to forget
+	dropped []header      // frames that have yamux forget streams
 	fewer   chan struct{} // closed when there are fewer; nil while nobody waits
 }
 
@@ -61,8 +61,8 @@ func (g *guard) Read(p []byte) (int, error) {
 
 // advance handles one frame. If yamux is to see it, next is set.
 func (g *guard) advance() error {
-	if id, ok := g.takeDropped(); ok {
-		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, id, 0))
+	if h, ok := g.takeDropped(); ok {
+		g.give(h)
 		return nil
 	}
 	h, body, err := g.in.frame(g.source)
@@ -85,13 +85,14 @@ func (g *guard) give(h header) {
 
 // forget drops a stream that has been reset here. yamux can be told only when
 // the next frame arrives, and keeps what it holds of the stream until then.
-func (g *guard) forget(id uint32) {
-	if !g.s.remove(id) {
+func (g *guard) forget(st *Stream) {
+	if !g.s.remove(st.id) {
 		return
 	}
+	h := st.forgotten(0)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.dropped = append(g.dropped, id)
+	g.dropped = append(g.dropped, h)
 }
 
 // end puts the end of this end's direction into the outbox. It is the frame that yamux would
@@ -104,7 +105,7 @@ func (g *guard) end(st *Stream) error {
 	}
 	g.s.out.push()
 	st.sentEnd()
-	if g.s.settle(st) && !g.forgetEnded(st.id) {
+	if g.s.settle(st) && !g.forgetEnded(st) {
 		st.mux.Close() // yamux knows of the peer's end
 	}
 	return nil
@@ -112,30 +113,31 @@ func (g *guard) end(st *Stream) error {
 
 // forgetEnded is forget for a stream that has left the table. It gives false if yamux has many to
 // forget already: Open must not have to wait for the peer because of these.
-func (g *guard) forgetEnded(id uint32) bool {
+func (g *guard) forgetEnded(st *Stream) bool {
+	h := st.forgotten(0)
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.dropped) >= maxDropped/2 {
 		return false
 	}
-	g.dropped = append(g.dropped, id)
+	g.dropped = append(g.dropped, h)
 	return true
 }
 
-func (g *guard) takeDropped() (uint32, bool) {
+func (g *guard) takeDropped() (h header, ok bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if len(g.dropped) == 0 {
 		g.dropped = nil
-		return 0, false
+		return h, false
 	}
-	id := g.dropped[0]
+	h = g.dropped[0]
 	g.dropped = g.dropped[1:]
 	if g.fewer != nil && len(g.dropped) < maxDropped {
 		close(g.fewer)
 		g.fewer = nil
 	}
-	return id, true
+	return h, true
 }
 
 // isSettled tells whether yamux has few enough streams to forget, and settled waits for that.
@@ -199,7 +201,7 @@ func (g *guard) judge(h header, body []byte) error {
 		return g.widen(st, len(body))
 	}
 	if flags&flagFIN != 0 && g.s.settle(st) {
-		h = makeHeader(yamuxVersion, typeWindow, flagRST, id, 0) // yamux does not know of this end's
+		h = st.forgotten(flags) // yamux does not know of this end's
 	}
 	g.give(h)
 	return nil
@@ -260,7 +262,7 @@ func (g *guard) reset(st *Stream, code resetCode) {
 	}
 	st.resetByPeer(err)
 	if g.s.remove(st.id) {
-		g.give(makeHeader(yamuxVersion, typeWindow, flagRST, st.id, 0))
+		g.give(st.forgotten(0))
 	}
 }
 

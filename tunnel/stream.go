@@ -232,7 +232,7 @@ func (s *Stream) reset(code resetCode) {
 	s.stopReading()
 	if known {
 		s.session.control(typeReset, s.id, uint32(code))
-		s.session.guard.forget(s.id)
+		s.session.guard.forget(s)
 	}
 }
 
@@ -262,6 +262,10 @@ func (s *Stream) resetByPeer(err error) {
 // receive books one of yamux's frames. pass tells whether it goes on, to yamux or whoever reads.
 func (s *Stream) receive(h header) (pass bool, err error) {
 	s.mu.Lock()
+	if s.gone { // meanwhile: yamux is about to hear so
+		s.mu.Unlock()
+		return false, nil
+	}
 	if h.flags()&flagACK != 0 {
 		if s.acked || s.session.peers(s.id) {
 			err = violation("acknowledgement of a stream that waits for none")
@@ -282,7 +286,7 @@ func (s *Stream) receive(h header) (pass bool, err error) {
 	}
 	s.peerEnded = s.peerEnded || h.flags()&flagFIN != 0
 	unwanted := s.closed && h.kind() == typeData
-	pass = err == nil && !s.localReset && !unwanted
+	pass = err == nil && !unwanted
 	if h.flags()&flagFIN != 0 {
 		s.unread.tell()
 		s.wake()
@@ -299,6 +303,18 @@ func (s *Stream) sentEnd() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.endSent = true
+}
+
+// forgotten is the frame that has yamux forget the stream, which has left the table, instead of one with
+// these flags. It accepts the stream, too, if the peer has not: of those yamux would keep a note for ever.
+func (s *Stream) forgotten(flags uint16) header {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	flags &= flagACK
+	if !s.acked && !s.session.peers(s.id) {
+		flags |= flagACK
+	}
+	return makeHeader(yamuxVersion, typeWindow, flags|flagRST, s.id, 0)
 }
 
 // settled tells whether both directions have their ends.
