@@ -85,18 +85,20 @@ func (g *guest) testPing(t *testing.T) {
 }
 
 func (g *guest) testIperf(t *testing.T) {
-	p, err := launch(targetNS, shared.dir, "iperf3", "Server listening", "iperf3", "--server", "--forceflush")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(p.kill)
-	if err := p.waitReady(); err != nil {
-		t.Fatal(err)
-	}
 	for _, to := range []string{target4, target6} {
 		for _, how := range []string{"", "--reverse", "--udp --bitrate 10M --length 1200", "--udp --bitrate 10M --length 1200 --reverse"} {
+			// A server for each: between two tests one closes its listener, and resets who has come already.
+			server, err := launch(targetNS, shared.dir, "iperf3", "Server listening", "iperf3", "--server", "--one-off", "--forceflush")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(server.kill)
+			if err := server.waitReady(); err != nil {
+				t.Fatal(err)
+			}
 			args := append([]string{"--client", to, "--time", "1", "--format", "m"}, strings.Fields(how)...)
 			out := g.run(t, "iperf3", args...)
+			server.stop()
 			var result string
 			for line := range strings.Lines(out) {
 				if strings.Contains(line, "receiver") {

@@ -26,6 +26,7 @@ func (d *desk) terminal(t *testing.T, width, height int) *terminal {
 		_, _ = d.ns.output(command(context.Background(), d.home, "tmux", "-S", term.socket, "kill-server")) // it ends with the namespace
 	})
 	term.tmux(t, "set-option", "-g", "status", "off")
+	term.shows(t, `^\$$`) // what is typed before stands in front of it, too
 	return term
 }
 
