@@ -24,7 +24,7 @@ const (
 
 	// busyRuns of the collector without quiet between them show that a process goes on being
 	// busy.
-	busyRuns = 4
+	busyRuns = 2
 
 	// A process is quiet while it allocates less than quietBytes in quietPeriod. Then it
 	// gives memory back, if worthBytes were allocated since the last time.
