@@ -73,9 +73,14 @@ func TestYamuxForgetsStreamsWhoseDirectionsHaveEnded(t *testing.T) {
 // awaitFew waits until a session and its yamux have no more streams than these.
 func awaitFew(t *testing.T, s *Session, most int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); s.Stats().Streams > 0 || s.mux.NumStreams() > most; time.Sleep(time.Millisecond) {
+	until(t, "streams are gone", func() bool { return s.Stats().Streams == 0 && s.mux.NumStreams() <= most })
+}
+
+func until(t *testing.T, what string, is func() bool) {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); !is(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("there are %d streams, and %d of yamux's", s.Stats().Streams, s.mux.NumStreams())
+			t.Fatalf("waited in vain until %s", what)
 		}
 	}
 }
@@ -105,13 +110,7 @@ func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
 		"accepted, and reset here":       {window(flagACK), (*Stream).Reset, nothing},
 	} {
 		t.Run(name, func(t *testing.T) {
-			near, peer := tunneltest.Link(tunneltest.Path{})
-			s := clientOf(t, near, peer)
-			go io.Copy(io.Discard, peer)
-			st, err := s.Open(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
+			s, st, peer := loneStream(t)
 			send := func(h header) {
 				if _, err := peer.Write(h[:]); err != nil {
 					t.Fatal(err)
@@ -136,23 +135,17 @@ func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
 
 // TestEndThatComesDuringAResetReachesYamux stops Reset in the middle.
 func TestEndThatComesDuringAResetReachesYamux(t *testing.T) {
-	near, peer := tunneltest.Link(tunneltest.Path{})
-	s := clientOf(t, near, peer)
-	go io.Copy(io.Discard, peer)
-	st, err := s.Open(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
+	s, st, peer := loneStream(t)
 	st.mu.Lock()
 	st.closed, st.localReset = true, true
 	st.mu.Unlock()
 	fin := makeHeader(yamuxVersion, typeWindow, flagACK|flagFIN, st.id, 0)
 	peer.Write(fin[:])
-	for ended := false; !ended; time.Sleep(time.Millisecond) {
+	until(t, "the peer's end has come", func() bool {
 		st.mu.Lock()
-		ended = st.peerEnded
-		st.mu.Unlock()
-	}
+		defer st.mu.Unlock()
+		return st.peerEnded
+	})
 	s.guard.mu.Lock()
 	for range maxDropped / 2 {
 		s.guard.dropped = append(s.guard.dropped, makeHeader(yamuxVersion, typeWindow, flagRST, 1<<20+1, 0))
@@ -174,19 +167,33 @@ func TestEndThatDoesNotFitEndsTheSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := makeHeader(guardVersion, typePong, 0, 0, 0)
-	for full := false; !full; time.Sleep(time.Millisecond) {
+	until(t, "the outbox is being written, and full", func() bool {
 		s.out.mu.Lock()
-		for full = s.out.writing; full && (s.out.pending == nil || len(*s.out.pending)+headerSize <= outboxControl); {
+		defer s.out.mu.Unlock()
+		for s.out.writing && (s.out.pending == nil || len(*s.out.pending)+headerSize <= outboxControl) {
 			s.out.append(h[:])
 		}
-		s.out.mu.Unlock()
-	}
+		return s.out.writing
+	})
 	st.CloseWrite()
 	select {
 	case <-s.Done():
 	case <-time.After(10 * time.Second):
 		t.Error("the session goes on, and can send nothing")
 	}
+}
+
+// loneStream gives a stream that a client has opened, in a session whose peer is the test.
+func loneStream(t *testing.T) (s *Session, st *Stream, peer io.Writer) {
+	t.Helper()
+	near, far := tunneltest.Link(tunneltest.Path{})
+	s = clientOf(t, near, far)
+	go io.Copy(io.Discard, far)
+	st, err := s.Open(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s, st, far
 }
 
 // clientOf gives a client's session whose peer is the test.
