@@ -4,6 +4,10 @@
 // both ends prove who they are, the server by its pinned key and the device by its
 // opening, each over what both have drawn for this very connection. Datagrams go beside a
 // connection where they get through, signed with keys that both have agreed on.
+//
+// For a connection that has been closed because its path was lost, the kernel may still send
+// resets (RFC 9293 section 3.5.2) by any way: no socket is left that could be tied. They have no
+// payload, and the other end, whose socket is tied, does not take them.
 package ipseclink
 
 import (

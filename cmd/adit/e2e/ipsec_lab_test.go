@@ -202,16 +202,23 @@ func (l *ipsecLab) run(ns namespace, args ...string) *program {
 func (ns namespace) watchClear(t *testing.T, name string) *[1 << 16]atomic.Int64 {
 	t.Helper()
 	seen := new([1 << 16]atomic.Int64)
-	ns.watchWire(t, name, func(from, to uint16, _ int) {
-		seen[from].Add(1)
-		seen[to].Add(1)
+	ns.watchWire(t, name, func(p packet) {
+		seen[p.from].Add(1)
+		seen[p.to].Add(1)
 	})
 	return seen
 }
 
-// watchWire shows each packet of TCP that an interface sees outside of ESP, with its ports and
-// how many bytes of the stream are in it, until the test ends.
-func (ns namespace) watchWire(t *testing.T, name string, see func(from, to uint16, payload int)) {
+// packet is one of TCP or UDP that was seen on a wire.
+type packet struct {
+	from, to uint16 // its ports
+	payload  int    // how many bytes of a TCP stream are in it
+	reset    bool   // it resets a TCP connection
+}
+
+// watchWire shows each packet of TCP and UDP that an interface sees outside of ESP, until the
+// test ends.
+func (ns namespace) watchWire(t *testing.T, name string, see func(packet)) {
 	t.Helper()
 	var wire *os.File
 	err := ns.do(func() error {
@@ -242,13 +249,18 @@ func (ns namespace) watchWire(t *testing.T, name string, see func(from, to uint1
 			if n < header+24 || binary.BigEndian.Uint16(b[12:]) != unix.ETH_P_IP {
 				continue
 			}
-			if p := b[header+9]; p != unix.IPPROTO_TCP && p != unix.IPPROTO_UDP {
+			protocol := b[header+9]
+			if protocol != unix.IPPROTO_TCP && protocol != unix.IPPROTO_UDP {
 				continue
 			}
 			at := header + 4*int(b[header]&0xf)
 			tcp := b[at:]
 			end := header + int(binary.BigEndian.Uint16(b[header+2:])) // of the packet, which the link may have filled up
-			see(binary.BigEndian.Uint16(tcp), binary.BigEndian.Uint16(tcp[2:]), end-at-4*int(tcp[12]>>4))
+			see(packet{
+				from: binary.BigEndian.Uint16(tcp), to: binary.BigEndian.Uint16(tcp[2:]),
+				payload: end - at - 4*int(tcp[12]>>4),
+				reset:   protocol == unix.IPPROTO_TCP && tcp[13]&4 != 0,
+			})
 		}
 	}()
 	t.Cleanup(func() { wire.Close(); <-ended })

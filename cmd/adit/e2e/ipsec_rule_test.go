@@ -90,9 +90,9 @@ patience = "10s"`, byRule, byDoor))
 		}
 	}
 	var leaked [2]atomic.Int64
-	hubNS.watchWire(t, "h0", func(from, _ uint16, payload int) {
-		if i := int(from) - 1080; i == 0 || i == 1 {
-			leaked[i].Add(int64(payload))
+	hubNS.watchWire(t, "h0", func(p packet) {
+		if i := int(p.from) - 1080; i == 0 || i == 1 {
+			leaked[i].Add(int64(p.payload))
 		}
 	})
 	ruled := l.download(t, byRule, page, "--interface", officeInner)
@@ -146,9 +146,9 @@ func TestFlowsOfASessionWaitForIPsecAsTheirRuleSays(t *testing.T) {
 	dir := l.startHubWith(func(dir string) { l.demand(dir, page, "10m") }, hubInner, "", "")
 	client := l.join(dir, "carriers = [\"tls\"]")
 	var leaked [1 << 16]atomic.Int64 // by the client's port
-	hubNS.watchWire(t, "h0", func(from, to uint16, payload int) {
-		if from == 8443 {
-			leaked[to].Add(int64(payload))
+	hubNS.watchWire(t, "h0", func(p packet) {
+		if p.from == 8443 {
+			leaked[p.to].Add(int64(p.payload))
 		}
 	})
 	l.run(officeNS, "client", "run", "--dir", client, "--door", "127.0.0.1:1080")
