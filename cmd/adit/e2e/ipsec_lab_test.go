@@ -130,16 +130,40 @@ func (l *ipsecLab) charon(ns namespace, config, kernel string) {
 	l.swanctl(ns, "--load-all", "--file", l.path(string(ns)+".swanctl"))
 }
 
-func (l *ipsecLab) swanctl(ns namespace, args ...string) {
+func (l *ipsecLab) swanctl(ns namespace, args ...string) (out string) {
 	l.t.Helper()
-	if _, err := ns.output(command(l.t.Context(), l.dir, "/usr/sbin/swanctl", append(args, "--uri", "unix://"+l.vici(ns))...)); err != nil {
+	out, err := l.trySwanctl(ns, args...)
+	if err != nil {
 		l.t.Fatal(err)
 	}
+	return out
 }
 
-// up makes the association, and down ends it.
-func (l *ipsecLab) up()   { l.t.Helper(); l.swanctl(officeNS, "--initiate", "--child", "adit") }
-func (l *ipsecLab) down() { l.t.Helper(); l.swanctl(officeNS, "--terminate", "--ike", "adit") }
+func (l *ipsecLab) trySwanctl(ns namespace, args ...string) (string, error) {
+	return ns.output(command(l.t.Context(), l.dir, "/usr/sbin/swanctl", append(args, "--uri", "unix://"+l.vici(ns))...))
+}
+
+// up makes the association.
+func (l *ipsecLab) up() {
+	l.t.Helper()
+	l.swanctl(officeNS, "--initiate", "--child", "adit")
+}
+
+// down ends the association. What the office tells the hub of that may get lost where a download
+// fills sockets, and would be said again for minutes: the hub ends what is left by itself.
+func (l *ipsecLab) down() {
+	l.t.Helper()
+	for _, ns := range []namespace{officeNS, hubNS} {
+		until(l.t, "the end of the association at "+string(ns), func() bool {
+			if l.swanctl(ns, "--list-sas") == "" {
+				return true
+			}
+			// An error means that it has ended meanwhile.
+			_, _ = l.trySwanctl(ns, "--terminate", "--ike", "adit", "--force", "--timeout", "1")
+			return false
+		})
+	}
+}
 
 // startHub starts a server at an address of the hub with the user acme, and gives its
 // directory. Its config is what init writes between top and end, and then where charon is.
