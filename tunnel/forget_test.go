@@ -17,24 +17,15 @@ func TestYamuxForgetsStreamsWhoseDirectionsHaveEnded(t *testing.T) {
 	const streams = 2 * maxDropped
 	for name, serverFirst := range map[string]bool{"the client ends first": false, "the server ends first": true} {
 		t.Run(name, func(t *testing.T) {
-			ctx, cancel := context.WithCancel(t.Context())
-			var running sync.WaitGroup
-			defer running.Wait()
-			defer cancel()
-			a, b := net.Pipe()
-			client := NewSession(a, true, Config{})
-			server := NewSession(b, false, Config{Handle: func(_ context.Context, st *Stream) {
+			client, server := pairOf(t, func(_ context.Context, st *Stream) {
 				if serverFirst {
 					st.CloseWrite()
 				}
 				io.Copy(io.Discard, st)
-			}})
-			running.Go(func() { client.Serve(ctx) })
-			running.Go(func() { server.Serve(ctx) })
-
+			})
 			var open []*Stream
 			for range streams {
-				st, err := client.Open(ctx)
+				st, err := client.Open(t.Context())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -58,9 +49,8 @@ func TestYamuxForgetsStreamsWhoseDirectionsHaveEnded(t *testing.T) {
 					t.Fatalf("read %d bytes, %v", n, err)
 				}
 			}
-			for _, s := range []*Session{client, server} {
-				awaitFew(t, s, maxDropped/2)
-			}
+			awaitFew(t, client, maxDropped/2)
+			awaitFew(t, server, maxDropped/2+arrivals) // yamux may not have handed those over
 			if st := client.OpenNow(); st == nil {
 				t.Error("opening one more has to wait for the server")
 			} else {
@@ -70,10 +60,81 @@ func TestYamuxForgetsStreamsWhoseDirectionsHaveEnded(t *testing.T) {
 	}
 }
 
-// awaitFew waits until a session and its yamux have no more streams than these.
+// TestYamuxForgetsStreamsThatItHasNotHandedOver has a server reset streams while yamux may not have
+// told of them yet.
+func TestYamuxForgetsStreamsThatItHasNotHandedOver(t *testing.T) {
+	client, server := pairOf(t, func(_ context.Context, st *Stream) { st.Reset() })
+	for range 2 * maxDropped {
+		st, err := client.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Read(make([]byte, 1)); err != ErrReset {
+			t.Fatalf("read: %v", err)
+		}
+		st.Close()
+	}
+	for _, s := range []*Session{client, server} {
+		awaitFew(t, s, maxDropped)
+	}
+	until(t, "yamux has handed over all", func() bool {
+		server.mu.Lock()
+		defer server.mu.Unlock()
+		return len(server.arrived) == 0
+	})
+}
+
+// TestStreamsAreOpenedInTheOrderOfTheirIDs by many at a time, and the peer hears of none before it is
+// wanted.
+func TestStreamsAreOpenedInTheOrderOfTheirIDs(t *testing.T) {
+	near, far := tunneltest.Link(tunneltest.Path{})
+	s, _ := clientOf(t, near, far)
+	<-s.started
+	until(t, "there is a spare stream", func() bool { return s.mux.NumStreams() == spares(s) })
+	const streams = 100
+	var opening sync.WaitGroup
+	defer opening.Wait()
+	for range streams {
+		opening.Go(func() { s.Open(t.Context()) })
+	}
+	var in inbox
+	for id := uint32(1); id < 2*streams; {
+		h, _, err := in.frame(far)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if h.version() == yamuxVersion {
+			if h.stream() != id || h.flags() != flagSYN {
+				t.Fatalf("stream %d with flags %#x, want a new one, %d", h.stream(), h.flags(), id)
+			}
+			id += 2
+		}
+	}
+	if n := s.Stats().Opened; n != streams {
+		t.Errorf("%d streams were opened", n)
+	}
+}
+
+// awaitFew waits until a session has no streams, and its yamux no more than these, and a spare. That has
+// to last: while a spare is being opened, another stream may be in its place.
 func awaitFew(t *testing.T, s *Session, most int) {
 	t.Helper()
-	until(t, "streams are gone", func() bool { return s.Stats().Streams == 0 && s.mux.NumStreams() <= most })
+	lasts := 0
+	until(t, "streams are gone", func() bool {
+		lasts++
+		if n := s.mux.NumStreams(); s.Stats().Streams > 0 || n < spares(s) || n > spares(s)+most {
+			lasts = 0
+		}
+		return lasts > 20
+	})
+}
+
+// spares is how many streams a session has that nobody has asked for yet.
+func spares(s *Session) int {
+	if s.client {
+		return 1
+	}
+	return 0
 }
 
 func until(t *testing.T, what string, is func() bool) {
@@ -110,7 +171,7 @@ func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
 		"accepted, and reset here":       {window(flagACK), (*Stream).Reset, nothing},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, st, peer := loneStream(t)
+			s, st, peer, stop := loneStream(t)
 			send := func(h header) {
 				if _, err := peer.Write(h[:]); err != nil {
 					t.Fatal(err)
@@ -122,12 +183,13 @@ func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
 			}
 			send(test.last(st))
 			awaitFew(t, s, 0)
-			mux := reflect.ValueOf(s.mux).Elem()
-			if n, m := mux.FieldByName("inflight").Len(), mux.FieldByName("synCh").Len(); n != 0 || m != 0 {
-				t.Errorf("yamux waits for the peer to accept %d streams, and counts %d", n, m)
-			}
 			if err := s.Err(); err != nil {
 				t.Error(err)
+			}
+			stop() // nobody changes what is looked at
+			mux := reflect.ValueOf(s.mux).Elem()
+			if n, m := mux.FieldByName("inflight").Len(), mux.FieldByName("synCh").Len(); n > spares(s) || m > spares(s) {
+				t.Errorf("yamux waits for the peer to accept %d streams, and counts %d", n, m)
 			}
 		})
 	}
@@ -135,7 +197,7 @@ func TestYamuxForgetsStreamsThatWereNeverAccepted(t *testing.T) {
 
 // TestEndThatComesDuringAResetReachesYamux stops Reset in the middle.
 func TestEndThatComesDuringAResetReachesYamux(t *testing.T) {
-	s, st, peer := loneStream(t)
+	s, st, peer, _ := loneStream(t)
 	st.mu.Lock()
 	st.closed, st.localReset = true, true
 	st.mu.Unlock()
@@ -161,7 +223,7 @@ func TestEndThatComesDuringAResetReachesYamux(t *testing.T) {
 // TestEndThatDoesNotFitEndsTheSession has a peer that reads nothing of what it has us send.
 func TestEndThatDoesNotFitEndsTheSession(t *testing.T) {
 	near, peer := net.Pipe()
-	s := clientOf(t, near, peer)
+	s, _ := clientOf(t, near, peer)
 	st, err := s.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
@@ -183,26 +245,42 @@ func TestEndThatDoesNotFitEndsTheSession(t *testing.T) {
 	}
 }
 
-// loneStream gives a stream that a client has opened, in a session whose peer is the test.
-func loneStream(t *testing.T) (s *Session, st *Stream, peer io.Writer) {
+// pairOf gives both ends of a session until the test ends.
+func pairOf(t *testing.T, handle func(context.Context, *Stream)) (client, server *Session) {
+	t.Helper()
+	a, b := net.Pipe()
+	client = NewSession(a, true, Config{})
+	server = NewSession(b, false, Config{Handle: handle})
+	ctx, cancel := context.WithCancel(t.Context())
+	var running sync.WaitGroup
+	running.Go(func() { client.Serve(ctx) })
+	running.Go(func() { server.Serve(ctx) })
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return client, server
+}
+
+// loneStream gives a stream that a client has opened, in a session whose peer is the test until stop
+// is called.
+func loneStream(t *testing.T) (s *Session, st *Stream, peer io.Writer, stop func()) {
 	t.Helper()
 	near, far := tunneltest.Link(tunneltest.Path{})
-	s = clientOf(t, near, far)
+	s, stop = clientOf(t, near, far)
 	go io.Copy(io.Discard, far)
 	st, err := s.Open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s, st, far
+	return s, st, far, stop
 }
 
-// clientOf gives a client's session whose peer is the test.
-func clientOf(t *testing.T, pipe, peer io.ReadWriteCloser) *Session {
+// clientOf gives a client's session whose peer is the test until stop is called.
+func clientOf(t *testing.T, pipe, peer io.ReadWriteCloser) (s *Session, stop func()) {
 	t.Helper()
-	s := NewSession(pipe, true, Config{})
+	s = NewSession(pipe, true, Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	running.Go(func() { s.Serve(ctx) })
-	t.Cleanup(func() { cancel(); peer.Close(); running.Wait() })
-	return s
+	stop = func() { cancel(); peer.Close(); running.Wait() }
+	t.Cleanup(stop)
+	return s, stop
 }

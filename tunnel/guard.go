@@ -106,18 +106,19 @@ func (g *guard) end(st *Stream) error {
 	g.s.out.push()
 	st.sentEnd()
 	if g.s.settle(st) && !g.forgetEnded(st) {
-		st.mux.Close() // yamux knows of the peer's end
+		st.mux.Load().Close() // yamux knows of the peer's end
 	}
 	return nil
 }
 
 // forgetEnded is forget for a stream that has left the table. It gives false if yamux has many to
-// forget already: Open must not have to wait for the peer because of these.
+// forget already: Open must not have to wait for the peer because of these. Of those that yamux has not
+// handed over yet there are no more than arrivals.
 func (g *guard) forgetEnded(st *Stream) bool {
 	h := st.forgotten(0)
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if len(g.dropped) >= maxDropped/2 {
+	if len(g.dropped) >= maxDropped/2 && st.mux.Load() != nil {
 		return false
 	}
 	g.dropped = append(g.dropped, h)
@@ -278,23 +279,19 @@ func (a attentive) Read(p []byte) (int, error) {
 	return a.pipe.Read(p)
 }
 
-// Write takes yamux's frames, one at a time. They are window updates: data and ends
-// go past yamux, see [Stream.Write] and end.
+// Write takes yamux's frames, one at a time. They say that streams begin, are accepted and end,
+// and the peer has that from the session, or gets it when it is so: see firstFrame and end. Data
+// goes past yamux, too.
 func (g *guard) Write(p []byte) (int, error) {
-	h := header(p)
-	if h.flags()&flagFIN != 0 {
-		return len(p), nil // the peer has it
+	if h := header(p); h.kind() != typeWindow {
+		return 0, violation("yamux frame of type %d, from here", h.kind())
 	}
-	if h.flags()&flagSYN != 0 {
-		g.s.outgoing(h.stream())
-	}
-	if err := g.s.out.put(p); err != nil {
-		return 0, err
-	}
-	if h.flags()&(flagSYN|flagACK) == 0 {
-		g.s.out.push()
-	} // else more follows: what it was opened for, or the answer
 	return len(p), nil
+}
+
+// firstFrame opens or accepts a stream as yamux would, which has flags of its own for that.
+func firstFrame(flag uint16, id uint32) header {
+	return makeHeader(yamuxVersion, typeWindow, flag, id, muxWindow-firstWindow)
 }
 
 // Close is how yamux ends the session.

@@ -9,7 +9,6 @@ package tunnel
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -82,14 +81,18 @@ type Session struct {
 	budget  budget
 	rtt     rttMeter
 	slots   chan struct{} // one for every stream that we have opened
-	arrive  chan struct{} // one for every stream of the peer's that waits to be handled
+	arrive  chan struct{} // one for every stream of the peer's that yamux has not handed over yet
 
-	opening sync.Mutex
+	opening sync.Mutex         // streams are opened in the order of their ids
+	spares  chan *yamux.Stream // see keepSpares; nil where there are none
+	noSpare error              // why spares is closed
 
 	started  chan struct{} // closed when mux is set
 	mux      *yamux.Session
 	done     chan struct{} // closed when the session is over
 	draining chan struct{} // closed when the peer takes no more streams
+
+	handlers context.Context // what those of Handle are made of; Serve sets it before anything comes
 
 	pings bucket // only the guard's reading goroutine touches it
 
@@ -98,7 +101,7 @@ type Session struct {
 	mu       sync.Mutex
 	err      error // why the session is over
 	streams  map[uint32]*Stream
-	fresh    map[uint32]*Stream   // not yet handed to whoever opens or accepts them
+	arrived  map[uint32]*Stream   // by the peer, and not handed over by yamux yet
 	held     map[*Stream]struct{} // see Hold; nil when the session is over
 	handling int
 	drain    bool          // we take no more streams
@@ -135,8 +138,11 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 		pings:    bucket{rate: 20, size: 100},
 		strikes:  bucket{rate: 50, size: maxStrikes + float64(cfg.Streams)},
 		streams:  make(map[uint32]*Stream),
-		fresh:    make(map[uint32]*Stream),
+		arrived:  make(map[uint32]*Stream),
 		held:     make(map[*Stream]struct{}),
+	}
+	if client {
+		s.spares = make(chan *yamux.Stream)
 	}
 	s.guard = &guard{s: s, pipe: pipe, source: attentive{pipe, s.out}}
 	return s
@@ -148,6 +154,7 @@ func NewSession(pipe io.ReadWriteCloser, client bool, cfg Config) *Session {
 func (s *Session) Serve(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	s.handlers = ctx
 	start := yamux.Server
 	if s.client {
 		start = yamux.Client
@@ -161,7 +168,10 @@ func (s *Session) Serve(ctx context.Context) error {
 	s.rtt.refresh(s)
 
 	s.running.Go(func() { s.fail(s.out.run(s.pipe)) })
-	s.running.Go(func() { s.accept(ctx) })
+	s.running.Go(s.accept)
+	if s.spares != nil {
+		s.running.Go(s.keepSpares)
+	}
 	stop := context.AfterFunc(ctx, func() { s.fail(ErrClosed) })
 	defer stop()
 
@@ -182,8 +192,8 @@ func (s *Session) muxConfig() *yamux.Config {
 	backlog := arrivals + 1
 	if s.client {
 		// It bounds the streams that we have opened and the peer has not
-		// acknowledged, too, with those that yamux does not know to be gone.
-		backlog = s.cfg.Streams + maxDropped + 1
+		// acknowledged, too, with those that yamux does not know to be gone, and a spare.
+		backlog = s.cfg.Streams + maxDropped + 2
 	}
 	return &yamux.Config{
 		AcceptBacklog:          backlog,
@@ -195,131 +205,6 @@ func (s *Session) muxConfig() *yamux.Config {
 	}
 }
 
-// Open opens a stream. It waits while as many are open as the session allows,
-// and while the session has no carrier; the error is then [ErrDetached].
-func (s *Session) Open(ctx context.Context) (*Stream, error) {
-	st, err := s.OpenQuietly(ctx)
-	s.out.push()
-	return st, err
-}
-
-// OpenQuietly is Open for who is about to write: the peer learns of the stream together with
-// what is written first.
-func (s *Session) OpenQuietly(ctx context.Context) (*Stream, error) {
-	select {
-	case <-s.draining:
-		return nil, ErrDraining
-	default:
-	}
-	if err := s.attached(ctx); err != nil {
-		return nil, err
-	}
-	select {
-	case s.slots <- struct{}{}:
-	case <-s.draining:
-		return nil, ErrDraining
-	case <-s.done:
-		return nil, ErrSessionLost
-	case <-ctx.Done():
-		return nil, fmt.Errorf("open stream: %w: %w", ErrFull, context.Cause(ctx))
-	}
-	select {
-	case <-s.started:
-	case <-ctx.Done():
-		s.releaseSlot()
-		return nil, fmt.Errorf("open stream: %w", context.Cause(ctx))
-	}
-	if err := s.guard.settled(ctx); err != nil {
-		s.releaseSlot()
-		return nil, err
-	}
-	return s.openInSlot()
-}
-
-// OpenNow is OpenQuietly for who does not wait: it gives nil if that would have to, or would
-// fail.
-func (s *Session) OpenNow() *Stream {
-	if !isClosed(s.started) || isClosed(s.draining) || !s.isAttached() || !s.guard.isSettled() {
-		return nil
-	}
-	select {
-	case s.slots <- struct{}{}:
-	default:
-		return nil
-	}
-	st, _ := s.openInSlot() // Open will say what is wrong
-	return st
-}
-
-// openInSlot opens a stream for a caller who has a slot for it.
-func (s *Session) openInSlot() (*Stream, error) {
-	mux, err := s.openMux()
-	if err != nil {
-		s.releaseSlot()
-		if errors.Is(err, yamux.ErrStreamsExhausted) {
-			s.peerDrains() // all ids are used up: others have to go elsewhere, too
-			return nil, ErrDraining
-		}
-		return nil, ErrSessionLost
-	}
-	st := s.hand(mux)
-	s.grantFirst(st)
-	return st, nil
-}
-
-// openMux opens one stream after the other: yamux would take ids in order and
-// send them in any.
-func (s *Session) openMux() (*yamux.Stream, error) {
-	s.opening.Lock()
-	defer s.opening.Unlock()
-	return s.mux.OpenStream()
-}
-
-func (s *Session) releaseSlot() {
-	select {
-	case <-s.slots:
-	default: // the session is dying, and somebody else has released it
-	}
-}
-
-// accept hands the peer's streams to Handle. It never waits for a handler:
-// the guard has counted them.
-func (s *Session) accept(ctx context.Context) {
-	for {
-		mux, err := s.mux.AcceptStream()
-		if err != nil {
-			return
-		}
-		<-s.arrive
-		st := s.hand(mux)
-		s.running.Go(func() { s.handle(ctx, st) })
-	}
-}
-
-func (s *Session) handle(ctx context.Context, st *Stream) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	if st.abandonWith(cancel) {
-		s.grantFirst(st)
-		s.cfg.Handle(ctx, st)
-	}
-	if !st.isHeld() {
-		s.handled(st, ctx.Err() != nil) // the handler may have been cut off in the middle
-	}
-}
-
-func (s *Session) handled(st *Stream, cutOff bool) {
-	if cutOff {
-		st.Reset()
-	} else {
-		st.Close()
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.handling--
-	s.tellIdle()
-}
-
 // control puts a frame of the guard's own into the outbox.
 func (s *Session) control(kind byte, id, value uint32) {
 	s.controlLater(kind, id, value)
@@ -329,7 +214,11 @@ func (s *Session) control(kind byte, id, value uint32) {
 // controlLater is control for the goroutine that receives: it goes out with what else
 // there is before that waits again.
 func (s *Session) controlLater(kind byte, id, value uint32) {
-	h := makeHeader(guardVersion, kind, 0, id, value)
+	s.frameLater(makeHeader(guardVersion, kind, 0, id, value))
+}
+
+// frameLater puts a frame without payload into the outbox. It goes out with what comes next.
+func (s *Session) frameLater(h header) {
 	if err := s.out.put(h[:]); err != nil {
 		s.fail(err)
 	}

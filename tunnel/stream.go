@@ -38,7 +38,7 @@ var errStreamDead = errors.New("stream is dead")
 type Stream struct {
 	session *Session
 	id      uint32
-	mux     *yamux.Stream // set before anybody else sees the stream
+	mux     atomic.Pointer[yamux.Stream] // nil while yamux has not handed it over
 
 	recv   recvWindow
 	unread unread

@@ -6,15 +6,13 @@ import (
 	"github.com/hashicorp/yamux"
 )
 
-// hand gives the stream that belongs to one of yamux's.
-func (s *Session) hand(mux *yamux.Stream) *Stream {
+// join notes which of yamux's streams one that the peer has opened belongs to.
+func (s *Session) join(mux *yamux.Stream) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	id := mux.StreamID()
-	st := s.fresh[id]
-	delete(s.fresh, id)
-	st.mux = mux
-	return st
+	st := s.arrived[mux.StreamID()]
+	delete(s.arrived, st.id)
+	s.mu.Unlock()
+	st.mux.Store(mux)
 }
 
 // grantFirst makes a stream's first grant. That goes out with the request or the answer, unless
@@ -53,6 +51,7 @@ func (s *Session) incoming(h header) (ok bool, err error) {
 	st.muxWindow.Add(int64(h.value()))
 	select {
 	case s.arrive <- struct{}{}:
+		s.running.Go(func() { s.handle(st) })
 		return true, nil
 	case <-s.done:
 		return false, ErrSessionLost
@@ -76,22 +75,25 @@ func (s *Session) admit(id uint32) (*Stream, error) {
 	}
 	s.lastPeer = id
 	s.handling++
-	return s.add(id), nil
+	st := s.add(id)
+	s.arrived[id] = st
+	return st, nil
 }
 
-// outgoing books a stream that yamux is opening for us. Only now its id is
-// known.
-func (s *Session) outgoing(id uint32) {
+// outgoing books a stream that we open.
+func (s *Session) outgoing(mux *yamux.Stream) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.lastOwn = id
-	s.add(id)
+	s.lastOwn = mux.StreamID()
+	st := s.add(s.lastOwn)
+	st.mux.Store(mux)
+	return st
 }
 
 func (s *Session) add(id uint32) *Stream {
 	st := newStream(s, id)
 	st.recv.open(&s.budget, time.Now())
-	s.streams[id], s.fresh[id] = st, st
+	s.streams[id] = st
 	return st
 }
 
