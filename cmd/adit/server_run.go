@@ -136,11 +136,10 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	if p.key, err = keys.LoadServer(filepath.Join(o.dir, serverKeyFile)); err != nil {
 		return err
 	}
-	store, err := users.Open(ctx, filepath.Join(o.dir, storeFile))
-	if err != nil {
+	if p.store, err = users.Open(ctx, filepath.Join(o.dir, storeFile)); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, store.Close()) }()
+	defer func() { err = errors.Join(err, p.store.Close()) }()
 	if p.cfg.Audit.Mode != auditOff {
 		if p.audit, err = p.openAudit(ctx); err != nil {
 			return hint(err, "put it right; or have nothing recorded: mode = \"off\" under [audit] in server.toml")
@@ -148,6 +147,11 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		defer func() { err = errors.Join(err, p.audit.Close()) }()
 		p.note("the server runs, adit " + version())
 	}
+	return p.run(ctx)
+}
+
+// run runs a server whose directory is open: it listens, and sets up what that is for.
+func (p *serverProcess) run(ctx context.Context) (err error) {
 	if err := p.listen(ctx); err != nil {
 		return err
 	}
@@ -158,13 +162,25 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 	if err := p.apply(p.cfg); err != nil {
 		return err
 	}
-	p.store = store
-	login, err := p.cfg.Login.login(o.dir)
-	if err != nil {
+	if p.server, err = p.newServer(); err != nil {
 		return err
 	}
-	p.server = server.New(server.Config{
-		Users:          store,
+	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.below().detector(), Changed: p.server.PathsChanged}
+	p.openWireGuard()
+	if err := p.openDoors(); err != nil {
+		return err
+	}
+	return p.takeOver(ctx)
+}
+
+// newServer makes the server that the config asks for, of what has been opened and applied.
+func (p *serverProcess) newServer() (*server.Server, error) {
+	login, err := p.cfg.Login.login(p.dir)
+	if err != nil {
+		return nil, err
+	}
+	return server.New(server.Config{
+		Users:          p.store,
 		Relay:          &p.exit,
 		Policy:         p.rules.current,
 		Decider:        p.asks,
@@ -183,13 +199,7 @@ func runServer(ctx context.Context, o serverOptions) (err error) {
 		IPsec:          p.ipsecAnnounced(),
 		Key:            p.key.Pin(),
 		Log:            p.log.Logger,
-	})
-	p.paths = &ipsec.Paths{Detector: p.cfg.IPsec.below().detector(), Changed: p.server.PathsChanged}
-	p.openWireGuard()
-	if err := p.openDoors(); err != nil {
-		return err
-	}
-	return p.takeOver(ctx)
+	}), nil
 }
 
 // graceOf is a config's grace as package server has it, where 0 is the default.
