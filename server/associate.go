@@ -15,10 +15,7 @@ func (l *lane) associate(ctx context.Context, stream *tunnel.Stream, c *caller, 
 	defer near.Close()
 	far, reply, err := c.Associate(ctx, r, near)
 	if err != nil {
-		if ctx.Err() != nil {
-			l.tun.Strike() // as in connect
-		}
-		l.refuse(stream, socks.CodeOf(err))
+		l.refuse(stream, l.failed(ctx, err))
 		return
 	}
 	defer far.Close()

@@ -23,10 +23,7 @@ func (l *lane) bind(ctx context.Context, stream *tunnel.Stream, c *caller, r soc
 	}
 	binding, reply, err := c.Bind(ctx, r)
 	if err != nil {
-		if ctx.Err() != nil {
-			l.tun.Strike() // as in connect
-		}
-		l.refuse(stream, socks.CodeOf(err))
+		l.refuse(stream, l.failed(ctx, err))
 		return
 	}
 	defer binding.Close()
@@ -46,10 +43,7 @@ func (l *lane) bind(ctx context.Context, stream *tunnel.Stream, c *caller, r soc
 func (l *lane) accept(ctx context.Context, stream *tunnel.Stream, binding socks.Binding, before ...encoding.BinaryAppender) {
 	peer, reply, err := binding.Accept(ctx)
 	if err != nil {
-		if ctx.Err() != nil {
-			l.tun.Strike()
-		}
-		reply = socks.Reply{Code: socks.CodeOf(err)}
+		reply = socks.Reply{Code: l.failed(ctx, err)}
 	}
 	if err := send(stream, append(before, operation(reply))...); err != nil {
 		if peer != nil {

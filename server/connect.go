@@ -79,12 +79,7 @@ func growStack() {
 func (l *lane) connect(ctx context.Context, stream *tunnel.Stream, c *caller, r socks.Request) relay.Conn {
 	target, reply, err := c.Connect(ctx, r)
 	if err != nil {
-		if ctx.Err() != nil {
-			// The client has changed its mind. Who does so all the time wants us
-			// to work for nothing.
-			l.tun.Strike()
-		}
-		l.refuse(stream, socks.CodeOf(err))
+		l.refuse(stream, l.failed(ctx, err))
 		return nil
 	}
 	if err := answer(stream, reply); err != nil {
@@ -192,6 +187,15 @@ func write(stream *tunnel.Stream, b []byte) error {
 	stream.SetDeadline(time.Now().Add(requestLimit))
 	_, err := stream.Write(b)
 	return err
+}
+
+// failed gives the code of what has failed for a request. If ctx has ended the client has changed
+// its mind: who does so all the time wants us to work for nothing.
+func (l *lane) failed(ctx context.Context, err error) socks.Code {
+	if ctx.Err() != nil {
+		l.tun.Strike()
+	}
+	return socks.CodeOf(err)
 }
 
 // refuse answers with a failure and ends the stream.
