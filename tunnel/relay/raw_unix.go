@@ -10,6 +10,20 @@ import (
 	"github.com/adit-net/adit/tunnel/nowait"
 )
 
+// rawOf gives access to a conn's descriptor; nil if there is none, as its plain methods say
+// what is wrong.
+func rawOf(c Conn) syscall.RawConn {
+	s, ok := c.(syscall.Conn)
+	if !ok {
+		return nil
+	}
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
 // rawReader reads a socket without holding a buffer while the socket has
 // nothing: it takes one when the kernel says that there is something to read.
 type rawReader struct {
@@ -26,13 +40,9 @@ type rawReader struct {
 }
 
 func newRawReader(c Conn) *rawReader {
-	s, ok := c.(syscall.Conn)
-	if !ok {
+	conn := rawOf(c)
+	if conn == nil {
 		return nil
-	}
-	conn, err := s.SyscallConn()
-	if err != nil {
-		return nil // the plain Read says what is wrong
 	}
 	r := &rawReader{conn: conn}
 	r.try = r.read
@@ -100,13 +110,9 @@ type rawWriter struct {
 }
 
 func newRawWriter(c Conn) *rawWriter {
-	s, ok := c.(syscall.Conn)
-	if !ok {
+	conn := rawOf(c)
+	if conn == nil {
 		return nil
-	}
-	conn, err := s.SyscallConn()
-	if err != nil {
-		return nil // the plain Write says what is wrong
 	}
 	w := &rawWriter{conn: conn}
 	w.try = w.attempt
