@@ -49,6 +49,9 @@ func (e *Exit) dialPlain(ctx context.Context, r socks.Request, target netip.Addr
 	return conn, nil
 }
 
+// holdPlain keeps what all connections of dialPlain share, until release.
+func holdPlain() (release func()) { return nowait.Hold() }
+
 // dialling is an attempt to connect to one address.
 type dialling struct {
 	to       address

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"runtime"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -159,4 +161,50 @@ func option(t *testing.T, c any, level, name int) [2]int {
 		t.Fatal(err)
 	}
 	return value
+}
+
+func TestConnectionsOneAfterTheOtherAreWaitedForByOneGoroutine(t *testing.T) {
+	h := newHouse(t, nil)
+	g := h.attach(h.device("anna"))
+	port, _ := echo(t, "127.0.0.1:0")
+	var one string
+	for i := range 3 {
+		stream := g.connect(port)
+		exchange(t, stream, "hello")
+		if i == 0 {
+			one = waiting(t)
+		}
+		h.must(stream.Close())
+		for deadline := time.Now().Add(patience); len(h.log.find(t, "flow ended")) <= i; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatal("the flow does not end")
+			}
+		}
+		if now := waiting(t); one == "" || now != one {
+			t.Errorf("after connection %d there is %q, not %q", i, now, one)
+		}
+	}
+	h.stop()
+	for range 100 { // what has ended may be seen for a moment
+		if waiting(t) == "" {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Error("the server has ended, and", waiting(t), "is still there")
+}
+
+// waiting names the goroutine that waits for plain connections; "" if there is none.
+func waiting(t *testing.T) (name string) {
+	t.Helper()
+	all := make([]byte, 1<<20)
+	for one := range strings.SplitSeq(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		if strings.Contains(one, "nowait.(*poller).run(") {
+			if name != "" {
+				t.Fatal("there are two")
+			}
+			name, _, _ = strings.Cut(one, " [")
+		}
+	}
+	return name
 }

@@ -16,3 +16,5 @@ func isPlain(netip.AddrPort, wishes) bool { return false }
 func (*Exit) dialPlain(context.Context, socks.Request, netip.AddrPort) (relay.Conn, error) {
 	return nil, errors.ErrUnsupported
 }
+
+func holdPlain() (release func()) { return func() {} }

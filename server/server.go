@@ -170,6 +170,7 @@ func New(cfg Config) *Server {
 // be watched; by then every session has been ended, and none is admitted any more.
 func (s *Server) Serve(ctx context.Context) error {
 	defer s.keepQuotas(context.WithoutCancel(ctx)) // the last flows have ended
+	defer holdPlain()()
 	var sessions sync.WaitGroup
 	defer sessions.Wait()
 	ctx, cancel := context.WithCancel(ctx)

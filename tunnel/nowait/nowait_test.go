@@ -11,7 +11,11 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+
+	"go.uber.org/goleak"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestReadFindsWhatWasWritten(t *testing.T) {
 	var fds [2]int

@@ -14,115 +14,128 @@ import (
 // sockets are all that are open.
 var sockets poller
 
-// linger is how long the poller's goroutine stays when nothing is open any more.
-const linger = 100 * time.Millisecond
-
-// poller tells conns when something happens. It has a poll of the kernel's of its own, which is
-// one descriptor to Go's, and a goroutine while there are conns.
+// poller tells conns when something happens. It has a poll as long as somebody needs it.
 type poller struct {
-	mu      sync.Mutex
-	epoll   int
-	file    *os.File // has epoll; nil: there is none yet
-	conns   []*Conn  // by descriptor; nil: there is none
-	open    int
-	life    uint32 // of the conn that was opened last
-	runs    bool   // there is a goroutine
-	leaving bool   // which looks in a while whether it is needed
+	mu    sync.Mutex
+	needs int     // conns that are open, and holds
+	poll  *poll   // nil: there is none yet
+	conns []*Conn // by descriptor; nil: there is none
+	life  uint32  // of the conn that was opened last
+}
+
+// poll is one of the kernel's, which is one descriptor to Go's, and a goroutine that waits for it.
+type poll struct {
+	fd    int
+	file  *os.File      // has fd
+	ended chan struct{} // closed when the goroutine has
 }
 
 const all = unix.EPOLLIN | unix.EPOLLOUT | unix.EPOLLRDHUP | unix.EPOLLET
 
-// add has a conn told of what happens, until remove.
-func (p *poller) add(c *Conn) error {
+// Hold keeps the goroutine of all Conns, which otherwise ends with the last one, from ending
+// between one and the next. It ends with the last Conn and the last hold, and whoever gives
+// that up waits for it. Release is called once.
+func Hold() (release func()) {
+	sockets.mu.Lock()
+	defer sockets.mu.Unlock()
+	sockets.needs++
+	return func() {
+		sockets.mu.Lock()
+		over := sockets.leave()
+		sockets.mu.Unlock()
+		over.end()
+	}
+}
+
+// add has a conn told of what happens, until remove, which is due even if it fails.
+func (p *poller) add(c *Conn) (err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.file == nil {
-		if err := p.start(); err != nil {
-			return err
-		}
-	}
 	for len(p.conns) <= c.fd {
 		p.conns = append(p.conns, nil)
 	}
+	p.conns[c.fd] = c
 	p.life++
 	c.life = p.life
+	p.needs++
+	if p.poll == nil {
+		if p.poll, err = p.start(); err != nil {
+			return err
+		}
+	}
 	event := unix.EpollEvent{Events: all, Fd: int32(c.fd), Pad: int32(c.life)}
-	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(p.epoll), unix.EPOLL_CTL_ADD, uintptr(c.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
+	_, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_CTL, uintptr(p.poll.fd), unix.EPOLL_CTL_ADD, uintptr(c.fd), uintptr(unsafe.Pointer(&event)), 0, 0)
 	if errno != 0 {
 		return os.NewSyscallError("epoll_ctl", errno)
-	}
-	p.conns[c.fd] = c
-	p.open++
-	if !p.runs {
-		p.runs = true
-		go p.run()
 	}
 	return nil
 }
 
 // remove forgets a conn whose descriptor is closed next, which ends what the kernel has of it.
-func (p *poller) remove(c *Conn) {
+// After that the poll is ended that it gives, if any.
+func (p *poller) remove(c *Conn) (over *poll) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.conns[c.fd] = nil
-	if p.open--; p.open == 0 && !p.leaving {
-		p.leaving = true
-		_ = p.file.SetReadDeadline(time.Now().Add(linger)) // without it the goroutine stays
+	return p.leave()
+}
+
+// leave notes that somebody has no need of the poll any more, and gives it if nobody has. The
+// caller holds mu.
+func (p *poller) leave() (over *poll) {
+	if p.needs--; p.needs == 0 {
+		over, p.poll = p.poll, nil
 	}
+	return over
 }
 
 // start makes the poll. The caller holds mu.
-func (p *poller) start() error {
+func (p *poller) start() (*poll, error) {
 	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
-		return os.NewSyscallError("epoll_create1", err)
+		return nil, os.NewSyscallError("epoll_create1", err)
 	}
 	if err := unix.SetNonblock(fd, true); err != nil { // so that Go waits for it
 		unix.Close(fd)
-		return os.NewSyscallError("fcntl", err)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
-	file := os.NewFile(uintptr(fd), "epoll")
-	if err := file.SetReadDeadline(time.Time{}); err != nil { // Go cannot wait for it
-		return errors.Join(err, file.Close())
+	one := &poll{fd: fd, file: os.NewFile(uintptr(fd), "epoll"), ended: make(chan struct{})}
+	err = one.file.SetReadDeadline(time.Time{}) // fails if Go cannot wait for it
+	raw, rawErr := one.file.SyscallConn()
+	if err := errors.Join(err, rawErr); err != nil {
+		return nil, errors.Join(err, one.file.Close())
 	}
-	p.epoll, p.file = fd, file
-	return nil
+	go func() {
+		defer close(one.ended)
+		p.run(raw)
+	}()
+	return one, nil
 }
 
-// run tells conns what happens until there have been none for a while.
-func (p *poller) run() {
-	raw, err := p.file.SyscallConn()
-	if err != nil {
-		panic(err) // it is never closed
+// end ends a poll, if there is one, and waits for its goroutine, which is never the caller.
+func (p *poll) end() {
+	if p == nil {
+		return
 	}
+	_ = p.file.Close() // which ends run, and whatever it says the descriptor is gone
+	<-p.ended
+}
+
+// run tells conns what happens, until the poll is closed.
+func (p *poller) run(poll syscall.RawConn) {
 	events := make([]unix.EpollEvent, 128)
-	for p.stays() {
-		// It ends when it is time to look whether anybody needs it.
-		_ = raw.Read(func(fd uintptr) bool {
-			for {
-				n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
-				if errno != 0 {
-					n = 0
-				}
-				p.tell(events[:n])
-				if int(n) < len(events) {
-					return false // whatever comes from now on wakes
-				}
+	_ = poll.Read(func(fd uintptr) bool {
+		for {
+			n, _, errno := syscall.RawSyscall6(unix.SYS_EPOLL_PWAIT, fd, uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+			if errno != 0 {
+				n = 0
 			}
-		})
-	}
-}
-
-// stays tells whether the goroutine goes on, which it does until nothing has been open for a while.
-func (p *poller) stays() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.leaving {
-		p.leaving = false
-		_ = p.file.SetReadDeadline(time.Time{})
-		p.runs = p.open > 0
-	}
-	return p.runs
+			p.tell(events[:n])
+			if int(n) < len(events) {
+				return false // whatever comes from now on wakes
+			}
+		}
+	})
 }
 
 // tell tells conns what has happened.
@@ -130,7 +143,7 @@ func (p *poller) tell(events []unix.EpollEvent) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for _, e := range events {
-		// A descriptor may have been closed and opened anew meanwhile.
+		// A descriptor may have been closed and opened anew meanwhile, and in another poll.
 		if c := p.conns[e.Fd]; c != nil && c.life == uint32(e.Pad) {
 			c.happens(e.Events&^unix.EPOLLOUT != 0, e.Events&^(unix.EPOLLIN|unix.EPOLLRDHUP) != 0)
 		}

@@ -49,7 +49,7 @@ func Open(fd int, remote netip.AddrPort) (*Conn, error) {
 	c := &Conn{fd: fd, remote: remote}
 	c.in.changed.L, c.out.changed.L = &c.mu, &c.mu
 	if err := sockets.add(c); err != nil {
-		Close(fd)
+		c.release()
 		return nil, err
 	}
 	return c, nil
@@ -85,8 +85,9 @@ func (c *Conn) unuse() {
 
 // release gives up the descriptor, which nobody uses any more.
 func (c *Conn) release() {
-	sockets.remove(c)
+	over := sockets.remove(c)
 	Close(c.fd)
+	over.end()
 }
 
 // do calls f until it has done what it is for, whenever something may have happened.

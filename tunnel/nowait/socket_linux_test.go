@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"sync"
 	"syscall"
@@ -205,29 +206,121 @@ func TestConnIsNotClosedWhileItIsUsed(t *testing.T) {
 	}
 }
 
-func TestPollerHasNoGoroutineWithoutConns(t *testing.T) {
-	for range 3 {
+func TestPollEndsWithTheLastConn(t *testing.T) {
+	for range 100 {
+		first, _ := pair(t)
 		c, peer := pair(t)
-		sockets.mu.Lock()
-		runs := sockets.runs
-		sockets.mu.Unlock()
-		if !runs {
+		poll := current()
+		if poll == nil {
 			t.Fatal("nobody waits")
+		}
+		first.Close()
+		if poll != current() {
+			t.Fatal("it ends while there is a conn")
 		}
 		go peer.Write([]byte("x"))
 		if _, err := c.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 		c.Close()
-		for until := time.Now().Add(10 * time.Second); runs; {
-			time.Sleep(linger / 4)
-			sockets.mu.Lock()
-			runs = sockets.runs && sockets.open == 0
-			sockets.mu.Unlock()
-			if time.Now().After(until) {
-				t.Fatal("the goroutine stays")
-			}
+		if !poll.isOver() {
+			t.Fatal("the conn is closed, and the goroutine is still there")
 		}
+	}
+}
+
+func TestHoldKeepsThePollFromConnToConn(t *testing.T) {
+	release := Hold()
+	if current() != nil {
+		t.Error("there is a poll without conns")
+	}
+	c, _ := pair(t)
+	poll := current()
+	c.Close()
+	next, peer := pair(t)
+	if poll != current() {
+		t.Error("the next conn has another poll")
+	}
+	go peer.Write([]byte("x"))
+	if _, err := next.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+	next.Close()
+	release()
+	if !poll.isOver() {
+		t.Error("nobody holds it, and the goroutine is still there")
+	}
+
+	release = Hold()
+	c, _ = pair(t)
+	poll = current()
+	release()
+	if poll.isOver() {
+		t.Error("it ends while there is a conn")
+	}
+	c.Close()
+	if !poll.isOver() {
+		t.Error("the conn is closed, and the goroutine is still there")
+	}
+}
+
+// isOver tells whether the goroutine has ended.
+func (p *poll) isOver() bool {
+	select {
+	case <-p.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// current is the poll of now; nil if there is none.
+func current() *poll {
+	sockets.mu.Lock()
+	defer sockets.mu.Unlock()
+	return sockets.poll
+}
+
+func TestConnsThatComeAndGoAtOnceAreTold(t *testing.T) {
+	t.Run("all", func(t *testing.T) {
+		for range 4 {
+			t.Run("one after the other", func(t *testing.T) {
+				t.Parallel()
+				for range 50 {
+					c, peer := pair(t)
+					peer.Write([]byte("x"))
+					c.SetReadDeadline(time.Now().Add(10 * time.Second))
+					if _, err := c.Read(make([]byte, 1)); err != nil {
+						t.Error(err)
+					}
+					c.Close()
+				}
+			})
+		}
+	})
+	if current() != nil {
+		t.Error("there is a poll without conns")
+	}
+}
+
+func TestSocketThatCannotBeWaitedForIsClosed(t *testing.T) {
+	file, err := os.CreateTemp(t.TempDir(), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	fd, err := unix.Dup(int(file.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(fd, netip.AddrPort{}); !errors.Is(err, syscall.EPERM) {
+		t.Error(err)
+	}
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != unix.EBADF {
+		t.Error("it is open:", err)
+	}
+	if current() != nil {
+		t.Error("there is a poll without conns")
 	}
 }
 
