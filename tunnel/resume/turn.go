@@ -3,12 +3,11 @@ package resume
 import (
 	"sync"
 	"time"
+
+	"github.com/adit-net/adit/tunnel/giveway"
 )
 
-// Who moves data without ever having to wait keeps others waiting. Go looks for what has come from
-// the network when a processor has no goroutine left to run, and else every 10 ms only; and the
-// kernel may find out at its next tick only, which is as far away, that another thread has waited
-// long enough for a processor.
+// Who moves data without ever having to wait keeps others waiting: see package giveway.
 const (
 	// glanceTime is how long data may move before Go is made to look at the network, and glanceChat
 	// how long while somebody chats.
@@ -33,12 +32,12 @@ func (p *Pipe) GiveWay() {
 	now := time.Now()
 	glance, yield := t.due(now, p.chatting(now))
 	if yield {
-		yieldProcessor()
+		giveway.ToThreads()
 		t.yielded = time.Now()
 		t.took = t.yielded.Sub(now)
 	}
 	if glance {
-		glanceAtNetwork()
+		giveway.ToNetwork()
 		t.glanced = time.Now()
 	}
 }

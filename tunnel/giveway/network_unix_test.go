@@ -1,6 +1,6 @@
 //go:build unix
 
-package resume
+package giveway
 
 import (
 	"net"
@@ -9,8 +9,8 @@ import (
 	"testing"
 )
 
-// TestAGlanceFindsWhatHasCome has one processor, on which somebody is always busy.
-func TestAGlanceFindsWhatHasCome(t *testing.T) {
+// TestToNetworkFindsWhatHasCome has one processor, on which somebody is always busy.
+func TestToNetworkFindsWhatHasCome(t *testing.T) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -46,7 +46,7 @@ func TestAGlanceFindsWhatHasCome(t *testing.T) {
 		if _, err := in.Write([]byte{1}); err != nil {
 			t.Fatal(err)
 		}
-		glanceAtNetwork()
+		ToNetwork()
 		if runtime.Gosched(); heard.Load() == i {
 			late++
 		}

@@ -1,6 +1,6 @@
 //go:build unix
 
-package resume
+package giveway
 
 import (
 	"os"
@@ -8,9 +8,8 @@ import (
 	"syscall"
 )
 
-// glanceAtNetwork has Go find what has come from the network: whoever waits for it runs before the
-// caller goes on. A goroutine that waits for a byte that is there already finds all the rest with it.
-func glanceAtNetwork() {
+// toNetwork waits for a byte that is there already: Go finds all the rest with it.
+func toNetwork() {
 	b, _ := bells.Get().(*bell)
 	if b == nil {
 		b = newBell()
