@@ -27,7 +27,7 @@ var arrows = map[string][]string{
 	"server/sniff":      {},
 	"server/shape":      {},
 	"server/quota":      {},
-	"server/audit":      {},
+	"server/audit":      {"tunnel/giveway"},
 	"server/users":      {"crypto/keys"},
 	"server/metrics":    {},
 	"server/web":        {"server/policy", "server/audit", "server/users", "server/metrics", "server/httpd"},

@@ -1,7 +1,6 @@
 package audit
 
 import (
-	"cmp"
 	"context"
 	"database/sql"
 	"encoding/binary"
@@ -40,6 +39,7 @@ type turn struct {
 	seal *sealing
 	outcome
 	hours map[hourKey]*hourSum
+	pauses
 
 	// Of the record before: neighbours are often alike, and then there is nothing to look up.
 	row          [recordColumns]any
@@ -84,16 +84,19 @@ func (t *turn) run(b *batch) error {
 	}
 	t.seal, t.hours = newSealing(before), make(map[hourKey]*hourSum)
 	for _, e := range b.opened {
+		t.giveWay()
 		if err := t.open(e); err != nil {
 			return err
 		}
 	}
 	for i := range b.progress {
+		t.giveWay()
 		if err := t.note(b.progress[i].opening, &b.progress[i]); err != nil {
 			return err
 		}
 	}
 	for _, e := range b.records {
+		t.giveWay()
 		if err := t.record(e); err != nil {
 			return err
 		}
@@ -102,7 +105,11 @@ func (t *turn) run(b *batch) error {
 		return err
 	}
 	t.sealed = t.seal.close(t.now.UnixMilli())
-	return addSeal(t.ctx, t.conn, t.sealed)
+	if err := addSeal(t.ctx, t.conn, t.sealed); err != nil {
+		return err
+	}
+	t.giveWay() // the disk comes next
+	return nil
 }
 
 // next is the id of the next row of a table.
@@ -301,6 +308,7 @@ func hourOf(ms int64) int64 {
 
 func (t *turn) addHours() error {
 	for k, s := range t.hours {
+		t.giveWay()
 		if err := t.addHour.exec(t.ctx, k.hour, k.user, k.groups, k.protocol, k.rule, k.decision,
 			s.flows, s.up, s.down, s.sent, s.received, s.duration); err != nil {
 			return err
@@ -317,8 +325,13 @@ const blockBits = 12
 func (t *turn) fillBlock() error {
 	seq := t.seal.last[tableRecords]
 	f := &t.filling
-	if seq != f.next || seq>>blockBits != f.n {
-		*f = filling{block: block{n: seq >> blockBits}}
+	if n := seq >> blockBits; n != f.n || seq < f.next {
+		*f = filling{block: block{n: n}, next: n << blockBits}
+	}
+	if f.next < seq { // others may have written there, or this process before it was started anew
+		if err := f.read(t.ctx, t.conn, f.next, seq-1, t.giveWay); err != nil {
+			return err
+		}
 	}
 	// t.row has the words.
 	f.add(seq, t.row[4].(int64), t.row[2].(int64), [3]int64{t.row[8].(int64), t.row[9].(int64), t.row[12].(int64)})
@@ -326,14 +339,7 @@ func (t *turn) fillBlock() error {
 	if f.next>>blockBits == f.n {
 		return nil
 	}
-	full := f.block
-	if full.first != full.n<<blockBits { // others have begun it
-		var err error
-		if full, err = sumBlock(t.ctx, t.conn, full.n); err != nil {
-			return err
-		}
-	}
-	return t.addBlock.exec(t.ctx, full.cells()...)
+	return t.addBlock.exec(t.ctx, f.cells()...)
 }
 
 // block is a row of blocks.
@@ -343,7 +349,7 @@ type block struct {
 	targets                    [3][]byte // names, addresses and hosts
 }
 
-// filling is a block that is not full, and the seq that it goes on with.
+// filling is a block that is not full, and the seq that it goes on with: it has all before that.
 type filling struct {
 	block
 	next int64
@@ -372,27 +378,22 @@ func (b *block) scan(rows *sql.Rows) error {
 	return rows.Scan(&b.n, &b.first, &b.earliest, &b.latest, &b.origins, &b.targets[0], &b.targets[1], &b.targets[2])
 }
 
-// sumBlock makes a block's row from its records, of which there is at least one.
-func sumBlock(ctx context.Context, q queryer, n int64) (block, error) {
-	rows, err := q.QueryContext(ctx, "SELECT seq, begin, origin, name, address, host FROM records WHERE seq BETWEEN ? AND ? ORDER BY seq",
-		n<<blockBits, (n+1)<<blockBits-1)
+// read adds the records from one to another, of which there may be none, and calls pause
+// between them.
+func (b *block) read(ctx context.Context, q queryer, from, to int64, pause func()) error {
+	rows, err := q.QueryContext(ctx, "SELECT seq, begin, origin, name, address, host FROM records WHERE seq BETWEEN ? AND ? ORDER BY seq", from, to)
 	if err != nil {
-		return block{}, err
+		return err
 	}
 	defer rows.Close() // Err has the error
-	b := block{n: n}
 	for rows.Next() {
 		var seq, begin, origin int64
 		var targets [3]int64
 		if err := rows.Scan(&seq, &begin, &origin, &targets[0], &targets[1], &targets[2]); err != nil {
-			return block{}, err
+			return err
 		}
 		b.add(seq, begin, origin, targets)
+		pause()
 	}
-	if b.first == 0 {
-		return block{}, cmp.Or(rows.Err(), errNoRecords)
-	}
-	return b, rows.Err()
+	return rows.Err()
 }
-
-var errNoRecords = errors.New("a block has no records")
