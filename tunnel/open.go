@@ -88,7 +88,13 @@ func (s *Session) openNext() (*Stream, error) {
 		return nil, err
 	}
 	st := s.outgoing(mux)
+	if st == nil {
+		return nil, ErrSessionLost
+	}
 	s.frameLater(firstFrame(flagSYN, st.id))
+	if s.over() { // the frame may not have gone out, and nothing else has
+		return nil, ErrSessionLost
+	}
 	return st, nil
 }
 

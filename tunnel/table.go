@@ -80,10 +80,14 @@ func (s *Session) admit(id uint32) (*Stream, error) {
 	return st, nil
 }
 
-// outgoing books a stream that we open.
+// outgoing books a stream that we open, or gives nil if the session is over: breakStreams may
+// have been there already.
 func (s *Session) outgoing(mux *yamux.Stream) *Stream {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil
+	}
 	s.lastOwn = mux.StreamID()
 	st := s.add(s.lastOwn)
 	st.mux.Store(mux)
