@@ -289,7 +289,8 @@ func (g *guard) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// firstFrame opens or accepts a stream as yamux would, which has flags of its own for that.
+// firstFrame is what yamux says first of a stream: with flagSYN that it begins, with flagACK that it
+// is accepted.
 func firstFrame(flag uint16, id uint32) header {
 	return makeHeader(yamuxVersion, typeWindow, flag, id, muxWindow-firstWindow)
 }

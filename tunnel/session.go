@@ -1,9 +1,9 @@
 // Package tunnel keeps sessions: many reliable streams between a client and a
 // server over one ordered byte pipe.
 //
-// A session is yamux with a guard below and flow control of its own above it. yamux begins and
-// ends streams, and sees none of their payload. Below
-// the guard is a pipe that outlives its carriers; see package resume.
+// A session is yamux with a guard below and flow control of its own above it. yamux numbers streams
+// and knows which there are. The frames by which they begin and end, and their payload, go past
+// it. Below the guard is a pipe that outlives its carriers; see package resume.
 // PROTOCOL.md says byte by byte what travels.
 package tunnel
 
