@@ -68,9 +68,9 @@ type cable struct {
 	knife knife
 }
 
-// newCable makes a cable to a device that counts what it sends.
-func newCable(mtu int, sent *counter) *cable {
-	c := &cable{sizes: newSizes(mtu), out: passage{out: sent}, events: make(chan tun.Event)}
+// newCable makes a cable to a device that counts what it sends, and may have so many packets inside.
+func newCable(mtu int, sent *counter, inside int64) *cable {
+	c := &cable{sizes: newSizes(mtu), out: passage{most: inside, out: sent}, events: make(chan tun.Event)}
 	c.filled.L, c.room.L = &c.mu, &c.mu
 	return c
 }

@@ -203,7 +203,7 @@ func FuzzJoinLosesNothing(f *testing.F) {
 }
 
 func TestFullCableMakesSendersWait(t *testing.T) {
-	c := newCable(1420, newCounter())
+	c := newCable(1420, newCounter(), clientInside)
 	defer c.shut()
 	sent := make(chan int)
 	var sender sync.WaitGroup
@@ -253,7 +253,7 @@ func TestFullCableMakesSendersWait(t *testing.T) {
 }
 
 func TestDatagramsTakeNobodysRoomInTheCable(t *testing.T) {
-	c := newCable(1420, newCounter())
+	c := newCable(1420, newCounter(), clientInside)
 	defer c.shut()
 	p := stack.NewPacketBuffer(stack.PacketBufferOptions{Payload: buffer.MakeWithData(make([]byte, 100))})
 	defer p.DecRef()
@@ -275,7 +275,7 @@ func TestDatagramsTakeNobodysRoomInTheCable(t *testing.T) {
 }
 
 func TestShutCableFreesWhoeverWaits(t *testing.T) {
-	c := newCable(1420, newCounter())
+	c := newCable(1420, newCounter(), clientInside)
 	var waiting sync.WaitGroup
 	waiting.Go(func() {
 		for {
@@ -289,7 +289,7 @@ func TestShutCableFreesWhoeverWaits(t *testing.T) {
 			}
 		}
 	})
-	empty := newCable(1420, newCounter())
+	empty := newCable(1420, newCounter(), clientInside)
 	waiting.Go(func() {
 		if _, err := empty.Read([][]byte{make([]byte, 2000)}, make([]int, 1), 0); !errors.Is(err, os.ErrClosed) {
 			t.Errorf("Read gives %v", err)

@@ -294,7 +294,7 @@ func (d *Dialer) newLink(ctx context.Context, places []netip.AddrPort, mtu int) 
 		log = slog.New(slog.DiscardHandler)
 	}
 	local := deviceAddress(d.ServerKey, d.Key.Public())
-	socket := newSocket(udp)
+	socket := newSocket(udp, clientInside)
 	socket.path = knownPath(d.Control, d.PathMTU)
 	e, err := newEngine(socket, d.Key, local, toDevice, mtu, deviceLogger(log))
 	if err != nil {

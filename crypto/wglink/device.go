@@ -40,7 +40,7 @@ type engine struct {
 // newEngine makes an engine that is up and knows no peer. Frames of datagrams come to
 // it in one direction. It owns the UDP socket, also when it fails. The fields of s are set.
 func newEngine(s *socket, key keys.WireGuardKey, address netip.Addr, in direction, mtu int, logger *device.Logger) (*engine, error) {
-	c := newCable(mtu, s.sent)
+	c := newCable(mtu, s.sent, s.in.most)
 	c.in, c.inboxes = s.in.out, newInboxes(in)
 	ip, err := newStack(c, address)
 	if err != nil {

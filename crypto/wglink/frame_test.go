@@ -205,7 +205,7 @@ func TestCarrierHasATagFromItsAdmissionToItsEnd(t *testing.T) {
 func TestTwoCarriersHaveNotOneTag(t *testing.T) {
 	key, device := deviceKey(t), deviceKey(t)
 	udp, at := listen(t), serverAddress(key.Public())
-	e, err := newEngine(newSocket(udp), key, at, toServer, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
+	e, err := newEngine(newSocket(udp, clientInside), key, at, toServer, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)
 	}

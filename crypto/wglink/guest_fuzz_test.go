@@ -57,7 +57,7 @@ func (h *fuzzedHost) Echo(_ context.Context, f Flow, _ []byte) error {
 // fuzzedCable has a hall with one guest at its end.
 func fuzzedCable(f *testing.F) *cable {
 	key := deviceKey(f)
-	c := newCable(defaultMTU, newCounter())
+	c := newCable(defaultMTU, newCounter(), clientInside)
 	devices, err := newStack(c, serverAddress(key.Public()))
 	if err != nil {
 		f.Fatal(err)

@@ -166,7 +166,7 @@ func (e *exit) admitGuest(t testing.TB, g Guest) {
 
 func (e *exit) phone(t testing.TB, key keys.WireGuardKey, addresses ...netip.Addr) *phone {
 	t.Helper()
-	bind := newSocket(listen(t))
+	bind := newSocket(listen(t), clientInside)
 	bind.aim.Store(&remotes{all: []netip.AddrPort{netip.MustParseAddrPort(e.endpoint)}})
 	return e.phoneAt(t, bind, bind.sent, serverEndpoint, key, addresses...)
 }
@@ -179,7 +179,7 @@ func (e *exit) phoneAt(t testing.TB, bind conn.Bind, sent *counter, endpoint str
 		TransportProtocols: []stack.TransportProtocolFactory{tcp.NewProtocolCUBIC, udp.NewProtocol, icmp.NewProtocol4, icmp.NewProtocol6},
 		HandleLocal:        true,
 	})
-	c := newCable(defaultMTU, sent)
+	c := newCable(defaultMTU, sent, clientInside)
 	if err := tuneTCP(s, firstBuffer, maxBuffer); err != nil {
 		t.Fatal(err)
 	}

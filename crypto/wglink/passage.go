@@ -5,9 +5,13 @@ import (
 	"time"
 )
 
-// maxInside is how many packets may be inside WireGuard, each way. It has queues of
-// its own, which would take all memory there is: every packet has 64 KiB.
-const maxInside = 512
+// How many packets may be inside WireGuard, each way. It has queues of its own, which
+// would take all memory there is: every packet has 64 KiB. A client's system may allow it
+// little. A server's processors each work on a batch.
+const (
+	clientInside = 2 * batch
+	serverInside = 16 * batch
+)
 
 // insideFor is for how long nothing may come out of WireGuard before what is inside
 // is believed to be lost: it had no keys for it, or it was forged.
@@ -15,6 +19,7 @@ const insideFor = 5 * time.Millisecond
 
 // passage knows how many packets are inside WireGuard.
 type passage struct {
+	most int64    // that may be
 	out  *counter // of those that have come out
 	lost uint64   // those that never will
 }
@@ -23,7 +28,7 @@ type passage struct {
 func (p *passage) hold(in uint64) {
 	for {
 		inside := int64(in - p.lost - p.out.n.Load())
-		if inside < maxInside {
+		if inside < p.most {
 			if inside < 0 { // something came out late
 				p.lost += uint64(inside)
 			}

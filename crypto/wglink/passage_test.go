@@ -8,9 +8,10 @@ import (
 
 func TestPassageHoldsWhileThereIsTooMuchInside(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := passage{out: newCounter()}
+		const most = 8
+		p := passage{most: most, out: newCounter()}
 		began := time.Now()
-		p.hold(maxInside - 1)
+		p.hold(most - 1)
 		if took := time.Since(began); took > 0 {
 			t.Errorf("it held for %v with room for one more", took)
 		}
@@ -20,21 +21,21 @@ func TestPassageHoldsWhileThereIsTooMuchInside(t *testing.T) {
 				p.out.add(1)
 			}
 		}()
-		p.hold(maxInside + 2)
+		p.hold(most + 2)
 		if took := time.Since(began); took != 3*(insideFor-1) {
 			t.Errorf("it held for %v", took)
 		}
 		// What does not come out is given up, and may come after all.
 		began = time.Now()
-		p.hold(maxInside + 3)
+		p.hold(most + 3)
 		if took := time.Since(began); took != insideFor {
 			t.Errorf("it held for %v", took)
 		}
-		p.out.add(maxInside)
-		p.hold(maxInside + 3)
-		p.hold(2*maxInside + 2)
+		p.out.add(most)
+		p.hold(most + 3)
+		p.hold(2*most + 2)
 		began = time.Now()
-		p.hold(2*maxInside + 3)
+		p.hold(2*most + 3)
 		if took := time.Since(began); took != insideFor {
 			t.Errorf("it held for %v once everything had come out", took)
 		}

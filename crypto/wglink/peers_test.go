@@ -25,7 +25,7 @@ import (
 // newPeer makes a bare engine that is one of the server's peers.
 func (e *exit) newPeer(t *testing.T, key keys.WireGuardKey, address netip.Addr) *engine {
 	t.Helper()
-	s := newSocket(listen(t))
+	s := newSocket(listen(t), clientInside)
 	p, err := newEngine(s, key, address, toDevice, defaultMTU, deviceLogger(slog.New(slog.DiscardHandler)))
 	if err != nil {
 		t.Fatal(err)

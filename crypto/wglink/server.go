@@ -184,7 +184,7 @@ func (s *Server) newExchange(ctx context.Context, pc net.PacketConn, admit Admit
 		return nil, errors.New("the server has no key")
 	}
 	x := &exchange{ctx: ctx, key: s.cfg.Key.Public(), admit: admit, roster: s.roster, log: s.cfg.Log, all: map[*tcpConn]bool{}}
-	socket := newSocket(udp)
+	socket := newSocket(udp, serverInside)
 	socket.path = knownPath(nil, s.cfg.PathMTU)
 	if s.cfg.Guard != nil {
 		socket.fence = newFence(s.cfg.Guard)

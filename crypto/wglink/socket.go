@@ -91,13 +91,14 @@ type lateMessage struct {
 	from    netip.AddrPort
 }
 
-// newSocket makes a bind of a UDP socket, which it closes in the end.
-func newSocket(udp *net.UDPConn) *socket {
+// newSocket makes a bind of a UDP socket, which it closes in the end, for a device that may
+// have so many packets inside each way.
+func newSocket(udp *net.UDPConn, inside int64) *socket {
 	// The kernel may allow less, which costs speed and nothing else.
 	_ = udp.SetReadBuffer(socketBuffer)
 	_ = udp.SetWriteBuffer(socketBuffer)
 	keepWhole(udp)
-	return &socket{udp: udp, sent: newCounter(), in: passage{out: newCounter()}, io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
+	return &socket{udp: udp, sent: newCounter(), in: passage{most: inside, out: newCounter()}, io: newBatchIO(udp), closed: make(chan struct{}), late: make(chan lateMessage)}
 }
 
 // Open is [conn.Bind]'s. The port is what the socket has.
