@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"testing"
 	"time"
 
@@ -143,14 +144,27 @@ func (c *conn) mark(t *testing.T) (n int) {
 	return n
 }
 
-// waiting waits until the kernel waits for n bytes.
+// waiting waits until somebody who reads from c sleeps, and is woken for n bytes.
 func waiting(t *testing.T, c *conn, n int) {
 	t.Helper()
-	for end := time.Now().Add(patience); c.mark(t) != n; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); c.mark(t) != n || !readerSleeps(); time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatalf("who reads is woken for %d bytes, want %d", c.mark(t), n)
+			t.Fatalf("who reads is woken for %d bytes, want %d; it sleeps: %v", c.mark(t), n, readerSleeps())
 		}
 	}
+}
+
+// readerSleeps tells whether a goroutine waits in Read. Before it does, it gets
+// whatever there is.
+func readerSleeps() bool {
+	stacks := make([]byte, 1<<20)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	for goroutine := range bytes.SplitSeq(stacks, []byte("\n\n")) {
+		if bytes.Contains(goroutine, []byte("[IO wait")) && bytes.Contains(goroutine, []byte("ipseclink.(*conn).Read(")) {
+			return true
+		}
+	}
+	return false
 }
 
 func TestReaderIsWokenOnceForManyPacketsThatAreToCome(t *testing.T) {
