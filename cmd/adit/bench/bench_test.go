@@ -294,7 +294,8 @@ func TestAProcessCountsWithThoseItHasStarted(t *testing.T) {
 	dir := t.TempDir()
 	s := &stage{dir: dir}
 	defer s.close()
-	p, err := s.start(t.Context(), dir, "sh", "-c", "sh -c 'echo ready; read -r line' </dev/ptmx & wait")
+	// The child ends when its parent's end of the pipe is gone.
+	p, err := s.start(t.Context(), dir, "sh", "-c", "mkfifo held; sh -c 'echo ready; read -r line' <held & exec 3>held; wait")
 	if err != nil {
 		t.Fatal(err)
 	}
